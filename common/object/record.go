@@ -153,3 +153,12 @@ type Reply struct {
 	ContentType string
 	Body        []byte
 }
+
+// An Item is one object as the hub sends it.
+type Item struct {
+	Version Version
+	// Body is the encoded object, compressed by wire.Compressor where Compressed is set. It is made once per version
+	// and shared by all sessions: readers must not change it.
+	Body       []byte
+	Compressed bool
+}

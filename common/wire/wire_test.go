@@ -1,0 +1,156 @@
+package wire
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+)
+
+func TestFrameRoundTrip(t *testing.T) {
+	frames := []*Frame{
+		{Body: &Frame_Hello{Hello: &Hello{Versions: Versions(), Node: "n", Kinds: []*KindDigest{{Kind: "pods", Count: 2, Sum0: 1 << 63}}}}},
+		{Body: &Frame_Batch{Batch: &Batch{Seq: 7, Items: []*Item{{Kind: "pods", Namespace: "a", Name: "b", Body: bytes.Repeat([]byte("x"), 1<<20)}}}}},
+		{Body: &Frame_Ack{Ack: &Ack{Seq: 7}}},
+	}
+	var buf []byte
+	for _, f := range frames {
+		var err error
+		if buf, err = Append(buf, f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := bytes.NewReader(buf)
+	for i, want := range frames {
+		got, err := Read(r, MaxFrame)
+		if err != nil {
+			t.Fatalf("frame %d: %v", i, err)
+		}
+		if !proto.Equal(got, want) {
+			t.Errorf("frame %d: got %v, want %v", i, got, want)
+		}
+	}
+	if _, err := Read(r, MaxFrame); err != io.EOF {
+		t.Errorf("after the last frame: got %v, want io.EOF", err)
+	}
+}
+
+func TestOversizeFrameIsRefusedBeforeItIsRead(t *testing.T) {
+	prefix := binary.BigEndian.AppendUint32(nil, MaxHandshakeFrame+1)
+	_, err := Read(bytes.NewReader(prefix), MaxHandshakeFrame)
+	if !errors.Is(err, ErrTooLarge) || !strings.Contains(err.Error(), "expected at most 65536") {
+		t.Errorf("got %v, want ErrTooLarge that names the limit", err)
+	}
+	big := &Frame{Body: &Frame_Batch{Batch: &Batch{Items: []*Item{{Body: make([]byte, MaxFrame)}}}}}
+	if _, err := Append(nil, big); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("Append of an oversize frame: got %v, want ErrTooLarge", err)
+	}
+}
+
+func TestTruncatedAndGarbageFramesAreErrors(t *testing.T) {
+	buf, err := Append(nil, &Frame{Body: &Frame_Hello{Hello: &Hello{Node: "edge-1"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := 1; n < len(buf); n++ {
+		if _, err := Read(bytes.NewReader(buf[:n]), MaxFrame); !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Fatalf("%d of %d bytes: got %v, want io.ErrUnexpectedEOF", n, len(buf), err)
+		}
+	}
+	garbage := append(binary.BigEndian.AppendUint32(nil, 3), 0xff, 0xff, 0xff)
+	if _, err := Read(bytes.NewReader(garbage), MaxFrame); !errors.Is(err, ErrGarbage) {
+		t.Errorf("garbage: got %v, want ErrGarbage", err)
+	}
+}
+
+func TestUnknownFrameFromANewerPeerIsNamedUnknown(t *testing.T) {
+	f, err := Parse([]byte{0xfa, 0x06, 0x00}) // field 111, length-delimited, empty
+	if err != nil {
+		t.Fatal(err)
+	}
+	if Name(f) != "unknown" {
+		t.Errorf("got %q, want unknown", Name(f))
+	}
+	if Name(&Frame{Body: &Frame_Ping{Ping: &Ping{}}}) != "ping" {
+		t.Errorf("a ping is named %q", Name(&Frame{Body: &Frame_Ping{Ping: &Ping{}}}))
+	}
+}
+
+func TestCompressionRoundTripAndLimits(t *testing.T) {
+	c, err := NewCompressor()
+	if err != nil {
+		t.Fatal(err)
+	}
+	rnd := rand.NewChaCha8([32]byte{1})
+	noise := make([]byte, 4096)
+	rnd.Read(noise)
+	for name, body := range map[string][]byte{
+		"empty": nil, "short": []byte("abc"), "text": bytes.Repeat([]byte("kube-api-access-"), 100), "noise": noise,
+		"megabyte": bytes.Repeat(noise, 256),
+	} {
+		out, packed := c.Compress(body)
+		how := Compression_COMPRESSION_NONE
+		if packed {
+			how = Compression_COMPRESSION_ZSTD
+		}
+		got, err := c.Open(out, how)
+		if err != nil || !bytes.Equal(got, body) {
+			t.Errorf("%s: %d bytes came back as %d, error %v", name, len(body), len(got), err)
+		}
+		if name == "text" && len(out) > 80 {
+			t.Errorf("text of 1600 bytes takes %d compressed", len(out))
+		}
+		if name == "noise" && packed {
+			t.Errorf("noise was sent compressed though that saves nothing")
+		}
+	}
+	bomb, _ := c.Compress(make([]byte, MaxBody+1))
+	if _, err := c.Open(bomb, Compression_COMPRESSION_ZSTD); err == nil {
+		t.Errorf("a body of %d bytes was decompressed to more than MaxBody", len(bomb))
+	}
+	if _, err := c.Open([]byte("x"), 77); !errors.Is(err, ErrGarbage) {
+		t.Errorf("unknown compression: got %v, want ErrGarbage", err)
+	}
+}
+
+func FuzzRead(f *testing.F) {
+	for _, fr := range []*Frame{
+		{Body: &Frame_Hello{Hello: &Hello{Node: "n"}}},
+		{Body: &Frame_Inventory{Inventory: &Inventory{Kind: "pods", Entries: []*InventoryEntry{{Name: "x"}}}}},
+		{Body: &Frame_Write{Write: &Write{Id: 1, Op: Op_OP_OVERLAY, Body: []byte("{}")}}},
+	} {
+		b, err := Append(nil, fr)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		fr, err := Read(bytes.NewReader(b), MaxHandshakeFrame)
+		if err != nil {
+			return
+		}
+		if _, err := Append(nil, fr); err != nil {
+			t.Errorf("a frame that was read cannot be written: %v", err)
+		}
+	})
+}
+
+func FuzzDecompress(f *testing.F) {
+	c, err := NewCompressor()
+	if err != nil {
+		f.Fatal(err)
+	}
+	seed, _ := c.Compress(bytes.Repeat([]byte("default"), 100))
+	f.Add(seed)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if out, err := c.Decompress(b); err == nil && len(out) > MaxBody {
+			t.Errorf("%d bytes after decompression", len(out))
+		}
+	})
+}

@@ -1,0 +1,129 @@
+package v1alpha1
+
+import "time"
+
+// CloudCore configures cloudcore, which runs beside the cluster.
+type CloudCore struct {
+	TypeMeta `json:",inline"`
+	// Kubeconfig is the path of the file that says how to reach the API server. Empty means the service account of
+	// the pod that cloudcore runs in.
+	Kubeconfig string `json:"kubeconfig"`
+	Hub        Hub    `json:"hub"`
+	// Impersonation is how writes are made in a node's name: constrained (API servers from 1.36), legacy (needs the
+	// separate ClusterRole, which is nearly cluster-admin), or auto, which asks the API server once.
+	Impersonation Impersonation `json:"impersonation"`
+	Lease         Lease         `json:"lease"`
+	Metrics       Metrics       `json:"metrics"`
+	Log           Log           `json:"log"`
+}
+
+// Impersonation names a way to act as a node.
+type Impersonation string
+
+// The ways to act as a node.
+const (
+	ImpersonationAuto        Impersonation = "auto"
+	ImpersonationConstrained Impersonation = "constrained"
+	ImpersonationLegacy      Impersonation = "legacy"
+)
+
+// Hub configures the side that edges connect to.
+type Hub struct {
+	// BindAddress is the IP address to listen on. Empty means every address of the machine, IPv4 and IPv6.
+	BindAddress string `json:"bindAddress"`
+	// WebSocketPort is the TCP port for edges.
+	WebSocketPort int `json:"webSocketPort"`
+	// CertFile and KeyFile identify the hub to edges (PEM). They are read again when they change.
+	CertFile string `json:"certFile"`
+	KeyFile  string `json:"keyFile"`
+	// ClientCAFile holds the authorities (PEM) whose certificates edges may present. It is read again when it changes.
+	ClientCAFile string `json:"clientCAFile"`
+	// AdvertiseAddresses are the DNS names or IP addresses by which edges and the API server reach this CloudCore.
+	AdvertiseAddresses []string `json:"advertiseAddresses"`
+	// MaxHandshakes bounds the connections that are inside TLS and Hello at one time; more wait in the listen queue.
+	MaxHandshakes int `json:"maxHandshakes"`
+	// HandshakeTimeout bounds one connection's way from accept to Welcome.
+	HandshakeTimeout Duration `json:"handshakeTimeout"`
+	// PingInterval is the silence after which a session is pinged; three missed answers end it.
+	PingInterval Duration `json:"pingInterval"`
+	// MaxSessions bounds the edges connected at one time; further ones are told to come back.
+	MaxSessions int `json:"maxSessions"`
+	// MaxInFlightBytes bounds what one session may have sent and not yet seen acknowledged.
+	MaxInFlightBytes Bytes `json:"maxInFlightBytes"`
+	// Coalesce is the least time between two versions of one object on one session. The first goes at once.
+	Coalesce Duration `json:"coalesce"`
+}
+
+// Lease configures the Leases that CloudCore renews for connected nodes.
+type Lease struct {
+	// RenewInterval is the time between two renewals. Each costs the API server one write per node.
+	RenewInterval Duration `json:"renewInterval"`
+	// Duration is the leaseDurationSeconds written, in whole seconds.
+	Duration Duration `json:"duration"`
+}
+
+// DefaultCloudCore returns the configuration that an empty file stands for.
+func DefaultCloudCore() *CloudCore {
+	return &CloudCore{
+		TypeMeta: TypeMeta{APIVersion: APIVersion, Kind: KindCloudCore},
+		Hub: Hub{
+			WebSocketPort:      10000,
+			CertFile:           "/etc/tether/pki/server.crt",
+			KeyFile:            "/etc/tether/pki/server.key",
+			ClientCAFile:       "/etc/tether/pki/ca.crt",
+			AdvertiseAddresses: []string{},
+			MaxHandshakes:      256,
+			HandshakeTimeout:   Duration(30 * time.Second),
+			PingInterval:       Duration(15 * time.Second),
+			MaxSessions:        10000,
+			MaxInFlightBytes:   1 << 20,
+			Coalesce:           Duration(250 * time.Millisecond),
+		},
+		Impersonation: ImpersonationAuto,
+		Lease:         Lease{RenewInterval: Duration(15 * time.Second), Duration: Duration(40 * time.Second)},
+		Metrics:       Metrics{BindAddress: "127.0.0.1:10004"},
+		Log:           Log{Level: "info", Format: "text"},
+	}
+}
+
+// Validate returns nil or Faults with everything that is wrong with c.
+func (c *CloudCore) Validate() error {
+	var f faults
+	f.header(c.TypeMeta, KindCloudCore)
+	f.optionalPath("kubeconfig", c.Kubeconfig)
+	h := c.Hub
+	f.optionalIP("hub.bindAddress", h.BindAddress)
+	f.port("hub.webSocketPort", h.WebSocketPort)
+	f.path("hub.certFile", h.CertFile)
+	f.path("hub.keyFile", h.KeyFile)
+	f.path("hub.clientCAFile", h.ClientCAFile)
+	for i, a := range h.AdvertiseAddresses {
+		f.host(index("hub.advertiseAddresses", i), a)
+	}
+	f.between("hub.maxHandshakes", h.MaxHandshakes, 1, 100_000)
+	f.duration("hub.handshakeTimeout", h.HandshakeTimeout, time.Second, 5*time.Minute)
+	f.duration("hub.pingInterval", h.PingInterval, time.Second, 2*time.Minute)
+	f.between("hub.maxSessions", h.MaxSessions, 1, 1_000_000)
+	// One object may be 1.5 MiB in etcd's default; a window below 64 KiB would only cost round trips.
+	f.bytes("hub.maxInFlightBytes", h.MaxInFlightBytes, 64<<10, 1<<30)
+	f.duration("hub.coalesce", h.Coalesce, 0, time.Minute)
+	oneOf(&f, "impersonation", c.Impersonation, ImpersonationAuto, ImpersonationConstrained, ImpersonationLegacy)
+	f.duration("lease.duration", c.Lease.Duration, 10*time.Second, 10*time.Minute)
+	if c.Lease.Duration.Std()%time.Second != 0 {
+		f.add("lease.duration", "whole seconds", c.Lease.Duration)
+	}
+	// Two renewals must fit into one lease, or a single slow write makes a healthy node NotReady.
+	f.duration("lease.renewInterval", c.Lease.RenewInterval, time.Second, c.Lease.Duration.Std()/2)
+	f.hostPort("metrics.bindAddress", c.Metrics.BindAddress)
+	f.log(c.Log)
+	return f.err()
+}
+
+// LoadCloudCore reads, decodes and validates the file at path.
+func LoadCloudCore(path string) (*CloudCore, error) { return load(path, DecodeCloudCore) }
+
+// DecodeCloudCore decodes YAML or JSON on top of the defaults and validates the result. The error holds every fault.
+func DecodeCloudCore(data []byte) (*CloudCore, error) {
+	c := DefaultCloudCore()
+	return c, decode(data, c, &c.TypeMeta, c.Validate)
+}

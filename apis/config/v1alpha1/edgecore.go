@@ -1,0 +1,213 @@
+package v1alpha1
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+)
+
+// EdgeCore configures edgecore, which runs on an edge node.
+type EdgeCore struct {
+	TypeMeta `json:",inline"`
+	// NodeName is this node's name in the cluster. The certificate must carry the same one.
+	NodeName string `json:"nodeName"`
+	// DataDir holds the database, its copy and the kubelet's marks. It must be on a local file system.
+	DataDir string      `json:"dataDir"`
+	Cloud   Cloud       `json:"cloud"`
+	API     API         `json:"api"`
+	Kubelet Kubelet     `json:"kubelet"`
+	Store   StoreConfig `json:"store"`
+	Metrics Metrics     `json:"metrics"`
+	Log     Log         `json:"log"`
+}
+
+// Cloud says how to reach CloudCore.
+type Cloud struct {
+	// Servers are the host:port of CloudCores, tried in turn.
+	Servers []string `json:"servers"`
+	// CAFile holds the authorities (PEM) that may vouch for CloudCore.
+	CAFile string `json:"caFile"`
+	// CertFile and KeyFile are this node's identity (PEM). They are read again when they change.
+	CertFile string `json:"certFile"`
+	KeyFile  string `json:"keyFile"`
+	// PingInterval is the silence after which the link is pinged; three missed answers end it. Up to two minutes, for
+	// links that are paid by the byte.
+	PingInterval Duration `json:"pingInterval"`
+}
+
+// API configures the node's own Kubernetes API.
+type API struct {
+	// BindAddress is the loopback host:port at which local clients reach it over TLS. The kubelet needs no port.
+	BindAddress string `json:"bindAddress"`
+}
+
+// CgroupDriver names who manages cgroups.
+type CgroupDriver string
+
+// The cgroup drivers. Auto asks the container runtime, else looks for systemd.
+const (
+	CgroupAuto     CgroupDriver = "auto"
+	CgroupCgroupfs CgroupDriver = "cgroupfs"
+	CgroupSystemd  CgroupDriver = "systemd"
+)
+
+// Kubelet configures the embedded kubelet. Names and meanings are KubeletConfiguration's where it has the field.
+type Kubelet struct {
+	// ContainerRuntimeEndpoint is the CRI socket, as unix:///path.
+	ContainerRuntimeEndpoint string `json:"containerRuntimeEndpoint"`
+	// ImageServiceEndpoint is the CRI image socket, as unix:///path. Empty means the runtime's.
+	ImageServiceEndpoint string `json:"imageServiceEndpoint"`
+	// RootDir holds pod volumes.
+	RootDir string `json:"rootDir"`
+	// Port is the kubelet's own, on loopback only.
+	Port int `json:"port"`
+	// CgroupDriver is auto, cgroupfs or systemd.
+	CgroupDriver CgroupDriver `json:"cgroupDriver"`
+	// CgroupRoot is the cgroup under which pods are placed. Empty means the runtime's root.
+	CgroupRoot string `json:"cgroupRoot"`
+	// PodCIDR is given to the runtime for pod addresses. Empty where a CNI configuration says it.
+	PodCIDR string `json:"podCIDR"`
+	MaxPods int    `json:"maxPods"`
+	// StaticPodPath is a directory of manifests that run with or without the cloud. Empty means none.
+	StaticPodPath string `json:"staticPodPath"`
+	// NodeIP is the node's address in the cluster's eyes. Empty means the one of the default route.
+	NodeIP string `json:"nodeIP"`
+	// NodeLabels are set when the node registers. Labels of kubernetes.io are limited to those a kubelet may set.
+	NodeLabels map[string]string `json:"nodeLabels"`
+	// RegisterWithTaints are set when the node registers.
+	RegisterWithTaints []Taint `json:"registerWithTaints"`
+	// ClusterDNS are the IP addresses of the name servers for pods with the ClusterFirst policy. Empty means the host's.
+	ClusterDNS    []string `json:"clusterDNS"`
+	ClusterDomain string   `json:"clusterDomain"`
+	// EvictionHard maps eviction signals to a quantity or a percentage. A file's map replaces the default one, as in
+	// the kubelet: who names one signal means that one only. {} switches eviction off.
+	EvictionHard map[string]string `json:"evictionHard"`
+}
+
+// Taint keeps pods without a matching toleration away from a node.
+type Taint struct {
+	Key   string `json:"key"`
+	Value string `json:"value,omitempty"`
+	// Effect is NoSchedule, PreferNoSchedule or NoExecute.
+	Effect string `json:"effect"`
+}
+
+// StoreConfig configures the database.
+type StoreConfig struct {
+	// FreeSpaceFloor is the free disk space below which only what must not be lost is written.
+	FreeSpaceFloor Bytes `json:"freeSpaceFloor"`
+	// EventQuota bounds the undelivered events kept. The oldest go first, counted.
+	EventQuota Bytes `json:"eventQuota"`
+	// CopyInterval is the least time between two refreshes of the second copy.
+	CopyInterval Duration `json:"copyInterval"`
+}
+
+// DefaultEdgeCore returns what an empty file stands for. nodeName and cloud.servers have no default.
+func DefaultEdgeCore() *EdgeCore {
+	return &EdgeCore{
+		TypeMeta: TypeMeta{APIVersion: APIVersion, Kind: KindEdgeCore},
+		DataDir:  "/var/lib/tether",
+		Cloud: Cloud{
+			Servers:      []string{},
+			CAFile:       "/etc/tether/pki/ca.crt",
+			CertFile:     "/etc/tether/pki/node.crt",
+			KeyFile:      "/etc/tether/pki/node.key",
+			PingInterval: Duration(15 * time.Second),
+		},
+		API: API{BindAddress: "127.0.0.1:10550"},
+		Kubelet: Kubelet{
+			ContainerRuntimeEndpoint: "unix:///run/containerd/containerd.sock",
+			RootDir:                  "/var/lib/kubelet",
+			Port:                     10350,
+			CgroupDriver:             CgroupAuto,
+			MaxPods:                  110,
+			NodeLabels:               map[string]string{},
+			RegisterWithTaints:       []Taint{},
+			ClusterDNS:               []string{},
+			ClusterDomain:            "cluster.local",
+			EvictionHard:             defaultEviction(),
+		},
+		Store: StoreConfig{
+			FreeSpaceFloor: 64 << 20,
+			EventQuota:     8 << 20,
+			CopyInterval:   Duration(time.Hour),
+		},
+		Metrics: Metrics{BindAddress: "127.0.0.1:10351"},
+		Log:     Log{Level: "info", Format: "text"},
+	}
+}
+
+// defaultEviction is the stock kubelet's default on Linux.
+func defaultEviction() map[string]string {
+	return map[string]string{
+		"memory.available": "100Mi", "nodefs.available": "10%", "nodefs.inodesFree": "5%",
+		"imagefs.available": "15%", "imagefs.inodesFree": "5%",
+	}
+}
+
+// Validate returns nil or Faults with everything that is wrong with c.
+func (c *EdgeCore) Validate() error {
+	var f faults
+	f.header(c.TypeMeta, KindEdgeCore)
+	f.nodeName("nodeName", c.NodeName)
+	f.path("dataDir", c.DataDir)
+	if len(c.Cloud.Servers) == 0 {
+		f.add("cloud.servers", "at least one host:port of a CloudCore", verbatim("none"))
+	}
+	for i, s := range c.Cloud.Servers {
+		f.hostPort(index("cloud.servers", i), s)
+	}
+	f.path("cloud.caFile", c.Cloud.CAFile)
+	f.path("cloud.certFile", c.Cloud.CertFile)
+	f.path("cloud.keyFile", c.Cloud.KeyFile)
+	f.duration("cloud.pingInterval", c.Cloud.PingInterval, time.Second, 2*time.Minute)
+	f.loopback("api.bindAddress", c.API.BindAddress)
+	c.Kubelet.validate(&f)
+	f.bytes("store.freeSpaceFloor", c.Store.FreeSpaceFloor, 0, 1<<40)
+	f.bytes("store.eventQuota", c.Store.EventQuota, 0, 1<<40)
+	f.duration("store.copyInterval", c.Store.CopyInterval, time.Second, 30*24*time.Hour)
+	f.hostPort("metrics.bindAddress", c.Metrics.BindAddress)
+	f.log(c.Log)
+	return f.err()
+}
+
+func (k *Kubelet) validate(f *faults) {
+	f.socket("kubelet.containerRuntimeEndpoint", k.ContainerRuntimeEndpoint)
+	if k.ImageServiceEndpoint != "" {
+		f.socket("kubelet.imageServiceEndpoint", k.ImageServiceEndpoint)
+	}
+	f.path("kubelet.rootDir", k.RootDir)
+	f.port("kubelet.port", k.Port)
+	oneOf(f, "kubelet.cgroupDriver", k.CgroupDriver, CgroupAuto, CgroupCgroupfs, CgroupSystemd)
+	f.optionalPath("kubelet.cgroupRoot", k.CgroupRoot)
+	f.optionalCIDR("kubelet.podCIDR", k.PodCIDR)
+	f.between("kubelet.maxPods", k.MaxPods, 1, 10_000)
+	f.optionalPath("kubelet.staticPodPath", k.StaticPodPath)
+	f.optionalIP("kubelet.nodeIP", k.NodeIP)
+	for _, key := range slices.Sorted(maps.Keys(k.NodeLabels)) {
+		f.label(fmt.Sprintf("kubelet.nodeLabels[%s]", key), key, k.NodeLabels[key])
+	}
+	for i, t := range k.RegisterWithTaints {
+		p := index("kubelet.registerWithTaints", i)
+		f.qualifiedName(p+".key", t.Key)
+		f.labelValue(p+".value", t.Value)
+		oneOf(f, p+".effect", t.Effect, "NoSchedule", "PreferNoSchedule", "NoExecute")
+	}
+	for i, a := range k.ClusterDNS {
+		f.ip(index("kubelet.clusterDNS", i), a)
+	}
+	f.domain("kubelet.clusterDomain", k.ClusterDomain)
+	for _, signal := range slices.Sorted(maps.Keys(k.EvictionHard)) {
+		f.eviction(fmt.Sprintf("kubelet.evictionHard[%s]", signal), signal, k.EvictionHard[signal])
+	}
+}
+
+// LoadEdgeCore reads, decodes and validates the file at path.
+func LoadEdgeCore(path string) (*EdgeCore, error) { return load(path, DecodeEdgeCore) }
+
+// DecodeEdgeCore decodes YAML or JSON on top of the defaults and validates the result. The error holds every fault.
+func DecodeEdgeCore(data []byte) (*EdgeCore, error) {
+	c := DefaultEdgeCore()
+	return c, decode(data, c, &c.TypeMeta, c.Validate)
+}

@@ -1,0 +1,120 @@
+package kubelet
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// probeTimeout bounds one look at the runtime.
+const probeTimeout = 5 * time.Second
+
+// runtimeInfo is what a runtime that answered said.
+type runtimeInfo struct {
+	Name, Version string
+	// CgroupDriver is cgroupfs or systemd; empty if the runtime does not say.
+	CgroupDriver string
+}
+
+// probeRuntime asks the runtime and the image service what the kubelet will ask them first. An error means that a
+// kubelet started now would end the process. Connections are made anew each time: a socket that was replaced is noticed.
+func probeRuntime(ctx context.Context, runtimeEndpoint, imageEndpoint string) (runtimeInfo, error) {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	conn, err := dial(runtimeEndpoint)
+	if err != nil {
+		return runtimeInfo{}, err
+	}
+	defer conn.Close()
+	client := runtimeapi.NewRuntimeServiceClient(conn)
+
+	version, err := client.Version(ctx, &runtimeapi.VersionRequest{})
+	if err != nil {
+		return runtimeInfo{}, fmt.Errorf("ask the runtime at %s for its version: %w", runtimeEndpoint, err)
+	}
+	info := runtimeInfo{Name: version.RuntimeName, Version: version.RuntimeVersion}
+	state, err := client.Status(ctx, &runtimeapi.StatusRequest{Verbose: true})
+	if err != nil {
+		return runtimeInfo{}, fmt.Errorf("ask the runtime at %s for its status: %w", runtimeEndpoint, err)
+	}
+	for _, condition := range state.GetStatus().GetConditions() {
+		if condition.Type == runtimeapi.RuntimeReady && !condition.Status {
+			return runtimeInfo{}, fmt.Errorf("the runtime at %s says that it is not ready: %s: %s", runtimeEndpoint, condition.Reason, condition.Message)
+		}
+	}
+	if info.CgroupDriver, err = cgroupDriverOf(ctx, client, state.Info["config"]); err != nil {
+		return runtimeInfo{}, fmt.Errorf("ask the runtime at %s for its cgroup driver: %w", runtimeEndpoint, err)
+	}
+
+	images, err := dial(imageEndpoint)
+	if err != nil {
+		return runtimeInfo{}, err
+	}
+	defer images.Close()
+	if _, err := runtimeapi.NewImageServiceClient(images).ImageFsInfo(ctx, &runtimeapi.ImageFsInfoRequest{}); err != nil {
+		return runtimeInfo{}, fmt.Errorf("ask the image service at %s for its file system: %w", imageEndpoint, err)
+	}
+	return info, nil
+}
+
+func dial(endpoint string) (*grpc.ClientConn, error) {
+	conn, err := grpc.NewClient(endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithAuthority("localhost"))
+	if err != nil {
+		return nil, fmt.Errorf("connect to %s: %w", endpoint, err)
+	}
+	return conn, nil
+}
+
+// cgroupDriverOf returns the runtime's cgroup driver: by RuntimeConfig, or from the configuration that containerd before 2.0
+// shows in a verbose status; empty if neither tells.
+func cgroupDriverOf(ctx context.Context, client runtimeapi.RuntimeServiceClient, config string) (string, error) {
+	answer, err := client.RuntimeConfig(ctx, &runtimeapi.RuntimeConfigRequest{})
+	switch {
+	case status.Code(err) == codes.Unimplemented:
+		return containerdCgroupDriver(config), nil
+	case err != nil:
+		return "", err
+	case answer.GetLinux() == nil:
+		return "", nil
+	case answer.GetLinux().GetCgroupDriver() == runtimeapi.CgroupDriver_SYSTEMD:
+		return CgroupDriverSystemd, nil
+	case answer.GetLinux().GetCgroupDriver() == runtimeapi.CgroupDriver_CGROUPFS:
+		return CgroupDriverCgroupfs, nil
+	}
+	return "", errors.New("unknown driver " + answer.GetLinux().GetCgroupDriver().String())
+}
+
+// containerdCgroupDriver reads containerd's CRI configuration as its verbose status shows it (pkg/cri/server/status.go
+// of containerd 1.6 and 1.7).
+func containerdCgroupDriver(config string) string {
+	var c struct {
+		Containerd struct {
+			DefaultRuntimeName string `json:"defaultRuntimeName"`
+			Runtimes           map[string]struct {
+				Type    string `json:"runtimeType"`
+				Options struct {
+					SystemdCgroup bool
+				} `json:"options"`
+			} `json:"runtimes"`
+		} `json:"containerd"`
+	}
+	if json.Unmarshal([]byte(config), &c) != nil {
+		return ""
+	}
+	runtime, ok := c.Containerd.Runtimes[c.Containerd.DefaultRuntimeName]
+	switch {
+	case !ok || runtime.Type != "io.containerd.runc.v2":
+		return ""
+	case runtime.Options.SystemdCgroup:
+		return CgroupDriverSystemd
+	}
+	return CgroupDriverCgroupfs
+}

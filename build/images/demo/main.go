@@ -1,0 +1,115 @@
+// Command demo is the application of the quickstart and the tests: a small HTTP server whose answers show what
+// matters about a container, and a few sub-commands for pods that are to do one thing.
+//
+// It promises that its answers are enough to see a restart (start time and a count of the requests since then), a new
+// container (host name), and the state of a mounted file, and that it needs nothing but itself: the image has no shell.
+// Nothing of Tether's imports it; it is built into the image tether.local/demo:v1.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strconv"
+	"syscall"
+	"time"
+)
+
+const usage = `usage: demo [serve [--addr :8080] [--message-file FILE]]
+       demo exit CODE
+       demo sleep [SECONDS]        without a number until it is told to go
+       demo cat FILE...
+       demo write FILE TEXT
+`
+
+func main() {
+	code, err := run(os.Args[1:], os.Stdout)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "demo:", err)
+	}
+	os.Exit(code)
+}
+
+// run does what the arguments say and returns the exit code.
+func run(args []string, out io.Writer) (int, error) {
+	if len(args) == 0 {
+		args = []string{"serve"}
+	}
+	switch name, rest := args[0], args[1:]; name {
+	case "serve":
+		return check(serve(rest, out))
+	case "exit":
+		return exit(rest)
+	case "sleep":
+		return check(sleep(rest))
+	case "cat":
+		return check(cat(rest, out))
+	case "write":
+		return check(write(rest))
+	}
+	return 2, fmt.Errorf("expected serve, exit, sleep, cat or write, found %q\n%s", args[0], usage)
+}
+
+func check(err error) (int, error) {
+	if err != nil {
+		return 1, err
+	}
+	return 0, nil
+}
+
+func exit(args []string) (int, error) {
+	if len(args) != 1 {
+		return 2, errors.New("exit: expected one exit code")
+	}
+	code, err := strconv.Atoi(args[0])
+	if err != nil || code < 0 || code > 255 {
+		return 2, fmt.Errorf("exit: expected a number from 0 to 255, found %q", args[0])
+	}
+	return code, nil
+}
+
+// sleep waits for a number of seconds or, without one, until SIGTERM or SIGINT. As process 1 of a container it must
+// ask for the signals: the kernel delivers none there that is not asked for.
+func sleep(args []string) error {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	var done <-chan time.Time
+	if len(args) > 0 {
+		seconds, err := strconv.ParseFloat(args[0], 64)
+		if err != nil || seconds < 0 {
+			return fmt.Errorf("sleep: expected a number of seconds, found %q", args[0])
+		}
+		done = time.After(time.Duration(seconds * float64(time.Second)))
+	}
+	select {
+	case <-signals:
+	case <-done:
+	}
+	return nil
+}
+
+func cat(paths []string, out io.Writer) error {
+	for _, path := range paths {
+		file, err := os.Open(path)
+		if err != nil {
+			return fmt.Errorf("cat: %w", err)
+		}
+		_, err = io.Copy(out, file)
+		if err = errors.Join(err, file.Close()); err != nil {
+			return fmt.Errorf("cat %s: %w", path, err)
+		}
+	}
+	return nil
+}
+
+func write(args []string) error {
+	if len(args) != 2 {
+		return errors.New("write: expected a file and a text")
+	}
+	if err := os.WriteFile(args[0], []byte(args[1]), 0o644); err != nil {
+		return fmt.Errorf("write: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,68 @@
+// Package images makes the container images of the quickstart and the tests on the spot, since an edge site, like a
+// test machine, may reach no registry.
+//
+// It promises static binaries (no C library, so the image holds the binary alone), images that are equal byte for byte
+// when their programs are, and archives that containerd imports (`ctr images import`). The host part of an image's
+// name is a name only: nothing ever contacts it. Used by tests/cluster and the quickstart.
+package images
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// The names under which the images are known to containerd and to pod specs.
+const (
+	Pause = "tether.local/pause:v1"
+	Demo  = "tether.local/demo:v1"
+)
+
+// module is the import path of the folder that holds the programs.
+const module = "github.com/tether-edge/tether/build/images/"
+
+// Archive is an image on disk.
+type Archive struct {
+	Name string // the full name, such as Pause
+	Path string // an OCI archive (a tar of an OCI image layout)
+}
+
+// Build compiles every program of this package for this machine's kernel and packs each into an archive in dir, which
+// must exist. It needs the go command and must be called with a working directory inside the module. Archives that
+// are there already are replaced.
+func Build(ctx context.Context, dir string) ([]Archive, error) {
+	archives := []Archive{
+		{Name: Pause, Path: filepath.Join(dir, "pause.tar")},
+		{Name: Demo, Path: filepath.Join(dir, "demo.tar")},
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	for _, a := range archives {
+		group.Go(func() error {
+			program := strings.TrimSuffix(filepath.Base(a.Path), ".tar")
+			binary := filepath.Join(dir, program)
+			if err := compile(ctx, program, binary); err != nil {
+				return err
+			}
+			return pack(a, binary)
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	return archives, nil
+}
+
+// compile builds one program without cgo, so that it runs in an image that holds nothing else.
+func compile(ctx context.Context, program, output string) error {
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", output, module+program)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if text, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build the program of image %s: %w: %s", program, err, strings.TrimSpace(string(text)))
+	}
+	return nil
+}

@@ -1,0 +1,44 @@
+// Package build holds the files that Tether's programs and its installer carry inside them: the Kubernetes manifests
+// that cloudcore needs in a cluster.
+//
+// It promises that what is embedded is what the repository shows under build/manifests, and that applying Manifests
+// gives CloudCore exactly the rights it uses, never cluster-admin (tests/upstream runs every write with them). keadm,
+// the quickstart and the tests apply them.
+package build
+
+import (
+	_ "embed"
+	"slices"
+)
+
+// Names that the manifests use.
+const (
+	// Namespace holds CloudCore.
+	Namespace = "tether-system"
+	// ServiceAccount is the one that CloudCore acts as. A client certificate with the common name User has the same
+	// rights, where CloudCore runs outside the cluster.
+	ServiceAccount = "cloudcore"
+	// User is the user name of ServiceAccount.
+	User = "system:serviceaccount:" + Namespace + ":" + ServiceAccount
+)
+
+var (
+	//go:embed manifests/rbac.yaml
+	rbac []byte
+	//go:embed manifests/impersonation.yaml
+	constrained []byte
+	//go:embed manifests/impersonation-legacy.yaml
+	legacy []byte
+)
+
+// RBAC returns the namespace, the service account and CloudCore's own rights, as YAML documents. They do not include
+// the right to act as a node: add ConstrainedImpersonation or LegacyImpersonation.
+func RBAC() []byte { return slices.Clone(rbac) }
+
+// ConstrainedImpersonation returns the rights to act as a node, verb by verb, on API servers from 1.36, as YAML
+// documents. Older ones accept the objects and ignore the verbs.
+func ConstrainedImpersonation() []byte { return slices.Clone(constrained) }
+
+// LegacyImpersonation returns the rights to act as a node on API servers before 1.36, as YAML documents. They are
+// nearly cluster-admin: the file says why.
+func LegacyImpersonation() []byte { return slices.Clone(legacy) }

@@ -78,8 +78,9 @@ func (m *marks) failed() (attempts int, reason string) {
 	}
 	words, _ := os.ReadFile(filepath.Join(m.dir, reasonFile)) // no reason is an answer too
 	if reason = strings.TrimSpace(string(words)); reason == "" {
-		reason = "the process ended without a word from the kubelet"
+		return max(found.Attempts, 1), "the process ended without a word from the kubelet"
 	}
+	reason = "the kubelet's last error: " + reason
 	return max(found.Attempts, 1), reason
 }
 

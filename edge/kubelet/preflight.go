@@ -42,7 +42,11 @@ func preflight(host Host, kmsg string, cfg Config) error {
 	} else {
 		l.Close()
 	}
-	for _, dir := range []string{cfg.RootDir, cfg.StateDir} {
+	// The kubelet logs an error each second while the directory of static pods is absent.
+	for _, dir := range []string{cfg.RootDir, cfg.StateDir, cfg.StaticPodPath} {
+		if dir == "" {
+			continue
+		}
 		if err := os.MkdirAll(dir, 0o750); err != nil {
 			errs = append(errs, fmt.Errorf("make the kubelet's directory: %w", err))
 		}

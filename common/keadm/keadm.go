@@ -1,0 +1,87 @@
+// Package keadm holds the commands of keadm, the tool that sets up CloudCore and edge nodes.
+//
+// It promises that every failure says what was expected, what was found and how to mend it, on standard error; that
+// standard output ends with what to do next; and that the exit code is 0 for done, 1 for failed and 2 for a command line
+// that it does not understand. common/cmd/keadm is its main.
+package keadm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tether-edge/tether/common/pki"
+	"github.com/tether-edge/tether/common/version"
+)
+
+// IO is what the commands know of the world around them.
+type IO struct {
+	Out, Err io.Writer
+	Now      pki.Clock
+}
+
+// Exit codes.
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// errUsage marks a command line that keadm does not understand.
+var errUsage = errors.New("usage")
+
+// Run executes the command line and returns the exit code.
+func Run(ctx context.Context, args []string, w IO) int {
+	root := newRoot(w)
+	root.SetArgs(args)
+	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		return exitOK
+	}
+	if errors.Is(err, errUsage) {
+		fmt.Fprintf(w.Err, "keadm: %v\nRun '%s --help' to see what it takes.\n", err, cmd.CommandPath())
+		return exitUsage
+	}
+	fmt.Fprintf(w.Err, "keadm: %v\n", err)
+	return exitFailed
+}
+
+func newRoot(w IO) *cobra.Command {
+	root := &cobra.Command{
+		Use:           "keadm",
+		Short:         "Set up Tether: certificates, and edgecore on hosts without systemd",
+		Version:       version.String("keadm"),
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          usage(cobra.NoArgs),
+		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	root.SetVersionTemplate("{{.Version}}\n")
+	root.SetOut(w.Out)
+	root.SetErr(w.Err)
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: %w", errUsage, err) })
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.AddCommand(newPKI(w), newSupervise(w), &cobra.Command{
+		Use:   "version",
+		Short: "Print the version of this build",
+		Args:  usage(cobra.NoArgs),
+		RunE: func(*cobra.Command, []string) error {
+			_, err := fmt.Fprintln(w.Out, version.String("keadm"))
+			return err
+		},
+	})
+	return root
+}
+
+// usage makes a wrong number of arguments a usage error.
+func usage(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if err := check(c, args); err != nil {
+			return fmt.Errorf("%w: %w", errUsage, err)
+		}
+		return nil
+	}
+}

@@ -1,0 +1,236 @@
+package supervise
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+// A supervisor collects every child of its process, so the tests run it in a process of its own: this binary, told by
+// its environment.
+const asSupervisor = "TETHER_TEST_SUPERVISE_DIR"
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(asSupervisor); dir != "" {
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+		defer stop()
+		s, err := New(Config{
+			Command: os.Args[1:], PIDFile: filepath.Join(dir, "pid"), ChildPIDFile: filepath.Join(dir, "child"),
+			StopTimeout: 500 * time.Millisecond,
+		}, slog.New(slog.NewTextHandler(os.Stderr, nil)))
+		if err == nil {
+			err = s.Start(ctx)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// process is a supervisor in a process of its own, running a shell script.
+type process struct {
+	t   *testing.T
+	cmd *exec.Cmd
+	dir string
+	log *bytes.Buffer
+}
+
+func start(t *testing.T, dir, script string) *process {
+	t.Helper()
+	p := &process{t: t, dir: dir, log: &bytes.Buffer{}}
+	p.cmd = exec.Command(os.Args[0], "/bin/sh", "-c", script)
+	p.cmd.Env = append(os.Environ(), asSupervisor+"="+dir, "DIR="+dir)
+	p.cmd.Stderr = p.log
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if p.cmd.ProcessState == nil {
+			_ = p.cmd.Process.Kill()
+			_ = p.cmd.Wait()
+		}
+	})
+	return p
+}
+
+// eventually waits until ok, at most 10 s.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !ok(); {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within 10 s: %s", what)
+		}
+		<-time.After(5 * time.Millisecond)
+	}
+}
+
+func alive(pid int) bool { return syscall.Kill(pid, 0) == nil }
+
+// child waits for a running command other than not, and returns its process id.
+func (p *process) child(not int) (pid int) {
+	p.t.Helper()
+	eventually(p.t, "a command runs", func() bool {
+		var ok bool
+		pid, ok = readPID(filepath.Join(p.dir, "child"))
+		return ok && pid != not && alive(pid)
+	})
+	return pid
+}
+
+func (p *process) exists(file string) bool {
+	_, err := os.Stat(filepath.Join(p.dir, file))
+	return err == nil
+}
+
+const sleepForever = `touch "$DIR/started"; exec sleep 1000`
+
+func TestBackWithinASecondOfAnyEnd(t *testing.T) {
+	p := start(t, t.TempDir(), sleepForever)
+	pid := p.child(0)
+	for range 3 {
+		killed := time.Now()
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		pid = p.child(pid)
+		if took := time.Since(killed); took > time.Second {
+			t.Errorf("back after %v, expected within a second", took)
+		}
+	}
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.cmd.Wait(); err != nil {
+		t.Errorf("supervisor: %v", err)
+	}
+	if !strings.Contains(p.log.String(), "killed by killed") {
+		t.Errorf("the log does not say how the command ended:\n%s", p.log)
+	}
+}
+
+func TestTermIsPassedOnAndWaitedFor(t *testing.T) {
+	p := start(t, t.TempDir(), `trap 'sleep 0.2; touch "$DIR/done"; exit 7' TERM; touch "$DIR/started"; while :; do sleep 0.05; done`)
+	pid := p.child(0)
+	eventually(t, "the trap is set", func() bool { return p.exists("started") })
+	if own, _ := readPID(filepath.Join(p.dir, "pid")); own != p.cmd.Process.Pid {
+		t.Errorf("pid file names %d, expected %d", own, p.cmd.Process.Pid)
+	}
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.cmd.Wait(); err != nil {
+		t.Errorf("supervisor: %v", err)
+	}
+	if !p.exists("done") || alive(pid) {
+		t.Errorf("the supervisor ended before its command: done %v, alive %v\n%s", p.exists("done"), alive(pid), p.log)
+	}
+	if p.exists("pid") || p.exists("child") {
+		t.Error("pid files were left behind")
+	}
+}
+
+func TestACommandThatWillNotEndIsKilled(t *testing.T) {
+	p := start(t, t.TempDir(), `trap '' TERM; touch "$DIR/started"; while :; do sleep 0.05; done`)
+	pid := p.child(0)
+	eventually(t, "the trap is set", func() bool { return p.exists("started") })
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.cmd.Wait(); err != nil || alive(pid) {
+		t.Errorf("supervisor: %v, command alive: %v", err, alive(pid))
+	}
+}
+
+func TestNothingOutlivesAKilledSupervisor(t *testing.T) {
+	p := start(t, t.TempDir(), sleepForever)
+	pid := p.child(0)
+	if err := p.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = p.cmd.Wait() // reports the kill
+	eventually(t, "the command died with its supervisor", func() bool { return !alive(pid) })
+}
+
+func TestOrphansLeaveNoZombie(t *testing.T) {
+	p := start(t, t.TempDir(), `(sleep 0.1 & echo $! >"$DIR/orphan.new"; mv "$DIR/orphan.new" "$DIR/orphan"); exec sleep 1000`)
+	p.child(0)
+	var orphan int
+	eventually(t, "the orphan was made", func() (ok bool) { orphan, ok = readPID(filepath.Join(p.dir, "orphan")); return })
+	eventually(t, "the orphan was collected", func() bool { return !alive(orphan) }) // a zombie still takes signals
+}
+
+func TestOneSupervisorForOnePIDFile(t *testing.T) {
+	dir := t.TempDir()
+	p := start(t, dir, sleepForever)
+	pid := p.child(0)
+	second := start(t, dir, sleepForever)
+	var exit *exec.ExitError
+	if err := second.cmd.Wait(); !errors.As(err, &exit) || !strings.Contains(second.log.String(), fmt.Sprintf("process %d", p.cmd.Process.Pid)) {
+		t.Errorf("second supervisor: %v, expected a refusal that names the first:\n%s", err, second.log)
+	}
+	if !alive(pid) || !p.exists("pid") {
+		t.Error("the second supervisor disturbed the first")
+	}
+}
+
+func TestAStalePIDFileIsNoObstacle(t *testing.T) {
+	dir := t.TempDir()
+	// Process 1 lives always, and is not ours: a pid from before a reboot.
+	if err := os.WriteFile(filepath.Join(dir, "pid"), []byte("1\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	start(t, dir, sleepForever).child(0)
+}
+
+func TestWaitsGrowOnlyForACommandThatKeepsEndingAtStart(t *testing.T) {
+	s, err := New(Config{Command: []string{"/bin/sh"}}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range patience {
+		if d := s.pause(time.Millisecond); d > time.Second {
+			t.Errorf("end %d at start: waits %v, expected at most a second", i+1, d)
+		}
+	}
+	var most time.Duration
+	for range 1000 {
+		d := s.pause(time.Millisecond)
+		if d > 5*time.Second {
+			t.Fatalf("waits %v, expected at most 5 s", d)
+		}
+		most = max(most, d)
+	}
+	if most < 2*time.Second {
+		t.Errorf("1,000 ends at start waited %v at most, expected the waits to grow", most)
+	}
+	if d := s.pause(time.Minute); d != 0 {
+		t.Errorf("waits %v after a run of a minute, expected none", d)
+	}
+	if d := s.pause(0); d > time.Second {
+		t.Errorf("waits %v: the good run was not counted", d)
+	}
+}
+
+func TestAnAbsentProgramIsToldAtOnce(t *testing.T) {
+	for _, command := range [][]string{nil, {"/no/such/program"}} {
+		if _, err := New(Config{Command: command}, slog.New(slog.DiscardHandler)); err == nil {
+			t.Errorf("New accepted command %q", command)
+		}
+	}
+}

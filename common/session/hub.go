@@ -276,11 +276,19 @@ func (h *Hub) markDirty(now time.Time, k object.Key) {
 		// One entry, however many changes; the current state is read when there is room.
 	case e.at.IsZero() || !now.Before(e.at.Add(h.cfg.Coalesce)):
 		h.enqueue(k, e)
+	case !h.visible(k):
+		// What goes is not held up: what it refers to may go at once.
+		h.enqueue(k, e)
 	default:
 		delete(h.behind, k)
 		e.phase = delayed
 		h.later.add(k, e.at.Add(h.cfg.Coalesce))
 	}
+}
+
+func (h *Hub) visible(k object.Key) bool {
+	_, ok := h.view.Get(k)
+	return ok || h.view.Pending(k)
 }
 
 func (h *Hub) enqueue(k object.Key, e *entry) {

@@ -106,7 +106,7 @@ func (h *Hub) batch(now time.Time) *wire.Batch {
 	for rank := 0; rank < podRank && !full(); rank++ {
 		for h.queues[rank].len() > 0 && !full() {
 			k := h.queues[rank].pop()
-			if _, ok := h.view.Get(k); !ok && !h.view.Pending(k) {
+			if !h.visible(k) {
 				h.removals.push(k)
 				continue
 			}
@@ -134,7 +134,7 @@ func (h *Hub) podsThatGo(now time.Time, b *wire.Batch, size *int) {
 	q := &h.queues[podRank]
 	for n := q.len(); n > 0; n-- {
 		k := q.pop()
-		if _, ok := h.view.Get(k); ok || h.view.Pending(k) {
+		if h.visible(k) {
 			q.push(k)
 			continue
 		}

@@ -1,0 +1,117 @@
+# Tether. `make help` lists what there is.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# One set of flags for every build, vet and test, so that all share one build cache: a cold one costs six minutes.
+#   grpcnotrace  keeps html/template out of edgecore (25 MB)
+#   buildvcs     the commit is stamped below; Go's own look at git fails in a clone that another user owns
+export GOFLAGS := -trimpath -tags=grpcnotrace -buildvcs=false
+# SQLite is C.
+export CGO_ENABLED := 1
+
+BIN   ?= bin
+STATE := .tether
+MODULE := github.com/tether-edge/tether
+PROGRAMS := ./cloud/cmd/cloudcore ./edge/cmd/edgecore ./common/cmd/keadm ./cloud/cmd/controlplane
+
+VERSION ?= $(shell git describe --tags --match 'v*' 2>/dev/null || echo v0.1.0-dev)
+COMMIT  ?= $(shell git -c safe.directory='*' describe --always --dirty --exclude '*' --abbrev=12 2>/dev/null || echo unknown)
+# Taken from go.mod, as everything that asks for a Kubernetes version.
+KUBERNETES = $(shell awk '$$1 == "k8s.io/kubernetes" { print $$2 }' go.mod)
+K8S_PARTS  = $(subst ., ,$(KUBERNETES:v%=%))
+# client-go has a version of its own, which the User-Agent carries.
+STAMP_K8S = $(foreach p,k8s.io/component-base/version k8s.io/client-go/pkg/version,\
+  -X $(p).gitVersion=$(KUBERNETES) -X $(p).gitMajor=$(word 1,$(K8S_PARTS)) -X $(p).gitMinor=$(word 2,$(K8S_PARTS)) \
+  -X $(p).gitCommit=unknown -X $(p).gitTreeState=clean)
+LDFLAGS = -s -w $(strip $(STAMP_K8S)) \
+  -X $(MODULE)/common/version.version=$(VERSION) -X $(MODULE)/common/version.commit=$(COMMIT) \
+  -X $(MODULE)/common/version.kubernetes=$(KUBERNETES)
+
+# With -v, Go names each package that it compiles: counted instead of shown.
+PROGRESS = awk '/^[A-Za-z0-9._\/-]+$$/ { if (++n % 200 == 0) print "  " n " packages compiled"; next } { print } END { if (n >= 200) print "  " n " packages compiled" }'
+
+# Race-checked are the packages whose tests link neither k8s.io/kubernetes nor k8s.io/apiserver: with them the detector
+# would compile all of Kubernetes once more and find upstream's races, not ours.
+TEST_LIST = go list -test -f '{{.ImportPath}} {{join .Deps " "}}' ./... | \
+  awk '$$1 ~ /\.test$$/ { heavy = / k8s\.io\/(kubernetes|apiserver)\//; sub(/\.test$$/, "", $$1); print (heavy ? "heavy" : "light"), $$1 }'
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: tools
+tools:
+	@command -v go >/dev/null || { echo "make: expected Go $(shell awk '$$1 == "go" { print $$2 }' go.mod) or newer in PATH, found none. Install it from https://go.dev/dl and put its bin directory into PATH." >&2; exit 1; }
+	@go version >/dev/null || { echo "make: expected Go $(shell awk '$$1 == "go" { print $$2 }' go.mod) or newer, found $$(GOTOOLCHAIN=local go version | cut -d' ' -f3), which could not fetch it. Install it from https://go.dev/dl." >&2; exit 1; }
+	@command -v "$$(go env CC)" >/dev/null || { echo "make: expected a C compiler ($$(go env CC)) for SQLite, found none. Install one: apt-get install gcc libc6-dev" >&2; exit 1; }
+
+.PHONY: build
+build: tools ## build cloudcore, edgecore, keadm and controlplane into bin/
+	@echo "building cloudcore, edgecore, keadm and controlplane $(VERSION) with Kubernetes $(KUBERNETES) into $(BIN)/ (seconds when the cache is warm, about 6 minutes on 2 cores when it is cold)"
+	@mkdir -p $(BIN)
+	@go build -v -ldflags '$(LDFLAGS)' -o $(BIN)/ $(PROGRAMS) 2>&1 | $(PROGRESS)
+	@du -h --apparent-size $(addprefix $(BIN)/,$(notdir $(PROGRAMS))) | sed 's/^/  /'
+
+.PHONY: test
+test: tools ## run every test (brings what it needs, cleans up after itself)
+	@echo "listing tests"
+	@list=$$($(TEST_LIST)); \
+	light=$$(awk '$$1 == "light" { print $$2 }' <<<"$$list"); heavy=$$(awk '$$1 == "heavy" { print $$2 }' <<<"$$list"); \
+	failed=; \
+	echo "unit tests with the race detector: $$(wc -w <<<"$$light") packages"; \
+	go test -race -timeout 10m $$light || failed=1; \
+	echo "tests with Kubernetes, one package at a time: $$(wc -w <<<"$$heavy") packages"; \
+	go test -p 1 -timeout 30m $$heavy || failed=1; \
+	if [ -n "$$failed" ]; then echo "make test: failed; see FAIL above" >&2; exit 1; fi; \
+	echo "all tests passed"
+
+.PHONY: policy
+policy: tools ## check the house rules: imports, sizes, documents
+	@go test -timeout 15m ./tests/policy
+
+.PHONY: lint
+lint: tools ## check formatting, run go vet and staticcheck
+	@echo "gofmt"
+	@unformatted=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); \
+	if [ -n "$$unformatted" ]; then echo "make lint: expected gofmt's form, found otherwise (mend with gofmt -w):" >&2; echo "$$unformatted" >&2; exit 1; fi
+	@echo "go vet"
+	@go vet ./...
+	@echo "staticcheck, on packages without Kubernetes' server code"
+	@go run honnef.co/go/tools/cmd/staticcheck@$(STATICCHECK) $$($(LINT_LIST))
+
+STATICCHECK := v0.8.2
+# staticcheck reads the source of every dependency; with client-go beneath, that is minutes and gigabytes.
+LINT_LIST = go list -f '{{.ImportPath}} {{join .Deps " "}}' ./... | awk '!/ k8s\.io\/(client-go|kubernetes|apiserver)\// { print $$1 }'
+
+.PHONY: generate
+generate: tools ## regenerate code (needs protoc and protoc-gen-go)
+	@go generate ./...
+
+# Programs of tests/cmd run as built files, not by `go run`, which stands between them and the signals of a terminal.
+$(STATE)/bin/%: tools
+	@mkdir -p $(@D)
+	@go build -ldflags '$(LDFLAGS)' -o $@ ./tests/cmd/$*
+.PRECIOUS: $(STATE)/bin/%
+
+.PHONY: quickstart
+quickstart: build $(STATE)/bin/quickstart ## bring up a cluster and an edge node, cut the cable, watch it carry on (root)
+	@$(STATE)/bin/quickstart up
+
+.PHONY: status cut heal down
+status: $(STATE)/bin/quickstart ## show what the quickstart runs
+cut: $(STATE)/bin/quickstart ## cut the edge node's cable
+heal: $(STATE)/bin/quickstart ## join the cable again
+down: $(STATE)/bin/quickstart ## end the quickstart and leave nothing behind
+status cut heal down:
+	@$(STATE)/bin/quickstart $@
+
+.PHONY: bench
+bench: build $(STATE)/bin/bench ## measure, into .tether/bench.json and a table (root)
+	@$(STATE)/bin/bench
+
+.PHONY: ci
+ci: ## lint, build, policy, test: what .ci/run runs
+	@for step in lint build policy test; do echo "== make $$step"; $(MAKE) $$step; done

@@ -23,7 +23,7 @@ type Config struct {
 	HoldTimeout time.Duration
 	// Lookups is how many live reads run at once. Default 16.
 	Lookups int
-	// MaxCauses is how many deletions of pods for NODE_GONE are remembered, about 200 bytes each. The oldest is
+	// MaxCauses is how many deletions of pods for NODE_GONE are remembered, about 100 bytes each. The oldest is
 	// forgotten first. Default 65536.
 	MaxCauses int
 }

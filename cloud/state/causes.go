@@ -1,44 +1,32 @@
 package state
 
-// causes remembers, in bounded memory, which pods left which node because the Node was gone.
+// causes remembers, in bounded memory, the uids of the pods that went because their Node was gone. Whatever is not in it
+// was deleted for a reason of its own.
 type causes struct {
-	// known maps what is remembered to its place in ring, which holds the order of arrival; next is the place of the
-	// oldest once ring is full. What was forgotten stays in ring until its turn.
-	known map[cause]int
-	ring  []cause
-	next  int
-	max   int
+	known map[string]struct{}
+	// ring holds the uids in order of arrival; next is the place of the oldest once it is full.
+	ring []string
+	next int
+	max  int
 }
 
-type cause struct {
-	node string
-	pod  name
-}
+func newCauses(limit int) *causes { return &causes{known: map[string]struct{}{}, max: limit} }
 
-func newCauses(limit int) *causes { return &causes{known: map[cause]int{}, max: limit} }
-
-func (c *causes) remember(node string, pod name) {
-	k := cause{node, pod}
-	if _, ok := c.known[k]; ok {
+func (c *causes) remember(uid string) {
+	if c.has(uid) {
 		return
 	}
+	c.known[uid] = struct{}{}
 	if len(c.ring) < c.max {
-		c.known[k] = len(c.ring)
-		c.ring = append(c.ring, k)
+		c.ring = append(c.ring, uid)
 		return
 	}
-	oldest := c.ring[c.next]
-	if at, ok := c.known[oldest]; ok && at == c.next {
-		delete(c.known, oldest)
-	}
-	c.known[k] = c.next
-	c.ring[c.next] = k
+	delete(c.known, c.ring[c.next])
+	c.ring[c.next] = uid
 	c.next = (c.next + 1) % c.max
 }
 
-func (c *causes) forget(node string, pod name) { delete(c.known, cause{node, pod}) }
-
-func (c *causes) has(node string, pod name) bool {
-	_, ok := c.known[cause{node, pod}]
+func (c *causes) has(uid string) bool {
+	_, ok := c.known[uid]
 	return ok
 }

@@ -17,7 +17,6 @@ func (g *graph) putPod(e *entry, a *arrival, first bool, ch *changes) {
 	if !fresh {
 		return
 	}
-	g.causes.forget(n.name, e.name)
 	e.rel.unchecked = !first
 	if g.synced && len(n.subs) > 0 {
 		g.gate(e, ch)
@@ -87,7 +86,7 @@ func (g *graph) leaveNamespace(n *nodeState, nsName string, ch *changes) {
 }
 
 // rememberPod keeps the cause of a Pod's end where it is not plain deletion. While the Nodes are not listed an absent
-// Node proves nothing; if it really is absent, Cause finds out when it is asked.
+// Node proves nothing; if it really is absent, cause finds out when it is asked.
 func (g *graph) rememberPod(e *entry, collected bool) {
 	if e.rel == nil || e.rel.node == nil {
 		return
@@ -95,29 +94,30 @@ func (g *graph) rememberPod(e *entry, collected bool) {
 	nodes := g.kinds[object.Nodes]
 	gone := nodes != nil && nodes.listed && g.nodeUID(e.rel.node.name) == ""
 	if collected || gone {
-		g.causes.remember(e.rel.node.name, e.name)
+		g.causes.remember(e.content.Load().version.UID)
 	}
 }
 
-// cause says why a node does not see what key names; 0 if it does see it, or will (a pod held back).
-func (g *graph) cause(n *nodeState, key object.Key, heldNodeUID string) object.Cause {
-	var e *entry
+// cause says why a node does not see the object of that key and uid; 0 if it does see it, or will (a pod held back).
+func (g *graph) cause(n *nodeState, key object.Key, uid, heldNodeUID string) object.Cause {
 	k := g.kinds[key.Kind]
+	exists := false
 	if k != nil {
-		e = k.entries[nameOf(key)]
+		if e := k.entries[nameOf(key)]; e != nil && e.present() {
+			exists = uid == "" || uid == e.content.Load().version.UID
+			if exists && (g.sees(n, e) || g.held(n, e)) {
+				return 0
+			}
+		}
 	}
-	exists := e != nil && e.present()
-	if exists && (g.sees(n, e) || g.held(n, e)) {
-		return 0
-	}
-	uid := g.nodeUID(n.name)
-	otherNode := heldNodeUID != "" && heldNodeUID != uid
+	nodeUID := g.nodeUID(n.name)
+	otherNode := heldNodeUID != "" && heldNodeUID != nodeUID
 	switch {
-	case uid == "":
+	case nodeUID == "":
 		return object.CauseNodeGone
 	case key.Kind == object.Pods:
 		// A pod never moves: one that is not on this node any more was deleted, even if its name lives elsewhere.
-		if otherNode || g.causes.has(n.name, nameOf(key)) {
+		if otherNode || g.causes.has(uid) {
 			return object.CauseNodeGone
 		}
 		return object.CauseDeleted

@@ -156,13 +156,16 @@ func TestPodMakesVisibleWhatItRefersToAndTakesItBack(t *testing.T) {
 	if got := listed(v); len(got) != 1 {
 		t.Fatalf("after: %v, expected default/kubernetes alone", got)
 	}
+	if got := v.Cause(cm, "", ""); got != object.CauseNodeGone {
+		t.Errorf("cause without a Node: %v, expected NODE_GONE for everything", got)
+	}
 	cluster.Put(node("n"))
 	w.caughtUp(v)
 	for k, want := range map[object.Key]object.Cause{
-		cm: object.CauseOutOfInterest, svc: object.CauseOutOfInterest, p: object.CauseNodeGone, kubernetes: 0,
+		cm: object.CauseOutOfInterest, svc: object.CauseOutOfInterest, kubernetes: 0,
 		key(object.ConfigMaps, "ns", "never"): object.CauseDeleted,
 	} {
-		if got := v.Cause(k, ""); got != want {
+		if got := v.Cause(k, "", ""); got != want {
 			t.Errorf("cause of %v: %v, expected %v", k, got, want)
 		}
 	}
@@ -257,7 +260,7 @@ func TestRelistDeletesWhatIsGoneAndKeepsTheRest(t *testing.T) {
 	cluster.Break(object.Pods, true)
 	eventually(t, "the relist brought the new pod", func() bool { return r.told(fresh) && has(v, fresh) })
 	eventually(t, "the relist is taken in", func() bool { return len(listed(v)) == 602 })
-	if got := v.Cause(pods[0], ""); got != object.CauseDeleted {
+	if got := v.Cause(pods[0], "", ""); got != object.CauseDeleted {
 		t.Errorf("cause of a pod that a relist lacks: %v, expected DELETED", got)
 	}
 	if !r.told(pods[0]) || r.told(pods[1000]) {

@@ -73,13 +73,14 @@ func (v *View) find(key object.Key) (*entry, *content) {
 	return e, e.content.Load()
 }
 
-// Cause says why the node does not see what key names. heldNodeUID is the uid of the Node object that the edge holds,
-// "" if it holds none: pods that are missing under another Node than that were lost with it. Cause is 0 for what the
-// node does see, and for a pod that is only held back (Pending).
-func (v *View) Cause(key object.Key, heldNodeUID string) object.Cause {
+// Cause says why the node does not see the object of that key and uid ("": whatever uid). heldNodeUID is the uid of the
+// Node object that the edge's pods belong to, "" if it knows none: pods that are missing under another Node than that
+// were lost with it. Cause is 0 for what the node does see, and for a pod that is only held back (Pending): it became
+// visible since the caller looked, and must not be taken for gone.
+func (v *View) Cause(key object.Key, uid, heldNodeUID string) object.Cause {
 	v.c.mu.RLock()
 	defer v.c.mu.RUnlock()
-	return v.c.g.cause(v.n, key, heldNodeUID)
+	return v.c.g.cause(v.n, key, uid, heldNodeUID)
 }
 
 // Pending reports whether key is a pod of this node that is held back until what it refers to is known to be absent or

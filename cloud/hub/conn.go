@@ -1,0 +1,339 @@
+package hub
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/tether-edge/tether/common/object"
+	"github.com/tether-edge/tether/common/session"
+	"github.com/tether-edge/tether/common/transport"
+	"github.com/tether-edge/tether/common/wire"
+)
+
+// maxQueued bounds the frames that wait for a slow edge: beyond it nothing more is read from it.
+const maxQueued = 64
+
+// conn is one session: a stream, its state machine, and at rest the one goroutine that reads.
+type conn struct {
+	hub    *Hub
+	node   string
+	id     string
+	store  string
+	stream transport.Stream
+	log    *slog.Logger
+	ctx    context.Context
+	cancel context.CancelFunc
+	done   chan struct{} // closed when the session is over
+
+	// mu guards all below.
+	mu       sync.Mutex
+	machine  *session.Hub
+	queue    []*wire.Frame // to be written, oldest first
+	room     *sync.Cond    // signalled when queue shrinks or the session ends
+	flushing bool          // a goroutine writes
+	timer    *time.Timer   // next Poll
+	received time.Time
+	ending   *session.Close
+	over     bool
+}
+
+func (h *Hub) newConn(node string, s transport.Stream, hello *wire.Hello, log *slog.Logger) *conn {
+	id := fmt.Sprintf("%s-%d", h.currentEpoch(), h.serial.Add(1))
+	c := &conn{hub: h, node: node, id: id, store: hello.Store, stream: s, log: log.With("session", id), done: make(chan struct{})}
+	c.room = sync.NewCond(&c.mu)
+	return c
+}
+
+// run serves the session until the stream ends.
+func (c *conn) run(ctx context.Context, hello *wire.Frame) {
+	defer close(c.done)
+	c.ctx, c.cancel = context.WithCancel(ctx)
+	defer c.cancel()
+	start := c.hub.deps.Now()
+	// Changes that are told before the machine exists are seen by Hello, which reads the view.
+	view, unsubscribe := c.hub.deps.Caches.Subscribe(c.node, c.changed)
+	cfg := c.hub.cfg
+	c.mu.Lock()
+	c.machine = session.NewHub(session.HubConfig{Node: c.node, Session: c.id, Epoch: c.hub.currentEpoch(),
+		Features: cfg.Features, Window: cfg.MaxInFlightBytes, Coalesce: cfg.Coalesce}, view, start)
+	c.mu.Unlock()
+	c.hub.deps.Nodes.Connected(c.node, c.id, c.stream.RemoteAddr())
+	c.hub.metrics.connects.Inc()
+	c.log.Info("edge connected", "software", hello.GetHello().Software)
+
+	err := c.receive(hello)
+	for err == nil {
+		var f *wire.Frame
+		if f, err = wire.Read(c.stream, wire.MaxFrame); err == nil {
+			err = c.receive(f)
+		}
+	}
+	unsubscribe()
+	c.finish(err)
+	c.hub.deps.Nodes.Disconnected(c.node, c.id)
+	c.log.Info("edge disconnected", "reason", c.reason(err), "after", c.hub.deps.Now().Sub(start).Round(time.Millisecond))
+}
+
+// finish stops what runs beside the reader, and tells the edge why where the fault is its own.
+func (c *conn) finish(err error) {
+	c.mu.Lock()
+	c.over = true
+	if c.timer != nil {
+		c.timer.Stop()
+	}
+	c.room.Broadcast()
+	protocol := errors.Is(err, session.ErrProtocol) || errors.Is(err, wire.ErrGarbage) || errors.Is(err, wire.ErrTooLarge)
+	c.mu.Unlock()
+	if protocol {
+		c.hub.metrics.refused.WithLabelValues("protocol").Inc()
+		goodbye(c.stream, wire.Reason_REASON_PROTOCOL, err.Error(), 0)
+	}
+	_ = c.stream.Close()
+}
+
+func (c *conn) reason(err error) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.ending != nil:
+		return c.ending.Message
+	case errors.Is(err, io.EOF):
+		return "the edge closed the connection"
+	}
+	return err.Error()
+}
+
+// receive gives a frame to the machine. It blocks while the edge does not read what it is owed.
+func (c *conn) receive(f *wire.Frame) error {
+	c.hub.metrics.frames.WithLabelValues("in", wire.Name(f)).Inc()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for len(c.queue) >= maxQueued && !c.over && c.ending == nil {
+		c.room.Wait()
+	}
+	now := c.hub.deps.Now()
+	c.received = now
+	c.room.Broadcast() // for answers, which waits for a sign of life
+	effects, err := c.machine.Receive(now, f)
+	if err != nil {
+		return err
+	}
+	c.handle(effects)
+	c.kick()
+	return nil
+}
+
+// changed is told by the caches. It may be called before the machine exists: Hello then sees the change.
+func (c *conn) changed(keys []object.Key) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.machine == nil || c.over {
+		return
+	}
+	c.machine.Changed(c.hub.deps.Now(), keys)
+	c.kick()
+}
+
+// kick makes sure that a goroutine writes what there is. Called with mu held.
+func (c *conn) kick() {
+	if c.flushing || c.over || c.machine == nil {
+		return
+	}
+	c.flushing = true
+	go c.flush()
+}
+
+// flush writes until there is nothing to write, and then leaves a timer behind instead of itself.
+func (c *conn) flush() {
+	var buf []byte
+	for {
+		frames, bye := c.next()
+		if frames == nil {
+			if bye != nil {
+				goodbye(c.stream, bye.Reason, bye.Message, comeBack(bye.Reason))
+			}
+			return
+		}
+		buf = buf[:0]
+		var err error
+		for _, f := range frames {
+			c.hub.metrics.sent(f)
+			if buf, err = wire.Append(buf, f); err != nil {
+				break
+			}
+		}
+		if err == nil {
+			_ = c.stream.SetWriteDeadline(time.Now().Add(time.Minute))
+			_, err = c.stream.Write(buf)
+		}
+		if err != nil {
+			c.log.Info("write failed", "error", err)
+			_ = c.stream.Close()
+			return
+		}
+		c.hub.metrics.bytesOut.Add(float64(len(buf)))
+	}
+}
+
+// comeBack spreads the edges of a hub that shuts down; an edge in another trouble decides for itself.
+func comeBack(r wire.Reason) time.Duration {
+	if r == wire.Reason_REASON_DRAIN {
+		return spread(2 * time.Second)
+	}
+	return 0
+}
+
+// next returns the frames to write now. Without any the flusher ends: with a goodbye to say if the session is ending.
+func (c *conn) next() (frames []*wire.Frame, bye *session.Close) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.over {
+		return nil, nil
+	}
+	if c.ending != nil {
+		return nil, c.ending
+	}
+	if len(c.queue) == 0 {
+		now := c.hub.deps.Now()
+		effects, next := c.machine.Poll(now)
+		c.handle(effects)
+		if c.ending != nil {
+			return nil, c.ending
+		}
+		if len(c.queue) == 0 {
+			c.flushing = false
+			c.arm(next.Sub(now))
+			return nil, nil
+		}
+	}
+	frames, c.queue = c.queue, nil
+	c.room.Broadcast()
+	return frames, nil
+}
+
+// arm sets the timer for the next Poll. Called with mu held.
+func (c *conn) arm(d time.Duration) {
+	d = max(d, time.Millisecond)
+	if c.timer == nil {
+		c.timer = time.AfterFunc(d, c.tick)
+		return
+	}
+	c.timer.Reset(d)
+}
+
+func (c *conn) tick() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.kick()
+}
+
+// handle does what the machine asks for. Called with mu held.
+func (c *conn) handle(effects []session.Effect) {
+	for _, e := range effects {
+		switch e := e.(type) {
+		case session.Send:
+			c.queue = append(c.queue, e.Frame)
+		case session.Close:
+			if c.ending == nil {
+				c.ending = &e
+			}
+		case session.Welcomed:
+			if len(e.Unknown) > 0 {
+				c.log.Info("the edge offers features that this hub does not know", "features", e.Unknown)
+			}
+		case session.DoWrite:
+			go c.write(e.Write)
+		case session.DoCall:
+			go c.call(e.Call)
+		case session.CheckRevision:
+			go c.checkRevision()
+		case session.DeclareRestore:
+			go c.hub.restored(c.node, e)
+		case session.Alive:
+			c.hub.deps.Nodes.Alive(c.node, c.id, e.LeaseAge, e.PingInterval)
+			c.hub.metrics.edgeDropped(c.node, e.Dropped)
+		}
+	}
+}
+
+func (c *conn) write(w *wire.Write) {
+	start := time.Now()
+	r := c.hub.deps.Upstream.Apply(c.ctx, c.node, w)
+	c.hub.metrics.written(w.Op, r.Code, time.Since(start))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.handle(c.machine.Written(w, r))
+	c.kick()
+}
+
+func (c *conn) call(m *wire.Call) {
+	r := c.hub.deps.Upstream.Call(c.ctx, c.node, m)
+	r.Id = m.Id
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.queue = append(c.queue, &wire.Frame{Body: &wire.Frame_Reply{Reply: r}})
+	c.kick()
+}
+
+func (c *conn) checkRevision() {
+	ctx, cancel := context.WithTimeout(c.ctx, 10*time.Second)
+	defer cancel()
+	rv, err := c.hub.deps.Caches.ServerRevision(ctx)
+	if err != nil {
+		c.log.Warn("the edge is ahead of the cache, and the API server cannot be asked", "error", err)
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.handle(c.machine.RevisionChecked(rv))
+	c.kick()
+}
+
+// end closes the session with a reason.
+func (c *conn) end(reason wire.Reason, message string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ending == nil {
+		c.ending = &session.Close{Reason: reason, Message: message}
+	}
+	if c.flushing || c.over {
+		// The flusher says goodbye when its write is through; one that is stuck must not hold up the end.
+		time.AfterFunc(2*time.Second, func() { _ = c.stream.Close() })
+		return
+	}
+	c.kick()
+}
+
+func (c *conn) closed() bool {
+	select {
+	case <-c.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// answers asks the edge for a sign of life and reports whether one came within three seconds.
+func (c *conn) answers(ctx context.Context) bool {
+	deadline := time.AfterFunc(3*time.Second, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.room.Broadcast()
+	})
+	defer deadline.Stop()
+	until := time.Now().Add(3 * time.Second)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	before := c.received
+	c.queue = append(c.queue, &wire.Frame{Body: &wire.Frame_Ping{Ping: &wire.Ping{LeaseAgeMs: -1}}})
+	c.kick()
+	for c.received.Equal(before) && !c.over && ctx.Err() == nil && time.Now().Before(until) {
+		c.room.Wait()
+	}
+	return !c.received.Equal(before) && !c.over
+}

@@ -1,0 +1,278 @@
+// Package hub accepts edges and runs one session for each: it authenticates them by their certificates, joins
+// common/session's state machine to the stream, the caches, the applier of writes and the keeper of nodes.
+//
+// It promises that a node's name comes from the verified certificate and from nothing else (I6), that one slow, broken
+// or hostile edge costs the others nothing (I9), that an idle session holds one goroutine and no buffers, and that of two
+// edges with one name only one is served, with a word in the log about the other. cloud/cloudcore wires it.
+package hub
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tether-edge/tether/common/object"
+	"github.com/tether-edge/tether/common/pki"
+	"github.com/tether-edge/tether/common/session"
+	"github.com/tether-edge/tether/common/transport"
+	"github.com/tether-edge/tether/common/wire"
+)
+
+// Caches are the shared pictures of the cluster.
+type Caches interface {
+	// Synced reports that every kind was listed once; before that no edge is let in (I8).
+	Synced() bool
+	// Subscribe returns a node's view. notify is told of keys that may have changed for it; it does not block for
+	// long and is called under no lock that the view takes.
+	Subscribe(node string, notify func([]object.Key)) (view session.View, cancel func())
+	// ServerRevision asks the API server itself for its resourceVersion.
+	ServerRevision(ctx context.Context) (uint64, error)
+}
+
+// Upstream carries what edges want from the API server, in their names.
+type Upstream interface {
+	// Apply applies a write and says whether the answer is final. It returns within its own time limit.
+	Apply(ctx context.Context, node string, w *wire.Write) *wire.Result
+	// Call makes one request for the node. It returns within its own time limit.
+	Call(ctx context.Context, node string, c *wire.Call) *wire.Reply
+}
+
+// Nodes hears which edges are here. Its methods do not block.
+type Nodes interface {
+	Connected(node, session, address string)
+	Disconnected(node, session string)
+	// Alive tells how long ago the node's kubelet renewed its lease; negative where it never did.
+	Alive(node, session string, leaseAge, pingInterval time.Duration)
+	// Restored tells that the API server is older than what an edge has seen.
+	Restored(node string, key object.Key, held, server uint64)
+}
+
+// Config parametrizes a Hub.
+type Config struct {
+	MaxHandshakes    int
+	HandshakeTimeout time.Duration
+	MaxSessions      int
+	MaxInFlightBytes int
+	Coalesce         time.Duration
+	// Epoch names the cluster's history; see wire.Welcome.
+	Epoch    string
+	Features []string
+}
+
+// Deps are what a Hub works with.
+type Deps struct {
+	Listener net.Listener
+	Identity *pki.Identity
+	Clients  *pki.Authorities
+	Caches   Caches
+	Upstream Upstream
+	Nodes    Nodes
+	Log      *slog.Logger
+	Now      func() time.Time
+	Registry prometheus.Registerer
+}
+
+// Hub is the component that edges connect to.
+type Hub struct {
+	cfg     Config
+	deps    Deps
+	metrics *metrics
+	serial  atomic.Uint64
+
+	// mu guards all below; open is counted up only while draining is false.
+	mu       sync.Mutex
+	sessions map[string]*conn // by node
+	epoch    string
+	restores int
+	draining bool
+	open     sync.WaitGroup
+}
+
+// New returns a Hub that does not yet listen.
+func New(cfg Config, deps Deps) *Hub {
+	if deps.Now == nil {
+		deps.Now = time.Now
+	}
+	h := &Hub{cfg: cfg, deps: deps, sessions: map[string]*conn{}, epoch: cfg.Epoch}
+	h.metrics = newMetrics(deps.Registry, h.count)
+	return h
+}
+
+// Start accepts edges until ctx is done, then says goodbye to all and waits for their sessions to end.
+func (h *Hub) Start(ctx context.Context) error {
+	// Sessions outlive the listener by the time that their goodbye takes.
+	sctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	srv := transport.NewServer(transport.ServerConfig{
+		TLS:           pki.ServerTLS(h.deps.Identity, h.deps.Clients, h.deps.Now),
+		MaxHandshakes: h.cfg.MaxHandshakes, HandshakeTimeout: h.cfg.HandshakeTimeout,
+		Admit: h.admit, Log: h.deps.Log,
+	}, func(s transport.Stream) { h.accept(sctx, s) })
+	err := srv.Serve(ctx, h.deps.Listener)
+	h.drain()
+	cancel()
+	h.open.Wait()
+	return err
+}
+
+// admit says how long an edge should stay away; 0 lets it in.
+func (h *Hub) admit() time.Duration {
+	switch {
+	case !h.deps.Caches.Synced():
+		h.metrics.refused.WithLabelValues("not_ready").Inc()
+		return time.Second
+	case h.count() >= h.cfg.MaxSessions:
+		h.metrics.refused.WithLabelValues("overloaded").Inc()
+		return spread(time.Minute)
+	}
+	return 0
+}
+
+// spread returns a time between half of d and d, so that edges sent away do not return together.
+func spread(d time.Duration) time.Duration {
+	return d/2 + time.Duration(rand.Int64N(int64(d/2)+1))
+}
+
+func (h *Hub) count() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.sessions)
+}
+
+// Sessions returns the names of the connected nodes.
+func (h *Hub) Sessions() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	names := make([]string, 0, len(h.sessions))
+	for n := range h.sessions {
+		names = append(names, n)
+	}
+	return names
+}
+
+// accept reads the Hello, takes the node's place and serves the session until it ends.
+func (h *Hub) accept(ctx context.Context, s transport.Stream) {
+	if !h.begin() {
+		goodbye(s, wire.Reason_REASON_DRAIN, "the hub shuts down", spread(2*time.Second))
+		return
+	}
+	defer h.open.Done()
+	node, err := pki.NodeName(s.Peer())
+	if err != nil {
+		h.metrics.refused.WithLabelValues("identity").Inc()
+		h.deps.Log.Warn("stream refused: the certificate names no node", "remote", s.RemoteAddr(), "error", err)
+		goodbye(s, wire.Reason_REASON_REFUSED, err.Error(), 0)
+		return
+	}
+	log := h.deps.Log.With("node", node, "remote", s.RemoteAddr())
+	_ = s.SetReadDeadline(h.deps.Now().Add(h.cfg.HandshakeTimeout))
+	first, err := wire.Read(s, wire.MaxHandshakeFrame)
+	if err == nil && first.GetHello() == nil {
+		err = fmt.Errorf("%w: the first frame is a %s, expected a hello", session.ErrProtocol, wire.Name(first))
+	}
+	if err != nil {
+		h.metrics.refused.WithLabelValues("handshake").Inc()
+		log.Warn("handshake failed", "error", err)
+		goodbye(s, wire.Reason_REASON_PROTOCOL, err.Error(), 0)
+		return
+	}
+	_ = s.SetReadDeadline(time.Time{})
+	c := h.newConn(node, s, first.GetHello(), log)
+	if !h.take(ctx, c) {
+		return
+	}
+	defer h.leave(c)
+	c.run(ctx, first)
+}
+
+// take makes c the session of its node. An older session of the same store gives way at once: the edge reconnected. One
+// of another store stays if it still answers: two machines share a name, and taking turns would help neither.
+func (h *Hub) take(ctx context.Context, c *conn) bool {
+	for {
+		h.mu.Lock()
+		old := h.sessions[c.node]
+		if old == nil || old.closed() {
+			h.sessions[c.node] = c
+			h.mu.Unlock()
+			return true
+		}
+		h.mu.Unlock()
+		if old.store != c.store && old.answers(ctx) {
+			h.metrics.refused.WithLabelValues("duplicate").Inc()
+			c.log.Error("a second edge uses this node's name: refused", "present", old.stream.RemoteAddr(), "session", old.id)
+			goodbye(c.stream, wire.Reason_REASON_REFUSED, fmt.Sprintf("another edge is connected as node %q from %s: "+
+				"each machine needs a name and a certificate of its own", c.node, old.stream.RemoteAddr()), time.Minute)
+			return false
+		}
+		old.end(wire.Reason_REASON_REPLACED, "the edge connected again")
+		<-old.done
+	}
+}
+
+func (h *Hub) leave(c *conn) {
+	h.mu.Lock()
+	if h.sessions[c.node] == c {
+		delete(h.sessions, c.node)
+	}
+	h.mu.Unlock()
+}
+
+// begin counts a session in, unless the hub is shutting down.
+func (h *Hub) begin() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.draining {
+		return false
+	}
+	h.open.Add(1)
+	return true
+}
+
+func (h *Hub) drain() {
+	h.mu.Lock()
+	h.draining = true
+	var all []*conn
+	for _, c := range h.sessions {
+		all = append(all, c)
+	}
+	h.mu.Unlock()
+	for _, c := range all {
+		c.end(wire.Reason_REASON_DRAIN, "the hub shuts down")
+	}
+}
+
+// restored notes that the API server went back in time: sessions from now on are of a new epoch.
+func (h *Hub) restored(node string, r session.DeclareRestore) {
+	h.mu.Lock()
+	h.restores++
+	h.epoch = fmt.Sprintf("%s+%d@%d", h.cfg.Epoch, h.restores, r.Server)
+	h.mu.Unlock()
+	h.metrics.restores.Inc()
+	h.deps.Log.Error("the API server is older than what an edge has seen: etcd was restored", "node", node,
+		"key", r.Key.String(), "held", r.Held, "server", r.Server)
+	h.deps.Nodes.Restored(node, r.Key, r.Held, r.Server)
+}
+
+func (h *Hub) currentEpoch() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.epoch
+}
+
+// goodbye says why and closes. A peer that does not read gets a second.
+func goodbye(s transport.Stream, reason wire.Reason, message string, comeBack time.Duration) {
+	b, err := wire.Append(nil, &wire.Frame{Body: &wire.Frame_Goodbye{Goodbye: &wire.Goodbye{
+		Reason: reason, Message: message, ComeBackMs: comeBack.Milliseconds()}}})
+	if err == nil {
+		_ = s.SetWriteDeadline(time.Now().Add(time.Second))
+		_, _ = s.Write(b) // the peer may be gone, which is what is wanted
+	}
+	_ = s.Close()
+}

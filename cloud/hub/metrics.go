@@ -1,0 +1,69 @@
+package hub
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tether-edge/tether/common/wire"
+)
+
+// metrics are the hub's. Nothing is labelled by node but what edges report of losses, which is rare.
+type metrics struct {
+	connects, restores, bytesOut, items prometheus.Counter
+	refused, frames, writes             *prometheus.CounterVec
+	dropped                             *prometheus.GaugeVec
+	writeSeconds                        prometheus.Histogram
+}
+
+func newMetrics(reg prometheus.Registerer, sessions func() int) *metrics {
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Namespace: "tether", Subsystem: "hub", Name: name, Help: help})
+	}
+	vec := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "tether", Subsystem: "hub", Name: name, Help: help}, labels)
+	}
+	m := &metrics{
+		connects: counter("connects_total", "Sessions that were opened."),
+		restores: counter("restores_total", "Times the API server was found older than what an edge had seen."),
+		bytesOut: counter("sent_bytes_total", "Bytes of frames sent to edges, before TLS."),
+		items:    counter("sent_items_total", "Objects and deletes sent to edges."),
+		refused:  vec("refused_total", "Connections that were refused or ended for a fault of the edge.", "reason"),
+		frames:   vec("frames_total", "Frames by direction and type.", "direction", "type"),
+		writes:   vec("writes_total", "Edge writes applied to the API server.", "op", "code"),
+		dropped: prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "tether", Subsystem: "hub", Name: "edge_dropped_messages",
+			Help: "Queued messages that an edge dropped since its store was made, as it reports them."}, []string{"node", "class"}),
+		writeSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: "tether", Subsystem: "hub", Name: "write_seconds",
+			Help: "Time from an edge's write to the API server's answer.", Buckets: prometheus.ExponentialBuckets(0.001, 4, 8)}),
+	}
+	gauge := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "tether", Subsystem: "hub", Name: "sessions",
+		Help: "Edges connected now."}, func() float64 { return float64(sessions()) })
+	reg.MustRegister(m.connects, m.restores, m.bytesOut, m.items, m.refused, m.frames, m.writes, m.dropped, m.writeSeconds, gauge)
+	return m
+}
+
+func (m *metrics) sent(f *wire.Frame) {
+	m.frames.WithLabelValues("out", wire.Name(f)).Inc()
+	if b := f.GetBatch(); b != nil {
+		m.items.Add(float64(len(b.Items)))
+	}
+}
+
+func (m *metrics) edgeDropped(node string, dropped []uint64) {
+	for class, n := range dropped {
+		if n > 0 && class < len(wire.MessageClass_name) {
+			m.dropped.WithLabelValues(node, wire.MessageClass(class).String()).Set(float64(n))
+		}
+	}
+}
+
+// written counts a write. An edge may send any op: those that the protocol lacks share a label.
+func (m *metrics) written(op wire.Op, code int32, took time.Duration) {
+	name, ok := wire.Op_name[int32(op)]
+	if !ok {
+		name = "unknown"
+	}
+	m.writes.WithLabelValues(name, strconv.Itoa(int(code))).Inc()
+	m.writeSeconds.Observe(took.Seconds())
+}

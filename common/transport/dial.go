@@ -1,0 +1,71 @@
+package transport
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/gorilla/websocket"
+)
+
+// Dial connects to a hub at host:port. config is of mutual TLS 1.3 (pki.ClientTLS). ctx bounds the whole handshake. An
+// error that is ErrRefused came from the hub; any other one from the network on the way.
+func Dial(ctx context.Context, address string, config *tls.Config) (Stream, error) {
+	// progressed tells whether the TCP connection stood: what fails after that, other than by time, is a refusal.
+	progressed := false
+	dialer := websocket.Dialer{
+		NetDialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := (&net.Dialer{KeepAlive: -1}).DialContext(ctx, network, addr)
+			progressed = err == nil
+			return conn, err
+		},
+		TLSClientConfig:  config,
+		Subprotocols:     []string{subprotocol},
+		ReadBufferSize:   4 << 10,
+		WriteBufferPool:  writeBuffers,
+		HandshakeTimeout: time.Hour, // ctx bounds it
+	}
+	u := url.URL{Scheme: "wss", Host: address, Path: Path}
+	ws, resp, err := dialer.DialContext(ctx, u.String(), nil)
+	if resp != nil && resp.Body != nil {
+		defer resp.Body.Close()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("dial %s: %w", address, dialError(ctx, err, resp, progressed))
+	}
+	if ws.Subprotocol() != subprotocol {
+		_ = ws.NetConn().Close()
+		return nil, fmt.Errorf("dial %s: %w", address, &RefusedError{Err: fmt.Errorf("it speaks WebSocket subprotocol %q, expected %q", ws.Subprotocol(), subprotocol)})
+	}
+	s, err := newWebSocket(ws)
+	if err != nil {
+		_ = ws.NetConn().Close()
+		return nil, fmt.Errorf("dial %s: %w", address, err)
+	}
+	return s, nil
+}
+
+func dialError(ctx context.Context, err error, resp *http.Response, progressed bool) error {
+	if resp != nil {
+		r := &RefusedError{Status: resp.StatusCode, Err: err}
+		if s, e := strconv.Atoi(resp.Header.Get("Retry-After")); e == nil && s >= 0 && s <= 3600 {
+			r.RetryAfter = time.Duration(s) * time.Second
+		}
+		return r
+	}
+	var ne net.Error
+	timeout := errors.As(err, &ne) && ne.Timeout() || errors.Is(err, os.ErrDeadlineExceeded) || ctx.Err() != nil
+	unreachable := errors.Is(err, syscall.ENETUNREACH) || errors.Is(err, syscall.EHOSTUNREACH) || errors.Is(err, syscall.ETIMEDOUT)
+	if progressed && !timeout && !unreachable {
+		return &RefusedError{Err: err}
+	}
+	return err
+}

@@ -1,0 +1,106 @@
+package kubeapi
+
+import (
+	"fmt"
+
+	"k8s.io/apiserver/pkg/registry/rest"
+
+	"github.com/tether-edge/tether/common/object"
+)
+
+// An endpoint is one resource or subresource in URLs: its storage, which says by its type which verbs it has.
+type endpoint struct {
+	kind    object.Kind // of the resource, also for a subresource
+	sub     string      // "" for the resource itself
+	storage rest.Storage
+	serve   map[string]verbHandler // by verb
+	verbs   []string               // for discovery, sorted
+}
+
+// guarded kinds are those whose absence makes the kubelet end things (I8).
+var guarded = map[object.ID]bool{object.Pods: true, object.Nodes: true, object.CSINodes: true}
+
+// resourceOf returns the reading side of a kind.
+func (s *Server) resourceOf(kind object.Kind) *resource {
+	id := kind.ID()
+	r := &resource{s: s, kind: kind, src: s.deps.Store, synced: func() bool { return s.deps.Store.Synced(id) }, guarded: guarded[id]}
+	always := func() bool { return true }
+	switch id {
+	case object.Events:
+		r.src, r.synced = s.events, always
+	case object.Leases:
+		r.src, r.synced = s.leases.rows, always
+	}
+	r.table = tableOf(r)
+	return r
+}
+
+// install makes the endpoints of all kinds.
+func (s *Server) install() error {
+	s.routes = map[string]*endpoint{}
+	kinds := object.Synced()
+	for _, id := range []object.ID{object.Events, object.Leases} {
+		k, ok := object.Lookup(id)
+		if !ok {
+			return fmt.Errorf("kind %s is unknown to common/object", id)
+		}
+		kinds = append(kinds, k)
+	}
+	for _, k := range kinds {
+		r := s.resourceOf(k)
+		if err := s.add(k, "", s.storageOf(r)); err != nil {
+			return err
+		}
+		for sub, storage := range s.subresourcesOf(r) {
+			if err := s.add(k, sub, storage); err != nil {
+				return err
+			}
+		}
+	}
+	s.handler = s.newHandler()
+	return nil
+}
+
+// readOnly has the verbs of resource and no others.
+type readOnly struct{ *resource }
+
+// storageOf adds the writing side that the kubelet needs of a kind.
+func (s *Server) storageOf(r *resource) rest.Storage {
+	stored := func(change changeFunc) *updater {
+		return &updater{resource: r, change: change, apply: s.deps.Store.Apply}
+	}
+	switch r.kind.ID() {
+	case object.Nodes:
+		return &nodes{stored(s.changeNode(r))}
+	case object.Pods:
+		return &pods{r}
+	case object.CSINodes:
+		c := &csiNodes{stored(nil)}
+		c.change = c.changeCSINode
+		return c
+	case object.Events:
+		e := &events{&updater{resource: r, apply: s.keepEvent}}
+		e.change = e.changeEvent
+		return e
+	case object.Leases:
+		l := &leaseREST{&updater{resource: r, apply: s.leases.apply}}
+		l.change = l.changeLease
+		return l
+	}
+	return readOnly{r}
+}
+
+func (s *Server) subresourcesOf(r *resource) map[string]rest.Storage {
+	stored := func(change changeFunc) rest.Storage {
+		return statusREST{&updater{resource: r, change: change, apply: s.deps.Store.Apply}}
+	}
+	switch r.kind.ID() {
+	case object.Nodes:
+		return map[string]rest.Storage{"status": stored(s.changeNodeStatus(r))}
+	case object.Pods:
+		return map[string]rest.Storage{"status": stored(s.changePodStatus(r))}
+	case object.ServiceAccounts:
+		return map[string]rest.Storage{"token": &tokens{accounts: r, s: s}}
+	}
+	return nil
+}

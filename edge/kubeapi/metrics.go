@@ -1,0 +1,59 @@
+package kubeapi
+
+import (
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/apiserver/pkg/endpoints/request"
+)
+
+// metrics counts requests. Watches are counted when they end, and are left out of the durations.
+type metrics struct {
+	requests  *prometheus.CounterVec
+	durations *prometheus.HistogramVec
+	panics    prometheus.Counter
+}
+
+func newMetrics(reg prometheus.Registerer) (*metrics, error) {
+	m := &metrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tether_edge_api_requests_total", Help: "Requests to the local Kubernetes API.",
+		}, []string{"verb", "resource", "code"}),
+		durations: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "tether_edge_api_request_duration_seconds", Help: "Time to answer a request that is no watch.",
+			Buckets: []float64{.001, .005, .025, .1, .5, 2.5, 10},
+		}, []string{"verb"}),
+		panics: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "tether_edge_api_panics_total", Help: "Requests that ended in a panic. Each is a defect.",
+		}),
+	}
+	if reg == nil {
+		return m, nil
+	}
+	for _, c := range []prometheus.Collector{m.requests, m.durations, m.panics} {
+		if err := reg.Register(c); err != nil {
+			return nil, fmt.Errorf("register metrics: %w", err)
+		}
+	}
+	return m, nil
+}
+
+func (m *metrics) observe(info *request.RequestInfo, code int, took time.Duration) {
+	verb, resource := "other", ""
+	if info != nil && info.IsResourceRequest {
+		verb, resource = info.Verb, info.Resource
+		if info.Subresource != "" {
+			resource += "/" + info.Subresource
+		}
+	}
+	if code == 404 || code == 405 || code == 0 {
+		// The names come from the request: a client that makes them up must not fill the memory.
+		verb, resource = "other", ""
+	}
+	m.requests.WithLabelValues(verb, resource, strconv.Itoa(code)).Inc()
+	if verb != "watch" {
+		m.durations.WithLabelValues(verb).Observe(took.Seconds())
+	}
+}

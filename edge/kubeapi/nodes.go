@@ -1,0 +1,108 @@
+package kubeapi
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apiserver/pkg/registry/rest"
+	kubeletapis "k8s.io/kubelet/pkg/apis"
+
+	"github.com/tether-edge/tether/common/object"
+)
+
+// nodes is the Node resource: the kubelet registers itself, labels and annotates itself, and writes its status.
+type nodes struct{ *updater }
+
+// Create registers this node: 409 once it is known, else the cloud decides.
+func (n *nodes) Create(ctx context.Context, o runtime.Object, _ rest.ValidateObjectFunc, opts *metav1.CreateOptions) (runtime.Object, error) {
+	node := o.(*corev1.Node)
+	if err := n.own(node.Name, "create"); err != nil {
+		return nil, err
+	}
+	if !n.synced() {
+		return nil, n.errNotSynced()
+	}
+	_, ok, err := n.src.Get(ctx, n.key(ctx, node.Name))
+	if err != nil {
+		return nil, internal(ctx, "read the store", err)
+	}
+	if ok {
+		return nil, apierrors.NewAlreadyExists(n.groupResource(), node.Name)
+	}
+	return n.s.callCreate(ctx, n.kind, "", node, opts)
+}
+
+// own refuses writes to other nodes, as NodeRestriction does.
+func (n *nodes) own(name, verb string) error {
+	if name != n.s.cfg.NodeName {
+		return forbidden(n.groupResource(), name, "node %q is not allowed to %s node %q", n.s.cfg.NodeName, verb, name)
+	}
+	return nil
+}
+
+// changeNode accepts labels and annotations, and refuses what the cloud owns.
+func (s *Server) changeNode(r *resource) changeFunc {
+	return func(_ context.Context, rec *object.Record, o, n object.Object) (*object.Change, error) {
+		old, next := o.(*corev1.Node), n.(*corev1.Node)
+		if !apiequality.Semantic.DeepEqual(old.Spec.Taints, next.Spec.Taints) {
+			return nil, forbidden(r.groupResource(), old.Name, "node %q is not allowed to modify taints", s.cfg.NodeName)
+		}
+		if !apiequality.Semantic.DeepEqual(old.Spec, next.Spec) {
+			return nil, forbidden(r.groupResource(), old.Name, "the cloud owns the spec of a Node: change it there")
+		}
+		next.Status = old.Status
+		return s.nodeOverlay(r, rec, old, next)
+	}
+}
+
+// changeNodeStatus accepts the status, and labels and annotations, which the kubelet sends through it.
+func (s *Server) changeNodeStatus(r *resource) changeFunc {
+	return func(_ context.Context, rec *object.Record, o, n object.Object) (*object.Change, error) {
+		old, next := o.(*corev1.Node), n.(*corev1.Node)
+		next.Spec = old.Spec
+		return s.nodeOverlay(r, rec, old, next)
+	}
+}
+
+func (s *Server) nodeOverlay(r *resource, rec *object.Record, old, next *corev1.Node) (*object.Change, error) {
+	if old.Name != s.cfg.NodeName {
+		return nil, forbidden(r.groupResource(), old.Name, "node %q is not allowed to modify node %q", s.cfg.NodeName, old.Name)
+	}
+	// The API server would refuse them to the node for ever, and the message would block the Node's status with it.
+	if bad := refusedLabels(old.Labels, next.Labels); len(bad) > 0 {
+		return nil, forbidden(r.groupResource(), old.Name, "is not allowed to modify labels: %s", strings.Join(bad, ", "))
+	}
+	next.OwnerReferences, next.Finalizers = old.OwnerReferences, old.Finalizers
+	return s.overlayChange(r.kind, rec, old, next, priorityNode)
+}
+
+// refusedLabels returns, sorted, the labels that the update changes and that NodeRestriction keeps from nodes.
+func refusedLabels(old, next map[string]string) []string {
+	var bad []string
+	note := func(key string) {
+		ns, _, _ := strings.Cut(key, "/")
+		reserved := ns == corev1.LabelNamespaceNodeRestriction || strings.HasSuffix(ns, "."+corev1.LabelNamespaceNodeRestriction)
+		kubernetes := ns == "kubernetes.io" || strings.HasSuffix(ns, ".kubernetes.io") || ns == "k8s.io" || strings.HasSuffix(ns, ".k8s.io")
+		if reserved || (kubernetes && !kubeletapis.IsKubeletLabel(key)) {
+			bad = append(bad, key)
+		}
+	}
+	for k, v := range next {
+		if was, ok := old[k]; !ok || was != v {
+			note(k)
+		}
+	}
+	for k := range old {
+		if _, ok := next[k]; !ok {
+			note(k)
+		}
+	}
+	slices.Sort(bad)
+	return bad
+}

@@ -1,0 +1,199 @@
+package kubeapi
+
+import (
+	"context"
+
+	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apiserver/pkg/registry/rest"
+
+	"github.com/tether-edge/tether/common/object"
+)
+
+// pods is the Pod resource: the kubelet writes the status, creates mirror pods and takes away what has ended.
+type pods struct{ *resource }
+
+var (
+	_ rest.Creater         = &pods{}
+	_ rest.GracefulDeleter = &pods{}
+)
+
+// Create makes a mirror pod: only the cloud can give it a uid. The static pod behind it runs anyway.
+func (p *pods) Create(ctx context.Context, o runtime.Object, _ rest.ValidateObjectFunc, opts *metav1.CreateOptions) (runtime.Object, error) {
+	pod := o.(*corev1.Pod)
+	if !object.IsMirror(pod) {
+		return nil, forbidden(p.groupResource(), pod.Name,
+			"pod does not have %q annotation, node %q can only create mirror pods", corev1.MirrorPodAnnotationKey, p.s.cfg.NodeName)
+	}
+	if pod.Spec.NodeName != p.s.cfg.NodeName {
+		return nil, forbidden(p.groupResource(), pod.Name,
+			"node %q can only create pods with spec.nodeName set to itself", p.s.cfg.NodeName)
+	}
+	if !p.synced() {
+		return nil, p.errNotSynced()
+	}
+	rec, ok, err := p.src.Get(ctx, p.key(ctx, pod.Name))
+	switch {
+	case err != nil:
+		return nil, internal(ctx, "read the store", err)
+	case ok:
+		return nil, apierrors.NewAlreadyExists(p.groupResource(), pod.Name)
+	case rec != nil && rec.Tombstone:
+		return nil, unavailable("the deletion of pod %s/%s has not reached the cloud yet", pod.Namespace, pod.Name)
+	}
+	return p.s.callCreate(ctx, p.kind, "", pod, opts)
+}
+
+// changePodStatus keeps the status; everything else of the pod is the cloud's.
+func (s *Server) changePodStatus(r *resource) changeFunc {
+	return func(_ context.Context, rec *object.Record, o, n object.Object) (*object.Change, error) {
+		old, next := o.(*corev1.Pod), n.(*corev1.Pod)
+		if !apiequality.Semantic.DeepEqual(old.Labels, next.Labels) {
+			return nil, forbidden(r.groupResource(), old.Name, "node %q cannot update labels through pod status", s.cfg.NodeName)
+		}
+		status := next.Status
+		*next = *old.DeepCopy()
+		next.Status = status
+		if next.Status.QOSClass == "" {
+			next.Status.QOSClass = old.Status.QOSClass
+		}
+		return s.overlayChange(r.kind, rec, old, next, priorityPod)
+	}
+}
+
+// Delete ends a pod. With grace 0 it is gone here at once, and the deletion is queued for the cloud; a pod with
+// finalizers stays, marked, until the cloud lets it go. A longer grace is a wish that only the cloud can record.
+func (p *pods) Delete(ctx context.Context, name string, validate rest.ValidateObjectFunc, opts *metav1.DeleteOptions) (runtime.Object, bool, error) {
+	for range updateTries {
+		rec, err := p.lookup(ctx, name)
+		if err != nil {
+			return nil, false, err
+		}
+		o, err := p.decode(rec)
+		if err != nil {
+			return nil, false, internal(ctx, "read the store", err)
+		}
+		pod := o.(*corev1.Pod)
+		if err := checkDelete(p.resource, pod, opts); err != nil {
+			return nil, false, err
+		}
+		if effectiveGrace(pod, opts) > 0 {
+			return nil, false, forbidden(p.groupResource(), name,
+				"the cloud owns this pod: delete it there; here it can only be removed at once, with grace period 0")
+		}
+		if validate != nil {
+			if err := validate(ctx, pod); err != nil {
+				return nil, false, err
+			}
+		}
+		if len(opts.DryRun) > 0 {
+			return p.s.deps.View(pod), true, nil
+		}
+		c, err := p.deletion(rec, pod)
+		if err != nil {
+			return nil, false, internal(ctx, "delete", err)
+		}
+		if c == nil {
+			return p.s.deps.View(pod), false, nil
+		}
+		stored, err := p.s.deps.Store.Apply(ctx, *c)
+		switch {
+		case isConflict(err):
+			continue
+		case err != nil:
+			return nil, false, internal(ctx, "write the store", err)
+		case len(pod.Finalizers) > 0:
+			shown, err := p.show(stored)
+			return shown, false, err
+		}
+		return p.s.deps.View(pod), true, nil
+	}
+	return nil, false, apierrors.NewConflict(p.groupResource(), name, object.ErrConflict)
+}
+
+// deletion returns the change that a deletion with grace 0 makes, or nil if it was made before.
+func (p *pods) deletion(rec *object.Record, pod *corev1.Pod) (*object.Change, error) {
+	if rec.Origin == object.FromEdge {
+		return &object.Change{Expect: rec.LocalRV, Record: rec, Remove: true}, nil
+	}
+	next := *rec
+	if len(pod.Finalizers) == 0 {
+		next.Tombstone = true
+		return p.s.queueDelete(rec, &next), nil
+	}
+	if pod.DeletionTimestamp != nil && pod.DeletionGracePeriodSeconds != nil && *pod.DeletionGracePeriodSeconds == 0 {
+		return nil, nil
+	}
+	marked := pod.DeepCopy()
+	now := metav1.NewTime(p.s.deps.Clock.Now())
+	if marked.DeletionTimestamp == nil || now.Before(marked.DeletionTimestamp) {
+		marked.DeletionTimestamp = &now
+	}
+	zero := int64(0)
+	marked.DeletionGracePeriodSeconds = &zero
+	marked.ResourceVersion = cloudRV(rec)
+	body, err := object.Encode(p.kind, marked)
+	if err != nil {
+		return nil, err
+	}
+	next.Body, next.Base = body, rec.Cloud()
+	return p.s.queueDelete(rec, &next), nil
+}
+
+// queueDelete stores next in place of rec and tells the cloud to delete the object.
+func (s *Server) queueDelete(rec, next *object.Record) *object.Change {
+	return &object.Change{
+		Expect: rec.LocalRV, Record: next,
+		Outgoing: []object.Outgoing{{
+			Key: rec.Key, UID: rec.Version.UID, Op: object.OpDelete,
+			Class: object.ClassState, Priority: priorityPod, Created: s.deps.Clock.Now(),
+		}},
+	}
+}
+
+// checkDelete compares the preconditions of a deletion with what this API shows.
+func checkDelete(r *resource, o object.Object, opts *metav1.DeleteOptions) error {
+	if opts == nil || opts.Preconditions == nil {
+		return nil
+	}
+	conflict := func(what string, want, have any) error {
+		return apierrors.NewConflict(r.groupResource(), o.GetName(), badRequest(
+			"Precondition failed: %s in precondition: %v, %s in object meta: %v", what, want, what, have))
+	}
+	if uid := opts.Preconditions.UID; uid != nil && *uid != o.GetUID() {
+		return conflict("UID", *uid, o.GetUID())
+	}
+	if rv := opts.Preconditions.ResourceVersion; rv != nil && *rv != o.GetResourceVersion() {
+		return conflict("ResourceVersion", *rv, o.GetResourceVersion())
+	}
+	return nil
+}
+
+// effectiveGrace returns the grace period in seconds that the API server would give a pod.
+func effectiveGrace(pod *corev1.Pod, opts *metav1.DeleteOptions) int64 {
+	var grace int64
+	switch {
+	case opts != nil && opts.GracePeriodSeconds != nil:
+		grace = *opts.GracePeriodSeconds
+	case pod.Spec.TerminationGracePeriodSeconds != nil:
+		grace = *pod.Spec.TerminationGracePeriodSeconds
+	}
+	if pod.Spec.NodeName == "" || pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded {
+		return 0
+	}
+	if grace < 0 {
+		return 1
+	}
+	return grace
+}
+
+// cloudRV is the resourceVersion inside a stored body.
+func cloudRV(rec *object.Record) string {
+	if rec.Version.RV == 0 {
+		return ""
+	}
+	return object.FormatRV(rec.Version.RV)
+}

@@ -39,6 +39,8 @@ type Send struct{ Frame *wire.Frame }
 type Close struct {
 	Reason  wire.Reason
 	Message string
+	// ComeBack (edge) is when the hub wants to see this edge again; 0 if it did not say.
+	ComeBack time.Duration
 }
 
 // Welcomed tells that the handshake is over. Version and Features are what both ends speak; Unknown lists features

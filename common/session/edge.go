@@ -97,7 +97,8 @@ func (e *Edge) Receive(now time.Time, f *wire.Frame) ([]Effect, error) {
 	e.lastReceived = now
 	switch b := f.Body.(type) {
 	case *wire.Frame_Goodbye:
-		return []Effect{Close{Reason: b.Goodbye.Reason, Message: b.Goodbye.Message}}, nil
+		return []Effect{Close{Reason: b.Goodbye.Reason, Message: b.Goodbye.Message,
+			ComeBack: time.Duration(b.Goodbye.ComeBackMs) * time.Millisecond}}, nil
 	case *wire.Frame_Welcome:
 		return e.welcome(b.Welcome)
 	}
@@ -187,8 +188,7 @@ type Vitals struct {
 // Poll returns what can be sent now, and when to call again at the latest. The caller calls it after every event.
 func (e *Edge) Poll(now time.Time, v Vitals) (effects []Effect, next time.Time) {
 	if dead := e.lastReceived.Add(3*e.cfg.PingInterval + time.Second); !now.Before(dead) {
-		return []Effect{Close{wire.Reason_REASON_UNSPECIFIED,
-			fmt.Sprintf("nothing was received for %s: three pings were not answered", now.Sub(e.lastReceived).Round(time.Second))}}, now.Add(time.Hour)
+		return []Effect{Close{Reason: wire.Reason_REASON_UNSPECIFIED, Message: fmt.Sprintf("nothing was received for %s: three pings were not answered", now.Sub(e.lastReceived).Round(time.Second))}}, now.Add(time.Hour)
 	} else {
 		next = dead
 	}

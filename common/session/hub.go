@@ -144,12 +144,10 @@ func (h *Hub) hello(m *wire.Hello) ([]Effect, error) {
 	}
 	version, ok := highestCommon(wire.Versions(), m.Versions)
 	if !ok {
-		return []Effect{Close{wire.Reason_REASON_REFUSED,
-			fmt.Sprintf("no common protocol version: the edge speaks %v, this hub %v", m.Versions, wire.Versions())}}, nil
+		return []Effect{Close{Reason: wire.Reason_REASON_REFUSED, Message: fmt.Sprintf("no common protocol version: the edge speaks %v, this hub %v", m.Versions, wire.Versions())}}, nil
 	}
 	if m.Node != h.cfg.Node {
-		return []Effect{Close{wire.Reason_REASON_REFUSED,
-			fmt.Sprintf("the edge calls itself %q, its certificate says %q: expected the same name", m.Node, h.cfg.Node)}}, nil
+		return []Effect{Close{Reason: wire.Reason_REASON_REFUSED, Message: fmt.Sprintf("the edge calls itself %q, its certificate says %q: expected the same name", m.Node, h.cfg.Node)}}, nil
 	}
 	if len(m.Kinds) > maxKinds {
 		return nil, protocolError("hello lists %d kinds, limit %d", len(m.Kinds), maxKinds)

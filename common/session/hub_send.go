@@ -17,8 +17,7 @@ const itemOverhead = 64
 func (h *Hub) Poll(now time.Time) (effects []Effect, next time.Time) {
 	next = h.lastReceived.Add(3*h.pingInterval + time.Second)
 	if !now.Before(next) {
-		return []Effect{Close{wire.Reason_REASON_UNSPECIFIED,
-			fmt.Sprintf("nothing was received for %s: three pings were missed", now.Sub(h.lastReceived).Round(time.Second))}}, now.Add(time.Hour)
+		return []Effect{Close{Reason: wire.Reason_REASON_UNSPECIFIED, Message: fmt.Sprintf("nothing was received for %s: three pings were missed", now.Sub(h.lastReceived).Round(time.Second))}}, now.Add(time.Hour)
 	}
 	if h.version == 0 {
 		return nil, next

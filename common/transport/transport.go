@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// A Stream is one ordered byte stream with the peer's identity. One goroutine may read while another writes; Close may
-// be called at any time, more than once, and makes both fail.
+// A Stream is one ordered byte stream with the peer's identity. One goroutine reads; any may write, and a Write is
+// whole. Close may be called at any time, more than once, and makes both fail.
 type Stream interface {
 	io.ReadWriteCloser
 	// SetReadDeadline and SetWriteDeadline make a Read or Write that is still blocked at t fail. Zero means never.

@@ -29,6 +29,8 @@ type webSocket struct {
 	peer   *x509.Certificate
 	reader io.Reader // rest of the message being read
 
+	// writing orders whole messages: a goodbye may come while another goroutine writes.
+	writing sync.Mutex
 	closing sync.Once
 	err     error
 }
@@ -79,6 +81,8 @@ func ended(err error) error {
 }
 
 func (s *webSocket) Write(p []byte) (int, error) {
+	s.writing.Lock()
+	defer s.writing.Unlock()
 	if err := s.ws.WriteMessage(websocket.BinaryMessage, p); err != nil {
 		return 0, err
 	}

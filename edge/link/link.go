@@ -1,0 +1,215 @@
+// Package link is the edge's end of the link: it dials CloudCore, backs off, resumes by digest, commits what comes down
+// and delivers the outbox.
+//
+// It promises that a batch is acknowledged only after its commit and a write leaves the outbox only on a final answer
+// (I2), that a dead or half-open link is noticed within three pings, that a lost network is tried again within seconds
+// and an answering but unwilling server is not hammered, and that it never ends the process. edge/edgecore wires it;
+// edge/kubeapi calls the cloud through it.
+package link
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tether-edge/tether/common/object"
+	"github.com/tether-edge/tether/common/session"
+	"github.com/tether-edge/tether/common/transport"
+	"github.com/tether-edge/tether/common/wire"
+)
+
+// Incoming is one item of a batch, with its body decompressed. A delete has a cause and no body; Bad says why a body
+// could not be had.
+type Incoming struct {
+	Key     object.Key
+	Version object.Version
+	Body    []byte
+	Cause   object.Cause
+	Bad     error
+}
+
+// Store is the edge's database as the link sees it.
+type Store interface {
+	Digests(ctx context.Context) (map[object.ID]object.Digest, error)
+	Inventory(ctx context.Context, kind object.ID, visit func(object.Key, object.Version) error) error
+	// NodeUID is the uid of the Node that the store holds, empty if none.
+	NodeUID(ctx context.Context) (string, error)
+	// ID names this store for ever.
+	ID() string
+	Epoch() string
+	SetEpoch(ctx context.Context, epoch string) error
+	// ApplyBatch commits the items in order, all or none, and returns once they are committed.
+	ApplyBatch(ctx context.Context, items []Incoming) error
+	// MarkSynced notes that these kinds have completed a sync.
+	MarkSynced(ctx context.Context, kinds []object.ID) error
+	// Outbox opens a reader of the queue of writes.
+	Outbox(ctx context.Context) (Outbox, error)
+	// Load returns a queued write; ok is false if it is no longer there.
+	Load(ctx context.Context, id uint64) (o object.Outgoing, ok bool, err error)
+	// Drop removes a write whose answer is final.
+	Drop(ctx context.Context, id uint64) error
+	// Dropped counts messages that were dropped undelivered, by class.
+	Dropped() []uint64
+}
+
+// Outbox tells what enters and leaves the queue of writes.
+type Outbox interface {
+	// C is sent to when there is something to take.
+	C() <-chan struct{}
+	// Take returns what entered and left since the last call; the first call returns the whole queue.
+	Take(ctx context.Context) (added []session.Head, gone []uint64, err error)
+	Close()
+}
+
+// Config parametrizes a Link.
+type Config struct {
+	Node         string
+	Servers      []string // host:port, tried in turn
+	Software     string
+	Features     []string
+	PingInterval time.Duration
+}
+
+// Deps are what a Link works with.
+type Deps struct {
+	// Dial opens a stream to a server; see transport.Dial for its errors.
+	Dial  func(ctx context.Context, server string) (transport.Stream, error)
+	Store Store
+	// LeaseAge is the time since the kubelet last renewed its lease; negative where it never did.
+	LeaseAge func() time.Duration
+	// ServerTime, if set, is told the hub's clock at each connect.
+	ServerTime func(hub time.Time)
+	Log        *slog.Logger
+	Now        func() time.Time
+	Registry   prometheus.Registerer
+}
+
+// Link keeps one session with a CloudCore, whenever there is one to be had.
+type Link struct {
+	cfg     Config
+	deps    Deps
+	codec   *wire.Compressor
+	metrics *metrics
+
+	// mu guards all below.
+	mu      sync.Mutex
+	current *peer // the session that is connected, nil if there is none
+	status  Status
+}
+
+// Status describes the link to people.
+type Status struct {
+	Connected bool
+	Server    string
+	Session   string
+	// Since is when the present state began.
+	Since time.Time
+	// Synced reports that the session has caught up with the cloud.
+	Synced bool
+	// Problem says why there is no link.
+	Problem string
+}
+
+// New returns a Link that does not yet dial.
+func New(cfg Config, deps Deps) (*Link, error) {
+	codec, err := wire.NewCompressor()
+	if err != nil {
+		return nil, err
+	}
+	if deps.Now == nil {
+		deps.Now = time.Now
+	}
+	l := &Link{cfg: cfg, deps: deps, codec: codec, status: Status{Since: deps.Now(), Problem: "not yet tried"}}
+	l.metrics = newMetrics(deps.Registry, func() bool { return l.Status().Connected })
+	return l, nil
+}
+
+// Status returns the present state.
+func (l *Link) Status() Status {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.status
+}
+
+// refusalMax is the most that the edge waits after a server refused it.
+const refusalMax = time.Minute
+
+// Start keeps the link until ctx is done.
+func (l *Link) Start(ctx context.Context) error {
+	refusals := 0
+	said := ""
+	for ctx.Err() == nil {
+		stream, server, err := l.connect(ctx)
+		if ctx.Err() != nil {
+			if stream != nil {
+				_ = stream.Close()
+			}
+			return nil
+		}
+		var wait time.Duration
+		if err == nil {
+			var end ended
+			end = l.serve(ctx, stream, server)
+			err = end.err
+			if end.welcomed {
+				refusals = 0
+			}
+			wait = end.comeBack
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		// A refusal repeats at every try; it is said once, and again when it changes.
+		if text := err.Error(); text != said {
+			l.deps.Log.Warn("link is down", "server", server, "error", err)
+			said = text
+		}
+		l.down(err)
+		if wait == 0 {
+			wait = l.backoff(err, &refusals)
+		}
+		l.pause(ctx, wait)
+	}
+	return nil
+}
+
+// backoff returns how long to wait before the next connect. Lost networks are tried again at once (connect itself
+// paces its attempts); refusals back off with full jitter.
+func (l *Link) backoff(err error, refusals *int) time.Duration {
+	var refused *transport.RefusedError
+	switch {
+	case errors.As(err, &refused):
+		if refused.RetryAfter > 0 {
+			return min(refused.RetryAfter, 10*time.Minute)
+		}
+	case errors.Is(err, errHandshake) || errors.Is(err, session.ErrProtocol) || errors.Is(err, errStore):
+	default:
+		return time.Duration(rand.Int64N(int64(500 * time.Millisecond)))
+	}
+	ceiling := min(time.Second<<min(*refusals, 10), refusalMax)
+	*refusals++
+	return 200*time.Millisecond + time.Duration(rand.Int64N(int64(ceiling)))
+}
+
+func (l *Link) pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+func (l *Link) down(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.status.Connected {
+		l.status.Since = l.deps.Now()
+	}
+	l.status.Connected, l.status.Session, l.status.Synced, l.status.Problem = false, "", false, err.Error()
+}

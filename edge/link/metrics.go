@@ -1,0 +1,29 @@
+package link
+
+import "github.com/prometheus/client_golang/prometheus"
+
+type metrics struct {
+	attempts, connects, items, delivered, bytesOut prometheus.Counter
+}
+
+func newMetrics(reg prometheus.Registerer, connected func() bool) *metrics {
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Namespace: "tether", Subsystem: "link", Name: name, Help: help})
+	}
+	m := &metrics{
+		attempts:  counter("dial_attempts_total", "Attempts to reach a CloudCore."),
+		connects:  counter("connects_total", "Sessions that were opened."),
+		items:     counter("received_items_total", "Objects and deletes committed from the cloud."),
+		delivered: counter("delivered_writes_total", "Queued writes that got a final answer."),
+		bytesOut:  counter("sent_bytes_total", "Bytes of frames sent to the cloud, before TLS."),
+	}
+	up := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "tether", Subsystem: "link", Name: "connected",
+		Help: "1 while a session with a CloudCore is open."}, func() float64 {
+		if connected() {
+			return 1
+		}
+		return 0
+	})
+	reg.MustRegister(m.attempts, m.connects, m.items, m.delivered, m.bytesOut, up)
+	return m
+}

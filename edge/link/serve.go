@@ -1,0 +1,299 @@
+package link
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/tether-edge/tether/common/object"
+	"github.com/tether-edge/tether/common/session"
+	"github.com/tether-edge/tether/common/transport"
+	"github.com/tether-edge/tether/common/wire"
+)
+
+// errHandshake marks a session that ended before its Welcome; errStore one that ended because the database failed.
+var (
+	errHandshake = errors.New("the server ended the handshake")
+	errStore     = errors.New("the local database failed")
+)
+
+// ended says how a session went.
+type ended struct {
+	err      error
+	welcomed bool
+	// comeBack is when the hub wants to see this edge again; 0 if it did not say.
+	comeBack time.Duration
+}
+
+// peer is one session. Its fields belong to the goroutine of serve, but for the channels.
+type peer struct {
+	l        *Link
+	server   string
+	machine  *session.Edge
+	out      *writer
+	apply    *applier
+	calls    chan *pendingCall
+	waiting  map[uint64]*pendingCall
+	nextCall uint64
+	outbox   Outbox
+	welcomed bool
+	comeBack time.Duration
+	done     chan struct{} // closed when the session is over
+}
+
+// serve runs one session on the stream until it ends.
+func (l *Link) serve(ctx context.Context, stream transport.Stream, server string) ended {
+	sctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	p := &peer{l: l, server: server, calls: make(chan *pendingCall), waiting: map[uint64]*pendingCall{}, done: make(chan struct{})}
+	frames, readErr := make(chan *wire.Frame), make(chan error, 1)
+	err := p.open(sctx, stream)
+	if err == nil {
+		go read(sctx, stream, frames, readErr)
+		err = p.loop(sctx, frames, readErr)
+		cancel()
+		// What was queued, a goodbye included, gets a second.
+		_ = stream.SetWriteDeadline(time.Now().Add(time.Second))
+		<-p.out.done
+		_ = stream.Close()
+		// The next Hello speaks of what this session committed.
+		<-p.apply.done
+	}
+	_ = stream.Close()
+	close(p.done)
+	l.mu.Lock()
+	l.current = nil
+	l.mu.Unlock()
+	if p.outbox != nil {
+		p.outbox.Close()
+	}
+	if err == nil {
+		err = errors.New("the session ended")
+	}
+	if !p.welcomed && !errors.Is(err, errStore) {
+		err = fmt.Errorf("%w: %w", errHandshake, err)
+	}
+	return ended{err: err, welcomed: p.welcomed, comeBack: p.comeBack}
+}
+
+// open reads what the edge holds and prepares the session.
+func (p *peer) open(ctx context.Context, stream transport.Stream) error {
+	s := p.l.deps.Store
+	digests, err := s.Digests(ctx)
+	if err != nil {
+		return fmt.Errorf("%w: read digests: %w", errStore, err)
+	}
+	uid, err := s.NodeUID(ctx)
+	if err != nil {
+		return fmt.Errorf("%w: read the Node: %w", errStore, err)
+	}
+	if p.outbox, err = s.Outbox(ctx); err != nil {
+		return fmt.Errorf("%w: open the outbox: %w", errStore, err)
+	}
+	p.machine = session.NewEdge(session.EdgeConfig{Node: p.l.cfg.Node, Software: p.l.cfg.Software, Features: p.l.cfg.Features,
+		Store: s.ID(), PingInterval: p.l.cfg.PingInterval, Rand: p.l.random}, session.Held{Digests: digests, NodeUID: uid, Epoch: s.Epoch()})
+	p.out = newWriter(stream, p.l.metrics)
+	p.apply = newApplier(p.l)
+	go p.out.run(ctx)
+	go p.apply.run(ctx)
+	return nil
+}
+
+func read(ctx context.Context, stream transport.Stream, frames chan<- *wire.Frame, failed chan<- error) {
+	for {
+		f, err := wire.Read(stream, wire.MaxFrame)
+		if err != nil {
+			failed <- err
+			return
+		}
+		select {
+		case frames <- f:
+		case <-ctx.Done():
+			failed <- ctx.Err()
+			return
+		}
+	}
+}
+
+// loop owns the machine. It never blocks on the stream or the database.
+func (p *peer) loop(ctx context.Context, frames <-chan *wire.Frame, failed <-chan error) error {
+	l := p.l
+	now := l.deps.Now
+	if err := p.do(ctx, p.machine.Start(now())); err != nil {
+		return err
+	}
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		effects, next := p.machine.Poll(now(), session.Vitals{LeaseAge: l.deps.LeaseAge(), Dropped: l.deps.Store.Dropped()})
+		if err := p.do(ctx, effects); err != nil {
+			return err
+		}
+		timer.Reset(max(next.Sub(now()), time.Millisecond))
+		var err error
+		select {
+		case f := <-frames:
+			effects, err = p.machine.Receive(now(), f)
+			if err == nil {
+				err = p.do(ctx, effects)
+			}
+		case err = <-failed:
+			err = fmt.Errorf("read: %w", err)
+		case err = <-p.out.failed:
+			err = fmt.Errorf("write: %w", err)
+		case a := <-p.apply.results:
+			if a.err != nil {
+				err = fmt.Errorf("%w: %w", errStore, a.err)
+				break
+			}
+			err = p.do(ctx, p.machine.Applied(a.seq))
+		case <-p.outbox.C():
+			err = p.takeOutbox(ctx)
+		case c := <-p.calls:
+			p.call(c)
+		case <-timer.C:
+		case <-ctx.Done():
+			p.out.send(&wire.Frame{Body: &wire.Frame_Goodbye{Goodbye: &wire.Goodbye{Reason: wire.Reason_REASON_DRAIN, Message: "edgecore stops"}}})
+			return ctx.Err()
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// do carries out the machine's effects.
+func (p *peer) do(ctx context.Context, effects []session.Effect) error {
+	for _, e := range effects {
+		var err error
+		switch e := e.(type) {
+		case session.Send:
+			p.out.send(e.Frame)
+		case session.Close:
+			return p.closed(e)
+		case session.Welcomed:
+			err = p.welcome(ctx, e)
+		case session.SendInventory:
+			err = p.inventory(ctx, e.Kind)
+		case session.ApplyBatch:
+			p.apply.add(job{batch: e.Batch})
+		case session.MarkSynced:
+			p.apply.add(job{kinds: e.Kinds})
+			p.synced(e.Restored)
+		case session.SendWrite:
+			err = p.write(ctx, e.ID)
+		case session.DropWrite:
+			err = p.drop(ctx, e.Result)
+		case session.Answer:
+			p.answer(e.Reply)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *peer) closed(c session.Close) error {
+	p.comeBack = c.ComeBack
+	return fmt.Errorf("closed (%s): %s", c.Reason, c.Message)
+}
+
+func (p *peer) welcome(ctx context.Context, w session.Welcomed) error {
+	l := p.l
+	p.welcomed = true
+	if len(w.Unknown) > 0 {
+		l.deps.Log.Info("the hub offers features that this edge does not know", "features", w.Unknown)
+	}
+	if w.Frame.Epoch != l.deps.Store.Epoch() {
+		if err := l.deps.Store.SetEpoch(ctx, w.Frame.Epoch); err != nil {
+			return fmt.Errorf("%w: note the epoch: %w", errStore, err)
+		}
+	}
+	l.mu.Lock()
+	l.current = p
+	l.status = Status{Connected: true, Server: p.server, Session: w.Frame.Session, Since: l.deps.Now()}
+	l.mu.Unlock()
+	l.metrics.connects.Inc()
+	l.deps.Log.Info("link is up", "server", p.server, "session", w.Frame.Session, "differs", w.Frame.Want)
+	return p.takeOutbox(ctx)
+}
+
+func (p *peer) synced(restored bool) {
+	l := p.l
+	l.mu.Lock()
+	l.status.Synced = true
+	l.mu.Unlock()
+	if restored {
+		l.deps.Log.Warn("the cluster was restored from a backup: older versions were taken over")
+	}
+	l.deps.Log.Info("in sync with the cloud")
+}
+
+// inventory sends what the store holds of a kind.
+func (p *peer) inventory(ctx context.Context, kind object.ID) error {
+	m := &wire.Inventory{Kind: string(kind)}
+	err := p.l.deps.Store.Inventory(ctx, kind, func(k object.Key, v object.Version) error {
+		m.Entries = append(m.Entries, &wire.InventoryEntry{Namespace: k.Namespace, Name: k.Name, Uid: v.UID, ResourceVersion: v.RV})
+		if len(m.Entries) == wire.MaxInventoryEntries {
+			m.More = true
+			p.out.send(&wire.Frame{Body: &wire.Frame_Inventory{Inventory: m}})
+			m = &wire.Inventory{Kind: string(kind)}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("%w: list %s: %w", errStore, kind, err)
+	}
+	p.out.send(&wire.Frame{Body: &wire.Frame_Inventory{Inventory: m}})
+	return nil
+}
+
+func (p *peer) takeOutbox(ctx context.Context) error {
+	added, gone, err := p.outbox.Take(ctx)
+	if err != nil {
+		return fmt.Errorf("%w: read the outbox: %w", errStore, err)
+	}
+	for _, h := range added {
+		p.machine.Queued(h)
+	}
+	for _, id := range gone {
+		p.machine.Gone(id)
+	}
+	return nil
+}
+
+func (p *peer) write(ctx context.Context, id uint64) error {
+	o, ok, err := p.l.deps.Store.Load(ctx, id)
+	if err != nil {
+		return fmt.Errorf("%w: read a queued write: %w", errStore, err)
+	}
+	if !ok {
+		p.machine.Gone(id)
+		return nil
+	}
+	body, packed := p.l.codec.Compress(o.Body)
+	w := &wire.Write{Id: id, Kind: string(o.Key.Kind), Namespace: o.Key.Namespace, Name: o.Key.Name, Op: wire.Op(o.Op), Uid: o.UID,
+		Body: body, CreatedUnixMs: o.Created.UnixMilli(), Class: wire.MessageClass(o.Class), Priority: int32(o.Priority),
+		FullPolicy: wire.FullPolicy(o.Policy)}
+	if packed {
+		w.Compression = wire.Compression_COMPRESSION_ZSTD
+	}
+	if !o.Expires.IsZero() {
+		w.ExpiresUnixMs = o.Expires.UnixMilli()
+	}
+	p.out.send(&wire.Frame{Body: &wire.Frame_Write{Write: w}})
+	return nil
+}
+
+func (p *peer) drop(ctx context.Context, r *wire.Result) error {
+	p.l.metrics.delivered.Inc()
+	if r.Code >= 400 && r.Code != 404 {
+		p.l.deps.Log.Warn("the cloud refused a write for good", "id", r.Id, "code", r.Code, "reason", r.Reason, "message", r.Message)
+	}
+	if err := p.l.deps.Store.Drop(ctx, r.Id); err != nil {
+		return fmt.Errorf("%w: drop a delivered write: %w", errStore, err)
+	}
+	return nil
+}

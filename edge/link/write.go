@@ -1,0 +1,87 @@
+package link
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/tether-edge/tether/common/transport"
+	"github.com/tether-edge/tether/common/wire"
+)
+
+// writer puts frames on the stream beside the session's loop, so that neither end waits for the other to read. What
+// waits for it is bounded by the windows of the session: one inventory, 64 writes, the acknowledgements.
+type writer struct {
+	stream  transport.Stream
+	metrics *metrics
+	failed  chan error
+	done    chan struct{}
+	more    chan struct{}
+
+	// mu guards queue.
+	mu    sync.Mutex
+	queue []*wire.Frame
+}
+
+func newWriter(s transport.Stream, m *metrics) *writer {
+	return &writer{stream: s, metrics: m, failed: make(chan error, 1), done: make(chan struct{}), more: make(chan struct{}, 1)}
+}
+
+func (w *writer) send(f *wire.Frame) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	// Acknowledgements are cumulative: one that was not yet sent is replaced.
+	if n := len(w.queue); n > 0 && f.GetAck() != nil && w.queue[n-1].GetAck() != nil {
+		w.queue[n-1] = f
+	} else {
+		w.queue = append(w.queue, f)
+	}
+	select {
+	case w.more <- struct{}{}:
+	default:
+	}
+}
+
+func (w *writer) take() []*wire.Frame {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	q := w.queue
+	w.queue = nil
+	return q
+}
+
+// run writes until ctx is done, what was queued until then included.
+func (w *writer) run(ctx context.Context) {
+	defer close(w.done)
+	var buf []byte
+	for stopping := false; !stopping; {
+		select {
+		case <-w.more:
+		case <-ctx.Done():
+			stopping = true
+		}
+		buf = buf[:0]
+		var err error
+		for _, f := range w.take() {
+			if buf, err = wire.Append(buf, f); err != nil {
+				break
+			}
+		}
+		if err == nil && len(buf) > 0 {
+			limit := time.Minute
+			if stopping {
+				limit = time.Second
+			}
+			_ = w.stream.SetWriteDeadline(time.Now().Add(limit))
+			_, err = w.stream.Write(buf)
+			w.metrics.bytesOut.Add(float64(len(buf)))
+		}
+		if err != nil {
+			w.failed <- err
+			return
+		}
+		if cap(buf) > 64<<10 {
+			buf = nil
+		}
+	}
+}

@@ -1,0 +1,234 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/tether-edge/tether/common/object"
+)
+
+// An Incoming is one change as it came down the link.
+type Incoming struct {
+	Key     object.Key
+	Version object.Version
+	// Body is the encoded object, or nil for a delete.
+	Body []byte
+	// Cause says why an object goes. A delete without one is treated as object.CauseNodeGone: it removes nothing.
+	Cause object.Cause
+	// Bad is why the body could not be had (it did not decompress, say); it is treated like one that does not decode.
+	Bad error
+}
+
+// ownNodePriority orders the overlay that is queued for a re-created Node: before everything else, since the cloud
+// evicts pods of a Node without a status.
+const ownNodePriority = 100
+
+// ApplyBatch does the changes in order, in one transaction, and returns after its commit.
+//
+// An upsert keeps what the edge wrote into the same incarnation (uid) of the object: the body served is the new base
+// with the overlay merged in. A tombstoned object stays gone until the cloud confirms it or sends another incarnation.
+// Where nothing that the local API shows has changed but the cloud's resourceVersion, the new version is recorded,
+// the local one stays and no watcher is woken: the kubelet is spared the echo of its own writes.
+//
+// A delete removes the row, except what the site keeps, which becomes Held: anything gone for cause NODE_GONE, the
+// node's own Node, what a held pod refers to, and, while a pod still refers to it, what is out of interest. Rows made
+// on the edge are never touched.
+//
+// An object that does not decode, or is of an unknown kind, is skipped, counted and logged: it is not held, so digests
+// differ and the next session sends it again. The error is the store's own: ErrFull, ErrClosed, or ctx's, and then the
+// batch may or may not have been applied.
+func (s *Store) ApplyBatch(ctx context.Context, batch []Incoming) error {
+	items := make([]arrival, 0, len(batch))
+	durable := false
+	for i := range batch {
+		a, err := prepare(&batch[i])
+		if err != nil {
+			s.metrics.bad.Inc()
+			s.log.Warn("object from the cloud skipped", "key", batch[i].Key.String(), "version", batch[i].Version.RV, "error", err)
+			continue
+		}
+		durable = durable || a.obj != nil && s.ownNode(a.Key)
+		items = append(items, a)
+	}
+	if len(items) == 0 {
+		return nil
+	}
+	return s.write(ctx, &request{
+		op: "apply a batch", durable: durable, rvs: 2 * len(items),
+		do: func(t *tx) error {
+			for i := range items {
+				if err := t.incoming(&items[i]); err != nil {
+					return fmt.Errorf("%s: %w", items[i].Key, err)
+				}
+			}
+			return nil
+		},
+	})
+}
+
+// An arrival is an Incoming that was found sound. obj is nil for a delete.
+type arrival struct {
+	*Incoming
+	kind object.Kind
+	obj  object.Object
+}
+
+func prepare(in *Incoming) (arrival, error) {
+	a := arrival{Incoming: in}
+	if in.Bad != nil {
+		return a, in.Bad
+	}
+	if err := in.Key.Validate(); err != nil {
+		return a, err
+	}
+	var ok bool
+	if a.kind, ok = object.Lookup(in.Key.Kind); !ok {
+		return a, errors.New("this version does not know the kind")
+	}
+	if in.Body == nil {
+		return a, nil
+	}
+	var err error
+	if a.obj, err = object.Decode(a.kind, in.Body); err != nil {
+		return a, err
+	}
+	if key := object.KeyOf(in.Key.Kind, a.obj); key != in.Key || string(a.obj.GetUID()) != in.Version.UID {
+		return a, fmt.Errorf("the body is of %s with uid %q, expected uid %q", key, a.obj.GetUID(), in.Version.UID)
+	}
+	return a, nil
+}
+
+func (t *tx) incoming(a *arrival) error {
+	old, err := t.c.record(a.Key)
+	if err != nil {
+		return err
+	}
+	if old != nil && old.Origin == object.FromEdge {
+		return nil
+	}
+	if a.obj == nil {
+		return t.depart(old, a.Cause)
+	}
+	return t.arrive(old, a)
+}
+
+// arrive stores what the cloud sent over old, which may be nil.
+func (t *tx) arrive(old *object.Record, a *arrival) error {
+	if old != nil && !old.Held && old.Version == a.Version {
+		return nil
+	}
+	same := old != nil && old.Version.UID == a.Version.UID
+	var overlay []byte
+	if same {
+		overlay = old.Overlay
+	}
+	if old != nil && !same && t.s.ownNode(a.Key) && old.Overlay != nil {
+		// The machine did not change because its Node was made anew. Without the status that the kubelet wrote it would
+		// reject pods for want of capacity, and they would be Failed for good.
+		overlay = old.Overlay
+		if err := t.queue(object.Outgoing{Key: a.Key, UID: a.Version.UID, Op: object.OpOverlay, Body: overlay,
+			Class: object.ClassState, Priority: ownNodePriority}); err != nil {
+			return err
+		}
+	}
+	r, err := merged(a, overlay)
+	if err != nil {
+		t.s.metrics.bad.Inc()
+		t.s.log.Warn("object from the cloud skipped", "key", a.Key.String(), "version", a.Version.RV, "error", err)
+		return nil
+	}
+	if same && old.Tombstone {
+		r.Tombstone = true
+	} else if same && sameButVersion(a, old, r) {
+		// The local version stays with the body that watchers saw; only what the cloud sent moves on.
+		r.LocalRV = old.LocalRV
+		t.changed = true
+		return t.put(old, r)
+	}
+	_, err = t.store(old, r)
+	return err
+}
+
+// merged builds the record of what the cloud sent with the edge's overlay in it.
+func merged(a *arrival, overlay []byte) (*object.Record, error) {
+	r := &object.Record{Key: a.Key, Version: a.Version, Origin: object.FromCloud, Body: a.Body, Overlay: overlay}
+	var o *object.Overlay
+	if overlay != nil {
+		var err error
+		if o, err = object.DecodeOverlay(overlay); err != nil {
+			return nil, err
+		}
+	}
+	out := object.Merge(a.obj, o)
+	if overlay == nil && !pretends(a.obj, out) {
+		return r, nil
+	}
+	body, err := object.Encode(a.kind, out)
+	if err != nil {
+		return nil, err
+	}
+	r.Base, r.Body = a.Body, body
+	return r, nil
+}
+
+// pretends reports whether Merge without an overlay changed the pod: it hides an end that the cloud wrote (I8). Other
+// objects are served as the bytes that came, with fields that this version does not know.
+func pretends(base, out object.Object) bool {
+	b, ok := base.(*corev1.Pod)
+	return ok && b.Status.Phase != out.(*corev1.Pod).Status.Phase
+}
+
+// sameButVersion reports whether the served object differs from the stored one in the cloud's resourceVersion alone.
+func sameButVersion(a *arrival, old, r *object.Record) bool {
+	before, err := object.Decode(a.kind, old.Body)
+	if err != nil {
+		return false
+	}
+	after, err := object.Decode(a.kind, r.Body)
+	if err != nil {
+		return false
+	}
+	before.SetResourceVersion(after.GetResourceVersion())
+	x, errX := object.Encode(a.kind, before)
+	y, errY := object.Encode(a.kind, after)
+	return errX == nil && errY == nil && string(x) == string(y)
+}
+
+// depart does a delete from the cloud. old may be nil.
+func (t *tx) depart(old *object.Record, cause object.Cause) error {
+	if old == nil {
+		return nil
+	}
+	keep := false
+	switch {
+	case old.Tombstone: // the cloud confirms what happened here
+	case t.s.ownNode(old.Key), cause != object.CauseDeleted && cause != object.CauseOutOfInterest:
+		keep = true
+	default:
+		refs, err := t.references()
+		if err != nil {
+			return err
+		}
+		keep = refs.held(old.Key) || cause == object.CauseOutOfInterest && refs.live(old.Key)
+	}
+	if !keep {
+		_, err := t.drop(old)
+		return err
+	}
+	if old.Held {
+		return nil
+	}
+	r := *old
+	r.Held = true
+	t.changed = true
+	t.s.log.Info("object kept though the cloud lost it", "key", old.Key.String(), "cause", cause.String())
+	return t.put(old, &r)
+}
+
+// ownNode reports whether k is the Node that this edge is.
+func (s *Store) ownNode(k object.Key) bool {
+	return k.Kind == object.Nodes && k.Name == s.cfg.NodeName
+}

@@ -1,0 +1,78 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+)
+
+// check reads a database from end to end without changing it: SQLite's own check of its structure, and our checksum of
+// every row. It returns an error that isDamage knows, or ErrNewer, or what the file system says; version is the schema,
+// 0 for a database without one.
+func check(path string, scripts []string) (version int, err error) {
+	c, err := openConn(path, modeReadOnly)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, c.close()) }()
+	if version, err = schemaVersion(c, len(scripts)); err != nil {
+		return 0, err
+	}
+	if err := quickCheck(c, ""); err != nil {
+		return 0, err
+	}
+	if version == 0 {
+		n, err := c.number("SELECT count(*) FROM sqlite_master")
+		if err == nil && n > 0 {
+			err = fmt.Errorf("tables without a schema version: %w", ErrDamaged)
+		}
+		return 0, err
+	}
+	return version, checkRows(c)
+}
+
+// quickCheck runs SQLite's check on the whole database or on one table.
+func quickCheck(c *conn, table string) error {
+	q := "PRAGMA quick_check"
+	if table != "" {
+		q += "(" + table + ")"
+	}
+	first := ""
+	err := c.query(q, nil, func(scan func(...any) error) error {
+		if err := scan(&first); err != nil {
+			return err
+		}
+		return errStop
+	})
+	if err != nil && !errors.Is(err, errStop) {
+		return wrap("check", err)
+	}
+	if first != "ok" {
+		return fmt.Errorf("check: %s: %w", first, ErrDamaged)
+	}
+	return nil
+}
+
+// checkRows reads every row that has a checksum. A table that is missing is damage, too.
+func checkRows(c *conn) error {
+	for _, t := range []struct {
+		q    string
+		scan func(func(...any) error) error
+	}{
+		{selectAll, func(scan func(...any) error) error { _, err := scanRecord(scan); return err }},
+		{selectOutbox, func(scan func(...any) error) error { _, err := scanOutgoing(scan); return err }},
+		{"SELECT key, pod_uid, expires, key_id, sum, body FROM tokens", func(scan func(...any) error) error { _, err := scanToken(scan); return err }},
+	} {
+		if err := c.query(t.q, nil, t.scan); err != nil {
+			return wrap("check", err)
+		}
+	}
+	id, err := c.meta(metaID)
+	if err != nil {
+		return err
+	}
+	if id == "" { // between the migration and the first identity
+		return nil
+	}
+	_, err = readBlock(c)
+	return err
+}

@@ -1,0 +1,151 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"net/url"
+	"os"
+	"time"
+)
+
+// copied are the tables of the second copy. The outbox is not among them: an hour later most of it is delivered.
+var copied = []string{"meta", "kinds", "objects", "tokens"}
+
+// A copier refreshes the second copy: once a sync was ever completed, if something changed since the last copy, and not
+// more often than CopyInterval.
+type copier struct {
+	s        *Store
+	seen     uint64 // s.changes at the last look
+	last     uint32 // fingerprint of what was copied
+	lastTime time.Time
+	known    bool
+}
+
+func (s *Store) newCopier() *copier { return &copier{s: s} }
+
+func (k *copier) refresh(ctx context.Context) error {
+	s := k.s
+	if !s.EverSynced() {
+		return nil
+	}
+	if !k.known {
+		k.recall(ctx)
+	}
+	s.mu.Lock()
+	changes := s.changes + 1 // so that the first look of a process counts as a change
+	s.mu.Unlock()
+	now := s.clock.Now()
+	// A clock that went backwards must not put the copy off for ever.
+	if since := now.Sub(k.lastTime); changes == k.seen || since >= 0 && since < s.cfg.CopyInterval {
+		return nil
+	}
+	var print uint32
+	err := s.read(ctx, "fingerprint", func(c *conn) (err error) {
+		print, err = fingerprint(c)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if print != k.last {
+		if err := s.copyTo(s.files.copy()); err != nil {
+			return err
+		}
+		s.metrics.copied.Set(float64(now.Unix()))
+		s.log.Debug("second copy of the database refreshed", "path", s.files.copy())
+		k.last, k.lastTime = print, now
+	}
+	k.seen = changes
+	return nil
+}
+
+// recall learns what the existing copy holds and when it was made. One that cannot be read is made anew.
+func (k *copier) recall(context.Context) {
+	k.known = true
+	info, err := os.Stat(k.s.files.copy())
+	if err != nil {
+		return
+	}
+	c, err := openConn(k.s.files.copy(), modeReadOnly)
+	if err != nil {
+		return
+	}
+	print, err := fingerprint(c)
+	if err := errors.Join(err, c.close()); err != nil {
+		k.s.log.Warn("the second copy cannot be read and is made anew", "error", err)
+		return
+	}
+	k.last, k.lastTime = print, info.ModTime()
+	k.s.metrics.copied.Set(float64(info.ModTime().Unix()))
+}
+
+// fingerprint sums up what is in the copied tables, from the checksums of their rows.
+func fingerprint(c *conn) (uint32, error) {
+	h := crc32.New(castagnoli)
+	for _, q := range []string{"SELECT kind, 0 FROM kinds ORDER BY kind",
+		"SELECT name, sum FROM objects ORDER BY kind, namespace, name", "SELECT key, sum FROM tokens ORDER BY key"} {
+		if err := c.query(q, nil, func(scan func(...any) error) error {
+			var name string
+			var sum int64
+			if err := scan(&name, &sum); err != nil {
+				return err
+			}
+			_, err := fmt.Fprintf(h, "%s\x00%d\x00", name, sum)
+			return err
+		}); err != nil {
+			return 0, wrap("fingerprint", err)
+		}
+		h.Write([]byte{0xff})
+	}
+	return h.Sum32(), nil
+}
+
+// copyTo writes the copied tables, as of one moment, into a new file and moves it to path.
+func (s *Store) copyTo(path string) (err error) {
+	tmp := path + ".new"
+	if err := removeDatabase(tmp); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, removeDatabase(tmp))
+		}
+	}()
+	if err := s.fillCopy(tmp); err != nil {
+		return fmt.Errorf("second copy: %w", err)
+	}
+	return moveIn(tmp, path)
+}
+
+func (s *Store) fillCopy(tmp string) (err error) {
+	scripts, err := migrations(migrationFiles)
+	if err != nil {
+		return err
+	}
+	// No journal: a copy that is cut short is thrown away.
+	c, err := openConn(tmp, modeCreate, "auto_vacuum = INCREMENTAL", "journal_mode = OFF", "synchronous = OFF",
+		fmt.Sprintf("cache_size = -%d", readCacheKiB))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, c.close()) }()
+	if err := migrate(c, scripts); err != nil {
+		return err
+	}
+	if _, err := c.exec("ATTACH ? AS live", "file:"+(&url.URL{Path: s.files.main()}).EscapedPath()+"?mode=ro"); err != nil {
+		return wrap("attach", err)
+	}
+	if err := c.transaction(func() error {
+		for _, t := range copied {
+			if err := c.run("INSERT INTO main." + t + " SELECT * FROM live." + t); err != nil {
+				return wrap("copy "+t, err)
+			}
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	return c.run("DETACH live")
+}

@@ -1,0 +1,21 @@
+package store
+
+import (
+	"golang.org/x/sys/unix"
+)
+
+// lowOnSpace reports whether the file system has less free space than the floor. A file system that cannot tell counts
+// as having enough.
+func (s *Store) lowOnSpace() bool {
+	free, err := freeSpace(s.cfg.Dir)
+	return err == nil && free < s.cfg.FreeSpaceFloor
+}
+
+// freeSpace returns the bytes that may still be written to the file system of dir.
+func freeSpace(dir string) (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, err
+	}
+	return int64(st.Bavail) * st.Bsize, nil
+}

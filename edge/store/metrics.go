@@ -1,0 +1,72 @@
+package store
+
+import (
+	"fmt"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+type metrics struct {
+	registerer prometheus.Registerer
+	all        []prometheus.Collector
+
+	commits  prometheus.Histogram
+	outbox   *prometheus.GaugeVec
+	lost     *prometheus.CounterVec
+	bad      prometheus.Counter
+	watchers prometheus.Gauge
+	slow     prometheus.Counter
+	damaged  prometheus.Counter
+	salvaged prometheus.Counter
+	copied   prometheus.Gauge
+	copyFail prometheus.Counter
+	size     prometheus.Gauge
+}
+
+func newMetrics(r prometheus.Registerer) (*metrics, error) {
+	const ns, sub = "tether", "store"
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Namespace: ns, Subsystem: sub, Name: name, Help: help})
+	}
+	gauge := func(name, help string) prometheus.Gauge {
+		return prometheus.NewGauge(prometheus.GaugeOpts{Namespace: ns, Subsystem: sub, Name: name, Help: help})
+	}
+	m := &metrics{
+		registerer: r,
+		commits: prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: ns, Subsystem: sub, Name: "commit_seconds",
+			Help: "Time from the start of a transaction to its commit.", Buckets: prometheus.ExponentialBuckets(0.0005, 4, 8)}),
+		outbox: prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: ns, Subsystem: sub, Name: "outbox_bytes",
+			Help: "Bytes of writes that wait for the cloud, by class."}, []string{"class"}),
+		lost: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: ns, Subsystem: sub, Name: "lost_messages_total",
+			Help: "Messages that went undelivered, by class and reason."}, []string{"class", "reason"}),
+		bad:      counter("bad_objects_total", "Objects from the cloud that could not be stored."),
+		watchers: gauge("watchers", "Open watches."),
+		slow:     counter("slow_watchers_total", "Watches closed because their reader fell too far behind."),
+		damaged:  counter("damaged_total", "Times that the database was found damaged at start."),
+		salvaged: counter("salvaged_writes_total", "Outgoing writes saved from damaged databases."),
+		copied:   gauge("copy_timestamp_seconds", "When the second copy was made, in seconds since 1970."),
+		copyFail: counter("copy_failures_total", "Refreshes of the second copy that failed."),
+		size:     gauge("file_bytes", "Size of the database file."),
+	}
+	m.all = []prometheus.Collector{m.commits, m.outbox, m.lost, m.bad, m.watchers, m.slow, m.damaged, m.salvaged, m.copied, m.copyFail, m.size}
+	if r == nil {
+		return m, nil
+	}
+	for i, c := range m.all {
+		if err := r.Register(c); err != nil {
+			m.all = m.all[:i]
+			m.unregister()
+			return nil, fmt.Errorf("store: register metrics: %w", err)
+		}
+	}
+	return m, nil
+}
+
+func (m *metrics) unregister() {
+	if m == nil || m.registerer == nil {
+		return
+	}
+	for _, c := range m.all {
+		m.registerer.Unregister(c)
+	}
+}

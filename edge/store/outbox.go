@@ -1,0 +1,282 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/tether-edge/tether/common/object"
+)
+
+// classes is the number of object.Class values; in-memory counters are arrays indexed by class.
+const classes = 3
+
+// A Head describes a queued write without its body.
+type Head struct {
+	ID       uint64
+	Key      object.Key
+	UID      string
+	Op       object.Op
+	Class    object.Class
+	Priority int
+	// Size is what the write counts in its class's quota, in bytes.
+	Size    int64
+	Expires time.Time
+}
+
+// Why a message went undelivered.
+const (
+	lostExpired = "expired" // its time to live ended
+	lostEvicted = "evicted" // dropped to make room for a newer one
+	lostRefused = "refused" // there was no room for it
+)
+
+type loss struct {
+	class  object.Class
+	reason string
+	count  uint64
+}
+
+// Losses counts the messages of a class that went undelivered, since the database was made.
+type Losses struct {
+	Expired, Evicted, Refused uint64
+}
+
+func (l *Losses) add(reason string, n uint64) {
+	switch reason {
+	case lostExpired:
+		l.Expired += n
+	case lostEvicted:
+		l.Evicted += n
+	case lostRefused:
+		l.Refused += n
+	}
+}
+
+func checkOutgoing(o *object.Outgoing) error {
+	if err := o.Key.Validate(); err != nil {
+		return fmt.Errorf("outgoing write: %w", err)
+	}
+	if o.Class < 0 || o.Class >= classes {
+		return fmt.Errorf("outgoing write of %s: unknown class %d, expected 0 to %d", o.Key, o.Class, classes-1)
+	}
+	if o.Op < object.OpOverlay || o.Op > object.OpPut {
+		return fmt.Errorf("outgoing write of %s: unknown operation %d", o.Key, o.Op)
+	}
+	return nil
+}
+
+const supersedeOutgoing = "DELETE FROM outbox WHERE class = 0 AND kind = ? AND namespace = ? AND name = ? AND op = ? AND uid = ? RETURNING id, size"
+
+// queue puts o into the outbox. State replaces what waits for the same incarnation and operation; other classes must
+// fit their quota and leave the disk its floor.
+func (t *tx) queue(o object.Outgoing) error {
+	if o.Created.IsZero() {
+		o.Created = t.now
+	}
+	if o.Class == object.ClassState {
+		err := t.c.query(supersedeOutgoing, []any{string(o.Key.Kind), o.Key.Namespace, o.Key.Name, int64(o.Op), o.UID}, t.left(o.Class))
+		if err != nil {
+			return wrap("replace a queued write of "+o.Key.String(), err)
+		}
+	} else if fits, err := t.fit(&o); err != nil || !fits {
+		return err
+	}
+	id, err := t.c.putOutgoing(&o)
+	if err != nil {
+		return err
+	}
+	t.used[o.Class] += outgoingSize(&o)
+	t.heads = append(t.heads, Head{ID: id, Key: o.Key, UID: o.UID, Op: o.Op, Class: o.Class, Priority: o.Priority,
+		Size: outgoingSize(&o), Expires: o.Expires})
+	return nil
+}
+
+// left notes rows (id, size) that leave the outbox.
+func (t *tx) left(class object.Class) func(scan func(...any) error) error {
+	return func(scan func(...any) error) error {
+		var id, size int64
+		if err := scan(&id, &size); err != nil {
+			return err
+		}
+		t.used[class] -= size
+		t.gone = append(t.gone, uint64(id))
+		return nil
+	}
+}
+
+// fit makes room for a message, or says that it goes without: then it is counted, or refused with ErrFull.
+func (t *tx) fit(o *object.Outgoing) (bool, error) {
+	size, quota := outgoingSize(o), t.s.cfg.EventQuota
+	low := t.s.lowOnSpace()
+	if !low && size <= quota && o.Policy == object.DropOldest {
+		for t.used[o.Class]+size > quota {
+			before := len(t.gone)
+			err := t.c.query("DELETE FROM outbox WHERE id = (SELECT min(id) FROM outbox WHERE class = ?) RETURNING id, size",
+				[]any{int64(o.Class)}, t.left(o.Class))
+			if err != nil {
+				return false, wrap("make room in the outbox", err)
+			}
+			if len(t.gone) == before {
+				break
+			}
+			if err := t.lose(o.Class, lostEvicted, 1); err != nil {
+				return false, err
+			}
+		}
+	}
+	if !low && t.used[o.Class]+size <= quota {
+		return true, nil
+	}
+	if o.Policy == object.RejectNew {
+		t.s.countLoss(loss{o.Class, lostRefused, 1})
+		if low {
+			return false, fmt.Errorf("queue %s: free disk space is below the floor of %d bytes: %w", o.Key, t.s.cfg.FreeSpaceFloor, object.ErrFull)
+		}
+		return false, fmt.Errorf("queue %s: %d bytes on top of %d exceed the quota of %d: %w", o.Key, size, t.used[o.Class], quota, object.ErrFull)
+	}
+	return false, t.lose(o.Class, lostRefused, 1)
+}
+
+// lose counts messages that go undelivered.
+func (t *tx) lose(class object.Class, reason string, n uint64) error {
+	t.losses = append(t.losses, loss{class, reason, n})
+	_, err := t.c.exec("INSERT INTO losses (class, reason, count) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET count = count + excluded.count",
+		int64(class), reason, int64(n))
+	return wrap("count a lost message", err)
+}
+
+// Queue calls visit with every waiting write, highest priority first and oldest first within one. visit must not block
+// and must not call the store: the database's log cannot be cleared meanwhile.
+func (s *Store) Queue(ctx context.Context, visit func(Head) error) error {
+	now := millis(s.clock.Now())
+	return s.read(ctx, "read the outbox", func(c *conn) error {
+		return c.query("SELECT id, kind, namespace, name, uid, op, class, priority, size, expires FROM outbox "+
+			"WHERE expires = 0 OR expires > ? ORDER BY priority DESC, id", []any{now},
+			func(scan func(...any) error) error {
+				var h Head
+				var id, expires int64
+				if err := scan(&id, &h.Key.Kind, &h.Key.Namespace, &h.Key.Name, &h.UID, &h.Op, &h.Class, &h.Priority, &h.Size, &expires); err != nil {
+					return err
+				}
+				h.ID, h.Expires = uint64(id), fromMillis(expires)
+				return visit(h)
+			})
+	})
+}
+
+// LoadOutgoing reads a queued write. ok is false if it is no longer there: answered, replaced, expired or dropped.
+func (s *Store) LoadOutgoing(ctx context.Context, id uint64) (o object.Outgoing, ok bool, err error) {
+	err = s.read(ctx, "read an outgoing write", func(c *conn) error {
+		return c.query(selectOutgoing, []any{int64(id)}, func(scan func(...any) error) error {
+			if o, err = scanOutgoing(scan); err != nil {
+				return err
+			}
+			ok = o.Expires.IsZero() || o.Expires.After(s.clock.Now())
+			return nil
+		})
+	})
+	if err != nil || !ok {
+		return object.Outgoing{}, false, err
+	}
+	return o, true, nil
+}
+
+// Drop takes writes out of the outbox because the cloud answered them for good. Ids that are not there are ignored.
+func (s *Store) Drop(ctx context.Context, ids ...uint64) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	// Not durable: a drop lost in a power cut means that the write goes up once more, and all of them can be repeated.
+	return s.write(ctx, &request{op: "drop outgoing writes", do: func(t *tx) error {
+		for _, id := range ids {
+			if err := t.dropOutgoing(id); err != nil {
+				return err
+			}
+		}
+		return nil
+	}})
+}
+
+func (t *tx) dropOutgoing(id uint64) error {
+	class := object.Class(-1)
+	var size int64
+	err := t.c.query("DELETE FROM outbox WHERE id = ? RETURNING class, size", []any{int64(id)},
+		func(scan func(...any) error) error { return scan(&class, &size) })
+	if err != nil {
+		return wrap("drop an outgoing write", err)
+	}
+	if class >= 0 {
+		t.used[class] -= size
+		t.gone = append(t.gone, id)
+	}
+	return nil
+}
+
+// expire drops the messages whose time to live has ended.
+func (s *Store) expire(ctx context.Context) error {
+	return s.write(ctx, &request{op: "expire outgoing writes", do: func(t *tx) error {
+		for class := range object.Class(classes) {
+			before := len(t.gone)
+			err := t.c.query("DELETE FROM outbox WHERE class = ? AND expires > 0 AND expires <= ? RETURNING id, size",
+				[]any{int64(class), millis(t.now)}, t.left(class))
+			if err != nil {
+				return wrap("expire outgoing writes", err)
+			}
+			if n := len(t.gone) - before; n > 0 {
+				if err := t.lose(class, lostExpired, uint64(n)); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}})
+}
+
+// Dropped returns how many messages of each class went undelivered since the database was made. Those refused while
+// the disk was full are counted until the next restart only.
+func (s *Store) Dropped() map[object.Class]Losses {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := map[object.Class]Losses{}
+	for class, l := range s.losses {
+		out[object.Class(class)] = l
+	}
+	return out
+}
+
+func (s *Store) countLoss(l loss) {
+	s.mu.Lock()
+	s.losses[l.class].add(l.reason, l.count)
+	s.mu.Unlock()
+	s.metrics.lost.WithLabelValues(className(l.class), l.reason).Add(float64(l.count))
+}
+
+func className(c object.Class) string {
+	switch c {
+	case object.ClassState:
+		return "state"
+	case object.ClassEvent:
+		return "event"
+	case object.ClassTelemetry:
+		return "telemetry"
+	}
+	return "unknown"
+}
+
+// usage reads the bytes queued per class, once at start.
+func usage(c *conn) (used [classes]int64, err error) {
+	err = c.query("SELECT class, sum(size) FROM outbox GROUP BY class", nil, func(scan func(...any) error) error {
+		var class, size int64
+		if err := scan(&class, &size); err != nil {
+			return err
+		}
+		if class < 0 || class >= classes {
+			return errors.Join(fmt.Errorf("outbox: unknown class %d", class), ErrDamaged)
+		}
+		used[class] = size
+		return nil
+	})
+	return used, wrap("read the outbox", err)
+}

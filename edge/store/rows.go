@@ -1,0 +1,130 @@
+package store
+
+import (
+	"database/sql"
+	"errors"
+	"fmt"
+
+	"github.com/tether-edge/tether/common/object"
+)
+
+const (
+	objectColumns = "kind, namespace, name, uid, rv, local_rv, origin, tombstone, held, key_id, sum, body, base, overlay"
+
+	selectObject = "SELECT " + objectColumns + " FROM objects WHERE kind = ? AND namespace = ? AND name = ?"
+	selectKind   = "SELECT " + objectColumns + " FROM objects WHERE kind = ?"
+	selectAll    = "SELECT " + objectColumns + " FROM objects"
+
+	upsertObject = "INSERT OR REPLACE INTO objects (" + objectColumns + ") VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+	deleteObject = "DELETE FROM objects WHERE kind = ? AND namespace = ? AND name = ?"
+
+	outboxColumns  = "kind, namespace, name, uid, op, class, priority, policy, created, expires, size, key_id, sum, body"
+	selectOutgoing = "SELECT id, " + outboxColumns + " FROM outbox WHERE id = ?"
+	selectOutbox   = "SELECT id, " + outboxColumns + " FROM outbox ORDER BY id"
+	insertOutgoing = "INSERT INTO outbox (" + outboxColumns + ") VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+)
+
+// plain is the key id of bodies that are not sealed. Sealing comes later; a reader that meets another id must not take
+// the bytes for the object.
+const plain = 0
+
+func checkKeyID(id int64) error {
+	if id == plain {
+		return nil
+	}
+	return fmt.Errorf("a stored body is sealed with key %d, which this version has not", id)
+}
+
+// scanRecord reads a row of objectColumns. It returns errSum for a row that is not what was written.
+func scanRecord(scan func(...any) error) (*object.Record, error) {
+	var r object.Record
+	var rv, local, keyID, sum int64
+	if err := scan(&r.Key.Kind, &r.Key.Namespace, &r.Key.Name, &r.Version.UID, &rv, &local, &r.Origin, &r.Tombstone,
+		&r.Held, &keyID, &sum, &r.Body, &r.Base, &r.Overlay); err != nil {
+		return nil, err
+	}
+	r.Version.RV, r.LocalRV = uint64(rv), uint64(local)
+	if err := checkKeyID(keyID); err != nil {
+		return nil, fmt.Errorf("%s: %w", r.Key, err)
+	}
+	if sumRecord(&r) != sum {
+		return nil, fmt.Errorf("%s: %w", r.Key, errSum)
+	}
+	return &r, nil
+}
+
+// record returns the row of that key, tombstones included, or nil.
+func (c *conn) record(k object.Key) (r *object.Record, err error) {
+	err = c.query(selectObject, []any{string(k.Kind), k.Namespace, k.Name}, func(scan func(...any) error) error {
+		r, err = scanRecord(scan)
+		return err
+	})
+	return r, wrap("read "+k.String(), err)
+}
+
+// put writes the row of r.
+func (c *conn) put(r *object.Record) error {
+	_, err := c.exec(upsertObject, string(r.Key.Kind), r.Key.Namespace, r.Key.Name, r.Version.UID, int64(r.Version.RV),
+		int64(r.LocalRV), int64(r.Origin), flag(r.Tombstone), flag(r.Held), plain, sumRecord(r), r.Body, r.Base, r.Overlay)
+	return wrap("write "+r.Key.String(), err)
+}
+
+func (c *conn) remove(k object.Key) error {
+	_, err := c.exec(deleteObject, string(k.Kind), k.Namespace, k.Name)
+	return wrap("remove "+k.String(), err)
+}
+
+// scanOutgoing reads a row of id and outboxColumns.
+func scanOutgoing(scan func(...any) error) (object.Outgoing, error) {
+	var o object.Outgoing
+	var id, created, expires, size, keyID, sum int64
+	if err := scan(&id, &o.Key.Kind, &o.Key.Namespace, &o.Key.Name, &o.UID, &o.Op, &o.Class, &o.Priority, &o.Policy,
+		&created, &expires, &size, &keyID, &sum, &o.Body); err != nil {
+		return o, err
+	}
+	o.ID, o.Created, o.Expires = uint64(id), fromMillis(created), fromMillis(expires)
+	if err := checkKeyID(keyID); err != nil {
+		return o, fmt.Errorf("outgoing write %d: %w", o.ID, err)
+	}
+	if sumOutgoing(&o) != sum {
+		return o, fmt.Errorf("outgoing write %d: %w", o.ID, errSum)
+	}
+	return o, nil
+}
+
+// putOutgoing inserts o and returns its id.
+func (c *conn) putOutgoing(o *object.Outgoing) (uint64, error) {
+	res, err := c.exec(insertOutgoing, string(o.Key.Kind), o.Key.Namespace, o.Key.Name, o.UID, int64(o.Op), int64(o.Class),
+		int64(o.Priority), int64(o.Policy), millis(o.Created), millis(o.Expires), outgoingSize(o), plain, sumOutgoing(o), o.Body)
+	if err != nil {
+		return 0, wrap("queue a write of "+o.Key.String(), err)
+	}
+	id, err := res.LastInsertId()
+	return uint64(id), err
+}
+
+// outgoingSize is what a queued write counts in its class's quota, in bytes: body, key and an estimate of the rest.
+func outgoingSize(o *object.Outgoing) int64 {
+	return int64(len(o.Body)+len(o.Key.Kind)+len(o.Key.Namespace)+len(o.Key.Name)+len(o.UID)) + 64
+}
+
+// Names in table meta.
+const (
+	metaID      = "id"
+	metaEpoch   = "epoch"
+	metaRVBlock = "rv_block"
+)
+
+func (c *conn) meta(name string) (string, error) {
+	var v sql.NullString
+	err := c.query("SELECT value FROM meta WHERE name = ?", []any{name}, func(scan func(...any) error) error { return scan(&v) })
+	return v.String, wrap("read meta "+name, err)
+}
+
+func (c *conn) setMeta(name, value string) error {
+	_, err := c.exec("INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)", name, value)
+	return wrap("write meta "+name, err)
+}
+
+// errStop ends a query early without being an error.
+var errStop = errors.New("stop")

@@ -1,0 +1,82 @@
+package store
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/tether-edge/tether/common/object"
+)
+
+// ID returns a random name of this database. A new one is made when the database is made, rebuilt or restored: outbox
+// ids are unique within it.
+func (s *Store) ID() string { return s.id }
+
+// Epoch returns what SetEpoch stored last, or "".
+func (s *Store) Epoch() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.epoch
+}
+
+// SetEpoch stores the cloud's epoch.
+func (s *Store) SetEpoch(ctx context.Context, epoch string) error {
+	return s.write(ctx, &request{op: "set the epoch", do: func(t *tx) error {
+		t.effects.epoch, t.changed = &epoch, true
+		return t.c.setMeta(metaEpoch, epoch)
+	}})
+}
+
+// MarkSynced records that the store holds all that the cloud has of the kinds. Once so, a kind stays so.
+func (s *Store) MarkSynced(ctx context.Context, kinds []object.ID) error {
+	return s.write(ctx, &request{op: "mark kinds synced", do: func(t *tx) error {
+		for _, k := range kinds {
+			if _, ok := object.Lookup(k); !ok {
+				continue
+			}
+			if _, err := t.c.exec("INSERT OR IGNORE INTO kinds (kind) VALUES (?)", string(k)); err != nil {
+				return fmt.Errorf("mark %s: %w", k, err)
+			}
+			t.synced = append(t.synced, k)
+		}
+		return nil
+	}})
+}
+
+// Synced reports whether the kind was completely received once: what is not in the store then does not exist. Kinds
+// that the cloud never sends are always synced.
+func (s *Store) Synced(kind object.ID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.synced[kind]
+}
+
+// EverSynced reports whether every kind was completely received once, optional ones aside.
+func (s *Store) EverSynced() bool {
+	select {
+	case <-s.firstSync:
+		return true
+	default:
+		return false
+	}
+}
+
+// FirstSync is closed as soon as EverSynced is true: from then on the kubelet may be started (I8).
+func (s *Store) FirstSync() <-chan struct{} { return s.firstSync }
+
+// markSynced takes kinds into memory. The caller holds mu.
+func (s *Store) markSynced(kinds []object.ID) {
+	for _, k := range kinds {
+		s.synced[k] = true
+	}
+	for _, k := range object.Synced() {
+		if !k.Optional && !s.synced[k.ID()] {
+			return
+		}
+	}
+	if !s.EverSynced() {
+		close(s.firstSync)
+	}
+}
+
+// localKinds are those that the cloud never sends.
+func localKinds() []object.ID { return []object.ID{object.Events, object.Leases} }

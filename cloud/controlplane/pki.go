@@ -185,7 +185,9 @@ func (p *pki) ensureCert(s *certSpec, ca *keyPair) error {
 	if reason == "" {
 		return nil
 	}
-	p.log.Info("issuing certificate", "name", s.name, "reason", reason)
+	if !errors.Is(err, os.ErrNotExist) { // the first ones are no news
+		p.log.Info("issuing certificate again", "name", s.name, "reason", reason)
+	}
 	pair, err := ca.issue(s, p.now())
 	if err != nil {
 		return fmt.Errorf("issue certificate %s: %w", s.name, err)

@@ -157,6 +157,16 @@ func (h *Hub) Sessions() []string {
 	return names
 }
 
+// End closes the session of that name, if it is the node's present one: another CloudCore holds the node.
+func (h *Hub) End(node, session string) {
+	h.mu.Lock()
+	c := h.sessions[node]
+	h.mu.Unlock()
+	if c != nil && c.id == session {
+		c.end(wire.Reason_REASON_REPLACED, "another CloudCore holds this node")
+	}
+}
+
 // accept reads the Hello, takes the node's place and serves the session until it ends.
 func (h *Hub) accept(ctx context.Context, s transport.Stream) {
 	if !h.begin() {

@@ -87,6 +87,8 @@ type kindState struct {
 	done    chan struct{}
 	// waits are the absent objects of this kind that pods wait for.
 	waits map[*entry]*lookup
+	// followers are told of every change.
+	followers []*subscription
 	// revision is where the list and watch stand; objects, bytes are what is held. All three are read without a lock.
 	revision, objects atomic.Uint64
 	bytes             atomic.Int64

@@ -165,8 +165,11 @@ func (g *graph) remove(k *kindState, n name, collected bool, ch *changes) {
 	e.drop()
 }
 
-// changed marks e for every node that sees it.
+// changed marks e for every node that sees it and for who follows its kind.
 func (g *graph) changed(e *entry, ch *changes) {
+	for _, s := range e.kind.followers {
+		ch.dirty = append(ch.dirty, dirty{s, e.key()})
+	}
 	switch e.kind.id {
 	case object.Pods:
 		if e.rel != nil && e.rel.node != nil {

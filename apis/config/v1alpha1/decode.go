@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"reflect"
 
@@ -102,4 +103,16 @@ func Marshal(c any) ([]byte, error) {
 		return nil, fmt.Errorf("write configuration as YAML: %w", err)
 	}
 	return b, nil
+}
+
+// Print writes c, a *CloudCore or *EdgeCore, as YAML.
+func Print(w io.Writer, c any) error {
+	b, err := Marshal(c)
+	if err != nil {
+		return err
+	}
+	if _, err = w.Write(b); err != nil {
+		return fmt.Errorf("write the configuration: %w", err)
+	}
+	return nil
 }

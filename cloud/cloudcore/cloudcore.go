@@ -1,0 +1,202 @@
+// Package cloudcore is the composition root of the cloud side: it turns a configuration into caches, the hub, the
+// applier of writes and the keeper of nodes, and runs them. Only cloud/cmd/cloudcore and tests use it.
+package cloudcore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/tether-edge/tether/apis/config/v1alpha1"
+	"github.com/tether-edge/tether/cloud/hub"
+	"github.com/tether-edge/tether/cloud/node"
+	"github.com/tether-edge/tether/cloud/state"
+	"github.com/tether-edge/tether/cloud/upstream"
+	"github.com/tether-edge/tether/common/object"
+	"github.com/tether-edge/tether/common/pki"
+	"github.com/tether-edge/tether/common/run"
+	"github.com/tether-edge/tether/common/session"
+	"github.com/tether-edge/tether/common/version"
+	"github.com/tether-edge/tether/common/wire"
+)
+
+// Deps are what a CloudCore takes from its surroundings. Now may be nil: it is the machine's clock then.
+type Deps struct {
+	Log *slog.Logger
+	Now func() time.Time
+}
+
+// CloudCore is the cloud's side of the link.
+type CloudCore struct {
+	cfg    *v1alpha1.CloudCore
+	deps   Deps
+	rest   *rest.Config
+	client kubernetes.Interface
+	reg    *prometheus.Registry
+	cache  *state.Cache
+	up     *upstream.Applier
+	nodes  *node.Keeper
+	hub    atomic.Pointer[hub.Hub] // nil until the caches are synced
+}
+
+// New builds everything that needs no network. cfg is valid.
+func New(cfg *v1alpha1.CloudCore, deps Deps) (*CloudCore, error) {
+	if deps.Now == nil {
+		deps.Now = time.Now
+	}
+	c := &CloudCore{cfg: cfg, deps: deps, reg: prometheus.NewRegistry()}
+	c.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	var err error
+	if c.rest, err = clientcmd.BuildConfigFromFlags("", cfg.Kubeconfig); err != nil {
+		return nil, fmt.Errorf("read kubeconfig %q: %w", cfg.Kubeconfig, err)
+	}
+	c.rest.UserAgent = version.String("cloudcore")
+	c.rest.QPS = -1
+	if c.client, err = kubernetes.NewForConfig(c.rest); err != nil {
+		return nil, fmt.Errorf("make client: %w", err)
+	}
+	codec, err := wire.NewCompressor()
+	if err != nil {
+		return nil, err
+	}
+	source, err := state.NewSource(c.rest)
+	if err != nil {
+		return nil, fmt.Errorf("make caches: %w", err)
+	}
+	c.cache = state.New(state.Config{}, state.Deps{Source: source, Compressor: codec, Log: deps.Log.With("part", "state"), Registerer: c.reg})
+	c.up, err = upstream.New(upstream.Config{Impersonation: upstream.Impersonation(cfg.Impersonation)}, upstream.Deps{RESTConfig: c.rest,
+		Objects: c.cache, Compressor: codec, Log: deps.Log.With("part", "upstream"), Clock: clock(deps.Now), Registerer: c.reg})
+	if err != nil {
+		return nil, err
+	}
+	c.nodes, err = node.New(node.Config{RenewInterval: cfg.Lease.RenewInterval.Std(), Duration: cfg.Lease.Duration.Std()},
+		node.Deps{Client: c.client, Cache: c.cache, Log: deps.Log.With("part", "node"), Clock: clock(deps.Now), Registerer: c.reg,
+			Lost: func(name, session string) { c.hub.Load().End(name, session) }})
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// Start runs until ctx is done. An API server that is away is waited for.
+func (c *CloudCore) Start(ctx context.Context) error {
+	metrics, err := net.Listen("tcp", c.cfg.Metrics.BindAddress)
+	if err != nil {
+		return fmt.Errorf("listen for metrics: %w", err)
+	}
+	group := run.New(c.deps.Log)
+	group.Add("metrics", run.HTTP(metrics, c.handler()))
+	group.Add("state", c.cache)
+	group.Add("node", c.nodes)
+	group.Add("hub", run.Func(c.serveEdges))
+	return group.Start(ctx)
+}
+
+func (c *CloudCore) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/metrics", promhttp.HandlerFor(c.reg, promhttp.HandlerOpts{}))
+	run.Health(mux, func() error {
+		if !c.cache.Synced() {
+			return errors.New("the caches are not synced with the API server")
+		}
+		if c.hub.Load() == nil {
+			return errors.New("the hub does not listen yet")
+		}
+		return nil
+	})
+	return mux
+}
+
+// serveEdges listens once the caches are synced: before that an edge could only be sent away, and one that finds the
+// port closed comes back sooner.
+func (c *CloudCore) serveEdges(ctx context.Context) error {
+	identity, err := pki.NewIdentity(c.cfg.Hub.CertFile, c.cfg.Hub.KeyFile, c.deps.Log)
+	if err != nil {
+		return fmt.Errorf("read the hub's certificate: %w", err)
+	}
+	clients, err := pki.NewAuthorities(c.cfg.Hub.ClientCAFile, c.deps.Log)
+	if err != nil {
+		return fmt.Errorf("read the edges' authorities: %w", err)
+	}
+	if err := c.cache.WaitSynced(ctx); err != nil {
+		return nil
+	}
+	epoch, err := c.prepare(ctx)
+	if err != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	address := net.JoinHostPort(c.cfg.Hub.BindAddress, strconv.Itoa(c.cfg.Hub.WebSocketPort))
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return fmt.Errorf("listen for edges: %w", err)
+	}
+	h := hub.New(hub.Config{MaxHandshakes: c.cfg.Hub.MaxHandshakes, HandshakeTimeout: c.cfg.Hub.HandshakeTimeout.Std(),
+		MaxSessions: c.cfg.Hub.MaxSessions, MaxInFlightBytes: int(c.cfg.Hub.MaxInFlightBytes), Coalesce: c.cfg.Hub.Coalesce.Std(), Epoch: epoch},
+		hub.Deps{Listener: listener, Identity: identity, Clients: clients, Caches: caches{c.cache}, Upstream: c.up,
+			Nodes: nodes{c.nodes}, Log: c.deps.Log.With("part", "hub"), Now: c.deps.Now, Registry: c.reg})
+	c.hub.Store(h)
+	c.deps.Log.Info("listening for edges", "address", listener.Addr().String())
+	return h.Start(ctx)
+}
+
+// prepare learns the cluster's identity and how to act as a node. It tries until ctx is done, except where CloudCore's
+// own rights are at fault in a way that an operator must mend.
+func (c *CloudCore) prepare(ctx context.Context) (epoch string, err error) {
+	said := ""
+	for ctx.Err() == nil {
+		var ns metav1.Object
+		ns, err = c.client.CoreV1().Namespaces().Get(ctx, metav1.NamespaceSystem, metav1.GetOptions{})
+		if err == nil {
+			epoch = string(ns.GetUID())
+			err = c.up.Probe(ctx)
+		}
+		if err == nil {
+			return epoch, nil
+		}
+		if err.Error() != said {
+			said = err.Error()
+			c.deps.Log.Error("not ready for edges, trying again", "error", err)
+		}
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+		}
+	}
+	return "", nil
+}
+
+// clock adapts a func to the packages' one-method clocks.
+type clock func() time.Time
+
+func (c clock) Now() time.Time { return c() }
+
+// caches presents the shared cache as the hub wants it.
+type caches struct{ *state.Cache }
+
+func (c caches) Subscribe(node string, notify func([]object.Key)) (session.View, func()) {
+	view, cancel := c.Cache.Subscribe(node, notify)
+	return view, cancel
+}
+
+// nodes presents the keeper as the hub wants it.
+type nodes struct{ *node.Keeper }
+
+// Restored is said by the hub's log and metric; the keeper has no part in it.
+func (nodes) Restored(string, object.Key, uint64, uint64) {}

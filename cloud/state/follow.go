@@ -1,0 +1,44 @@
+package state
+
+import (
+	"slices"
+	"sync"
+
+	"github.com/tether-edge/tether/common/object"
+)
+
+// Follow has notify called with the key of every object of the kinds that the cache holds, and then of each that is
+// added, changed or deleted, whoever sees it, until cancel is called. It is for the parts of CloudCore that work on the
+// whole cluster. notify is called as Subscribe says.
+func (c *Cache) Follow(kinds []object.ID, notify func([]object.Key)) (cancel func()) {
+	s := &subscription{notify: notify}
+	var ch changes
+	c.mu.Lock()
+	for _, id := range kinds {
+		k := c.g.kinds[id]
+		if k == nil {
+			continue
+		}
+		k.followers = append(k.followers, s)
+		for _, e := range k.entries {
+			if e.present() {
+				ch.dirty = append(ch.dirty, dirty{s, e.key()})
+			}
+		}
+	}
+	c.mu.Unlock()
+	c.publish(&ch)
+	var once sync.Once
+	return func() { once.Do(func() { c.unfollow(kinds, s) }) }
+}
+
+func (c *Cache) unfollow(kinds []object.ID, s *subscription) {
+	c.mu.Lock()
+	for _, id := range kinds {
+		if k := c.g.kinds[id]; k != nil {
+			k.followers = slices.DeleteFunc(k.followers, func(o *subscription) bool { return o == s })
+		}
+	}
+	c.mu.Unlock()
+	c.disp.cancel(s)
+}

@@ -13,7 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
+	quantity "k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -52,7 +52,7 @@ func newEnv(t testing.TB, change ...func(*Config, *Deps)) *env {
 	cfg := Config{NodeName: node, Version: "v1.36.3"}
 	deps := Deps{
 		Store: e.store, Cloud: e.cloud, Clock: e.clock, Registerer: e.reg,
-		Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	}
 	for _, f := range change {
 		f(&cfg, &deps)
@@ -112,7 +112,7 @@ func (e *env) node() *corev1.Node {
 		ObjectMeta: m,
 		Spec:       corev1.NodeSpec{ProviderID: "tether://" + node},
 		Status: corev1.NodeStatus{
-			Capacity: corev1.ResourceList{"example.com/cloud": resource.MustParse("2")},
+			Capacity: corev1.ResourceList{"example.com/cloud": quantity.MustParse("2")},
 			Conditions: []corev1.NodeCondition{
 				{Type: corev1.NodeNetworkUnavailable, Status: corev1.ConditionFalse, Reason: "CloudSaysSo"},
 			},

@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apiserver/pkg/audit"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
 	"k8s.io/apiserver/pkg/endpoints/request"
@@ -41,7 +42,7 @@ func (s *Server) newHandler() http.Handler {
 			return
 		}
 		ctx := request.WithRequestInfo(req.Context(), info)
-		ctx = request.WithReceivedTimestamp(ctx, start)
+		ctx = audit.WithAuditContext(request.WithReceivedTimestamp(ctx, start)) // the patch handler asks it, and gets no level
 		s.route(rec, req.WithContext(ctx), info, paths)
 	})
 }
@@ -65,10 +66,12 @@ func (s *Server) route(w http.ResponseWriter, req *http.Request, info *request.R
 	if !forwarded {
 		h, ok := e.serve[info.Verb]
 		switch {
-		case !allowed(info) && !ok:
+		case !e.complete(info):
+			s.fail(w, req, methodNotAllowed())
+		case writes(info.Verb) && !ok:
 			s.refuse(w, req, info)
-		case !ok || !e.complete(info):
-			s.fail(w, req, apierrors.NewGenericServerResponse(http.StatusMethodNotAllowed, "", schema.GroupResource{}, "", "", 0, false))
+		case !ok:
+			s.fail(w, req, methodNotAllowed())
 		default:
 			h(w, req)
 		}
@@ -101,20 +104,26 @@ func (e *endpoint) complete(info *request.RequestInfo) bool {
 		return !named
 	case "create":
 		return named == (e.sub != "") && (info.Namespace != "" || !e.kind.Namespaced)
-	case "watch":
+	case "deletecollection":
+		return !named && e.sub == ""
+	case "watch", "":
 		return true
 	}
 	return named
 }
 
-// allowed says whether a verb of the API exists at all on this edge; the writes that are not served belong to the
-// cloud, and are refused as an authorizer would.
-func allowed(info *request.RequestInfo) bool {
-	switch info.Verb {
+// writes says whether a verb changes something: such a verb that is not served belongs to the cloud, and is refused
+// as an authorizer would.
+func writes(verb string) bool {
+	switch verb {
 	case "create", "update", "patch", "delete", "deletecollection":
-		return false
+		return true
 	}
-	return true
+	return false
+}
+
+func methodNotAllowed() error {
+	return apierrors.NewGenericServerResponse(http.StatusMethodNotAllowed, "", schema.GroupResource{}, "", "", 0, false)
 }
 
 // refuse answers 403 in the API server's words.

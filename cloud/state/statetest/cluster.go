@@ -347,6 +347,7 @@ func (c *Cluster) watch(id object.ID, o metav1.ListOptions) (watch.Interface, er
 				w.push(e)
 			}
 		}
+		w.push(watch.Event{Type: watch.Bookmark, Object: c.bookmark(k, false)}) // a real one comes within a minute
 	}
 	k.watchers[w] = struct{}{}
 	return w, nil

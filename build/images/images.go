@@ -34,8 +34,13 @@ type Archive struct {
 
 // Build compiles every program of this package for this machine's kernel and packs each into an archive in dir, which
 // must exist. It needs the go command and must be called with a working directory inside the module. Archives that
-// are there already are replaced.
+// are there already are replaced, each in one step, so that several processes may build into one directory.
 func Build(ctx context.Context, dir string) ([]Archive, error) {
+	work, err := os.MkdirTemp(dir, "build-")
+	if err != nil {
+		return nil, fmt.Errorf("build images: %w", err)
+	}
+	defer os.RemoveAll(work)
 	archives := []Archive{
 		{Name: Pause, Path: filepath.Join(dir, "pause.tar")},
 		{Name: Demo, Path: filepath.Join(dir, "demo.tar")},
@@ -44,7 +49,7 @@ func Build(ctx context.Context, dir string) ([]Archive, error) {
 	for _, a := range archives {
 		group.Go(func() error {
 			program := strings.TrimSuffix(filepath.Base(a.Path), ".tar")
-			binary := filepath.Join(dir, program)
+			binary := filepath.Join(work, program)
 			if err := compile(ctx, program, binary); err != nil {
 				return err
 			}

@@ -64,7 +64,7 @@ func (c *Cluster) reserveHost(cfg EdgeConfig) (*EdgeHost, error) {
 		return nil, err
 	}
 	defer unlock()
-	number, err := freeNumber()
+	number, err := freeNumber(edgeNet)
 	if err != nil {
 		return nil, err
 	}

@@ -17,7 +17,7 @@ import (
 func bootForTest(t *testing.T, cfg EdgeConfig) *EdgeHost {
 	t.Helper()
 	c := ForTest(t)
-	archives, err := images.Build(t.Context(), t.TempDir())
+	archives, err := Images(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -187,7 +187,7 @@ func TestPowerCutAndBootKeepTheDisk(t *testing.T) {
 
 func TestTwoEdgeHostsDoNotDisturbEachOther(t *testing.T) {
 	h := bootForTest(t, EdgeConfig{})
-	archives, err := images.Build(t.Context(), t.TempDir())
+	archives, err := Images(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

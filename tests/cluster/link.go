@@ -5,18 +5,24 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 )
 
-// maxHosts is the number of edge hosts that the address plan has room for on one machine.
-const maxHosts = 250
+// The address plan: one network of 256 addresses for each number, out of one of these two ranges.
+const (
+	cloudNet = 200 // 10.200.N.1 is the cloud of a cluster
+	edgeNet  = 201 // 10.201.N.1 is the machine's end of an edge host's cable, 10.201.N.2 the host's
 
-// subnet is the cable's network of host number n; .1 is the machine, .2 the edge host.
-func subnet(n int) *net.IPNet {
-	return &net.IPNet{IP: net.IPv4(10, 201, byte(n), 0).To4(), Mask: net.CIDRMask(24, 32)}
+	maxNumber = 250
+)
+
+// subnet is the network of number n in a range.
+func subnet(plan, n int) *net.IPNet {
+	return &net.IPNet{IP: net.IPv4(10, byte(plan), byte(n), 0).To4(), Mask: net.CIDRMask(24, 32)}
 }
 
 // RootAddress is the machine's address on the cable: where the edge reaches the cloud.
@@ -42,22 +48,21 @@ func (h *EdgeHost) linkName(end string) string {
 	return fmt.Sprintf("te%s-%d%s", h.cluster.state.ID, h.number, end)
 }
 
-// freeNumber finds a host number whose network no link of the machine has an address in.
-func freeNumber() (int, error) {
+// freeNumber finds a number whose network no link of the machine has an address in.
+func freeNumber(plan int) (int, error) {
 	addresses, err := netlink.AddrList(nil, netlink.FAMILY_V4)
 	if err != nil {
 		return 0, fmt.Errorf("list the machine's addresses: %w", err)
 	}
-	for n := 1; n <= maxHosts; n++ {
-		free := true
-		for _, a := range addresses {
-			free = free && !subnet(n).Contains(a.IP) && !a.IPNet.Contains(subnet(n).IP)
-		}
-		if free {
+	for n := 1; n <= maxNumber; n++ {
+		taken := slices.ContainsFunc(addresses, func(a netlink.Addr) bool {
+			return subnet(plan, n).Contains(a.IP) || a.IPNet.Contains(subnet(plan, n).IP)
+		})
+		if !taken {
 			return n, nil
 		}
 	}
-	return 0, fmt.Errorf("expected a free network among 10.201.1.0/24 to 10.201.%d.0/24, found an address in each: take other clusters down", maxHosts)
+	return 0, fmt.Errorf("expected a free network among 10.%d.1.0/24 to 10.%d.%d.0/24, found an address in each: take other clusters down", plan, plan, maxNumber)
 }
 
 // makeLink joins the holder's network namespace to the machine's and gives both ends their addresses.

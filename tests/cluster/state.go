@@ -24,6 +24,7 @@ type state struct {
 	Owner     identity       `json:"owner"` // the process that made the cluster
 	Keep      bool           `json:"keep"`
 	Cgroup    string         `json:"cgroup"` // below the root of each hierarchy
+	Number    int            `json:"number"` // N in the cloud's address; 0 while there is none
 	Hosts     []hostState    `json:"hosts"`
 	Processes []processState `json:"processes"`
 }

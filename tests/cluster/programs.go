@@ -1,0 +1,67 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// programs are where the mains of the project lie.
+var programs = map[string]string{
+	"cloudcore":    "cloud/cmd/cloudcore",
+	"controlplane": "cloud/cmd/controlplane",
+	"edgecore":     "edge/cmd/edgecore",
+	"keadm":        "common/cmd/keadm",
+	"kubectl":      "tests/cmd/kubectl",
+}
+
+// BinEnv names the environment variable that says where finished programs lie. `make test` sets it after `make build`.
+const BinEnv = "TETHER_BIN"
+
+// Program returns the path of one of the project's programs. With BinEnv set it is taken from there as it is; otherwise
+// it is built from the sources into .tether/bin of the module, which takes minutes with a cold build cache and
+// seconds with a warm one. The working directory must be inside the module.
+func Program(ctx context.Context, name string) (string, error) {
+	folder, known := programs[name]
+	if !known {
+		return "", fmt.Errorf("find the program %s: it is none of the project's", name)
+	}
+	if dir := os.Getenv(BinEnv); dir != "" {
+		path := filepath.Join(dir, name)
+		if _, err := os.Stat(path); err != nil {
+			return "", fmt.Errorf("find the program %s in $%s: %w; run make build", name, BinEnv, err)
+		}
+		return path, nil
+	}
+	root, err := ModuleRoot(ctx)
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(root, ".tether", "bin", name)
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-tags=grpcnotrace", "-ldflags=-s -w "+stamps, "-o", path, "./"+folder)
+	cmd.Dir = root
+	if text, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build %s: %w: %s", name, err, strings.TrimSpace(string(text)))
+	}
+	return path, nil
+}
+
+// stamps makes the Kubernetes libraries say their own version: clients and components compare versions, and without it
+// they would find v0.0.0.
+const stamps = "-X k8s.io/component-base/version.gitVersion=v1.36.3 -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36"
+
+// ModuleRoot is the top directory of the module that the working directory is in.
+func ModuleRoot(ctx context.Context) (string, error) {
+	text, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
+	if err != nil {
+		return "", fmt.Errorf("find the module: %w", err)
+	}
+	path := strings.TrimSpace(string(text))
+	if path == "" || path == os.DevNull {
+		return "", fmt.Errorf("find the module: expected the working directory inside it; go to the top of the source tree")
+	}
+	return filepath.Dir(path), nil
+}

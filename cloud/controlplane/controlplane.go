@@ -122,9 +122,15 @@ func (cp *ControlPlane) prepare(ctx context.Context) error {
 	if cp.dir, err = openDataDir(ctx, cp.cfg.DataDir, cp.deps.Now()); err != nil {
 		return err
 	}
-	if err := errors.Join(cp.removeReadyFile(), claimPorts(ctx, &cp.cfg), cp.ensureCertificates()); err != nil {
-		cp.dir.close()
-		return err
+	for _, step := range []func() error{
+		cp.removeReadyFile,
+		func() error { return claimPorts(ctx, &cp.cfg) },
+		cp.ensureCertificates,
+	} {
+		if err := step(); err != nil {
+			cp.dir.close()
+			return err
+		}
 	}
 	return nil
 }

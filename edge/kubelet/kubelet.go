@@ -107,8 +107,9 @@ func (k *Kubelet) run(ctx context.Context) error {
 
 	k.marks.boot = host.BootID
 	failed, reason := k.marks.failed()
-	until := k.clock.Now().Add(delayAfter(failed))
+	var until time.Time
 	if failed > 0 {
+		until = k.clock.Now().Add(delayAfter(failed))
 		k.log.Warn("the last start of the kubelet ended the process", "attempts", failed, "until", until, "reason", reason)
 	}
 	k.enter(StateWaitingSync, func(s *Status) { s.Attempts, s.Until, s.Reason = failed, until, reason })

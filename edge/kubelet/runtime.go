@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"time"
 
 	"google.golang.org/grpc"
@@ -29,7 +30,7 @@ type runtimeInfo struct {
 func probeRuntime(ctx context.Context, runtimeEndpoint, imageEndpoint string) (runtimeInfo, error) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	conn, err := dial(runtimeEndpoint)
+	conn, err := dial(ctx, runtimeEndpoint)
 	if err != nil {
 		return runtimeInfo{}, err
 	}
@@ -54,7 +55,7 @@ func probeRuntime(ctx context.Context, runtimeEndpoint, imageEndpoint string) (r
 		return runtimeInfo{}, fmt.Errorf("ask the runtime at %s for its cgroup driver: %w", runtimeEndpoint, err)
 	}
 
-	images, err := dial(imageEndpoint)
+	images, err := dial(ctx, imageEndpoint)
 	if err != nil {
 		return runtimeInfo{}, err
 	}
@@ -65,7 +66,18 @@ func probeRuntime(ctx context.Context, runtimeEndpoint, imageEndpoint string) (r
 	return info, nil
 }
 
-func dial(endpoint string) (*grpc.ClientConn, error) {
+// dial connects to a socket that somebody listens on. gRPC by itself would log each refused connection.
+func dial(ctx context.Context, endpoint string) (*grpc.ClientConn, error) {
+	path, err := socketPath(endpoint)
+	if err != nil {
+		return nil, err
+	}
+	var dialer net.Dialer
+	probe, err := dialer.DialContext(ctx, "unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("connect to %s: %w", endpoint, err)
+	}
+	probe.Close()
 	conn, err := grpc.NewClient(endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithAuthority("localhost"))
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", endpoint, err)

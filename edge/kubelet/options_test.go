@@ -1,0 +1,90 @@
+package kubelet
+
+import (
+	"strings"
+	"testing"
+
+	kubeletconfig "k8s.io/kubernetes/pkg/kubelet/apis/config"
+)
+
+func validConfig() Config {
+	return Config{NodeName: "gate-7", RootDir: "/data/kubelet", StateDir: "/data/state", RuntimeEndpoint: "unix:///run/c.sock"}.withDefaults()
+}
+
+func TestKubeletServesLoopbackWithCertificatesOnly(t *testing.T) {
+	cfg := validConfig()
+	cfg.ClientCAFile = "/data/ca.crt"
+	s, err := stockOptions(cfg, Host{SysResource: true}, CgroupDriverCgroupfs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, ok := range map[string]bool{
+		"address":             s.Address == "127.0.0.1",
+		"no read-only port":   s.ReadOnlyPort == 0,
+		"no healthz port":     s.HealthzPort == 0,
+		"no anonymous":        !s.Authentication.Anonymous.Enabled,
+		"no webhook":          !s.Authentication.Webhook.Enabled,
+		"client CA":           s.Authentication.X509.ClientCAFile == "/data/ca.crt",
+		"always allow":        s.Authorization.Mode == kubeletconfig.KubeletAuthorizationModeAlwaysAllow,
+		"no client rotation":  !s.RotateCertificates,
+		"no server bootstrap": !s.ServerTLSBootstrap,
+	} {
+		if !ok {
+			t.Errorf("not kept: %s", name)
+		}
+	}
+}
+
+func TestNodeIsRegisteredAsAnEdgeNode(t *testing.T) {
+	cfg := validConfig()
+	cfg.NodeLabels = map[string]string{"site": "mill"}
+	s, err := stockOptions(cfg, Host{SysResource: true}, CgroupDriverSystemd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, excluded := s.NodeLabels["node.kubernetes.io/exclude-from-external-load-balancers"]
+	if s.ProviderID != "tether://gate-7" || s.HostnameOverride != "gate-7" || !excluded || s.NodeLabels["site"] != "mill" {
+		t.Errorf("providerID %q, hostname %q, labels %v", s.ProviderID, s.HostnameOverride, s.NodeLabels)
+	}
+	if s.CgroupDriver != CgroupDriverSystemd || s.FailCgroupV1 || s.FailSwapOn || s.EvictionHard["memory.available"] == "" || s.KubeConfig == "" {
+		t.Errorf("driver %q, failCgroupV1 %v, failSwapOn %v, evictionHard %v, kubeconfig %q", s.CgroupDriver, s.FailCgroupV1, s.FailSwapOn, s.EvictionHard, s.KubeConfig)
+	}
+}
+
+func TestLimitsThatTheHostRefusesAreNotAskedFor(t *testing.T) {
+	small := Host{OOMScoreAdj: 7, OpenFilesHard: 20000}
+	s, err := stockOptions(validConfig(), small, CgroupDriverCgroupfs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.OOMScoreAdj != 7 || s.MaxOpenFiles != 20000 {
+		t.Errorf("without CAP_SYS_RESOURCE: oomScoreAdj %d, maxOpenFiles %d; expected the present 7 and 20000", s.OOMScoreAdj, s.MaxOpenFiles)
+	}
+	small.SysResource = true
+	if s, err = stockOptions(validConfig(), small, CgroupDriverCgroupfs); err != nil {
+		t.Fatal(err)
+	}
+	if s.OOMScoreAdj != -999 || s.MaxOpenFiles != 1000000 {
+		t.Errorf("with CAP_SYS_RESOURCE: oomScoreAdj %d, maxOpenFiles %d; expected stock's -999 and 1000000", s.OOMScoreAdj, s.MaxOpenFiles)
+	}
+}
+
+func TestConfigNamesEveryFault(t *testing.T) {
+	_, err := New(Config{RootDir: "kubelet", RuntimeEndpoint: "/run/c.sock", CgroupDriver: "cgroups", CgroupRoot: "pods", NodeIP: "10.0.0", ServingCertFile: "c"}, Deps{})
+	if err == nil {
+		t.Fatal("expected an error, found none")
+	}
+	for _, want := range []string{"nodeName", "rootDir", "stateDir", "runtimeEndpoint", "cgroupDriver", "cgroupRoot", "nodeIP", "servingCertFile"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("the error does not name %s:\n%v", want, err)
+		}
+	}
+}
+
+func TestLabelThatNodesMayNotSetIsRefusedBeforeTheStart(t *testing.T) {
+	cfg := validConfig()
+	cfg.NodeLabels = map[string]string{"node-role.kubernetes.io/edge": ""}
+	if _, err := stockOptions(cfg, Host{}, CgroupDriverCgroupfs); err == nil || !strings.Contains(err.Error(), "node-role.kubernetes.io/edge") {
+		t.Errorf("error %v, expected one that names the label", err)
+	}
+}

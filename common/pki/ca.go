@@ -15,6 +15,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -132,6 +133,18 @@ func (ca *CA) IssueNode(name string, validity time.Duration) (Pair, error) {
 	}
 	return ca.issue(&x509.Certificate{
 		Subject:     pkix.Name{CommonName: nodePrefix + name, Organization: []string{nodeGroup}},
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}, validity)
+}
+
+// IssueClient makes a client certificate for a person or program of these groups (organizations), such as an operator
+// at the gateway. It names no node.
+func (ca *CA) IssueClient(name string, groups []string, validity time.Duration) (Pair, error) {
+	if name == "" || strings.HasPrefix(name, nodePrefix) {
+		return Pair{}, fmt.Errorf("issue client certificate: expected a name that is not a node's, found %q", name)
+	}
+	return ca.issue(&x509.Certificate{
+		Subject:     pkix.Name{CommonName: name, Organization: groups},
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	}, validity)
 }

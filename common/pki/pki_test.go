@@ -260,8 +260,10 @@ func TestReplacedFilesAreTakenUpAndBadOnesAreNot(t *testing.T) {
 	if err := WriteFile(keyFile, next.Key, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if serial() != first || serial() != first {
-		t.Error("a key without its certificate was taken up")
+	for range 2 {
+		if serial() != first {
+			t.Error("a key without its certificate was taken up")
+		}
 	}
 	if n := strings.Count(log.String(), "level=WARN"); n != 1 {
 		t.Errorf("logged %d warnings for one bad change, expected 1:\n%s", n, log.String())

@@ -317,3 +317,28 @@ func TestNothingIsLeftBehindWhenAllIsGone(t *testing.T) {
 		t.Errorf("objects and bytes: %v, expected 0", n)
 	}
 }
+
+// The place of a Secret that only a volume names must survive while neither the Secret exists nor a node sees the
+// volume: the Secret that is made there later is the one that the volume needs.
+func TestVolumeSecretMadeAgainIsSeen(t *testing.T) {
+	cluster := statetest.New()
+	secret := &corev1.Secret{ObjectMeta: meta("other", "s")}
+	k, _ := cluster.Put(secret)
+	cluster.Put(&corev1.PersistentVolume{ObjectMeta: meta("", "pv"), Spec: corev1.PersistentVolumeSpec{
+		ClaimRef: &corev1.ObjectReference{Namespace: "ns", Name: "claim"},
+		PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{
+			NodeStageSecretRef: &corev1.SecretReference{Namespace: "other", Name: "s"}}},
+	}})
+	w := synced(t, cluster, state.Config{})
+	v, r := w.subscribe("n")
+	cluster.Delete(k)
+	w.caughtUp(v)
+	p := pod("ns", "p", "n")
+	p.Spec.Volumes = []corev1.Volume{{Name: "c", VolumeSource: corev1.VolumeSource{
+		PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "claim"}}}}
+	pk, _ := cluster.Put(p)
+	eventually(t, "the pod is visible", func() bool { return has(v, pk) })
+	r.reset()
+	cluster.Put(secret)
+	eventually(t, "told of the Secret, and it is visible", func() bool { return r.told(k) && has(v, k) })
+}

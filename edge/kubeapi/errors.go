@@ -35,6 +35,9 @@ func internal(ctx context.Context, operation string, err error) error {
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		return apierrors.NewTimeoutError(operation+": "+err.Error(), 1)
 	}
+	if errors.Is(err, object.ErrFull) {
+		return unavailable("%s: %v", operation, err)
+	}
 	var status apierrors.APIStatus
 	if errors.As(err, &status) {
 		return err

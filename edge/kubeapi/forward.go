@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apiserver/pkg/endpoints/request"
@@ -43,7 +44,7 @@ func (s *Server) forward(w http.ResponseWriter, req *http.Request, info *request
 	}
 	reply, err := s.call(req.Context(), object.Call{
 		Verb: info.Verb, Key: object.Key{Kind: id, Namespace: info.Namespace, Name: info.Name},
-		Subresource: info.Subresource, ContentType: req.Header.Get("Content-Type"), Body: body, Query: req.URL.RawQuery,
+		Subresource: info.Subresource, ContentType: req.Header.Get("Content-Type"), Body: body, Query: passedOn(req.URL.Query()),
 	})
 	if err != nil {
 		s.fail(w, req, unavailable("%s: %v", purpose, err))
@@ -52,4 +53,15 @@ func (s *Server) forward(w http.ResponseWriter, req *http.Request, info *request
 	w.Header().Set("Content-Type", reply.ContentType)
 	w.WriteHeader(reply.Code)
 	_, _ = w.Write(reply.Body) // the client is gone, or it has the answer
+}
+
+// passedOn keeps the parameters of a write that matter to the API server.
+func passedOn(q url.Values) string {
+	out := url.Values{}
+	for _, k := range []string{"fieldManager", "fieldValidation", "dryRun", "fieldSelector", "labelSelector"} {
+		if v, ok := q[k]; ok {
+			out[k] = v
+		}
+	}
+	return out.Encode()
 }

@@ -99,7 +99,7 @@ func TestAPanicIsA500AndTheNextRequestIsServed(t *testing.T) {
 
 func TestRequestsOfTheCloudsPassBothWays(t *testing.T) {
 	e := newEnv(t)
-	const path = "/api/v1/namespaces/shop/persistentvolumeclaims/data/status?fieldManager=k"
+	const path = "/api/v1/namespaces/shop/persistentvolumeclaims/data/status?fieldManager=k&timeout=5s"
 	code, body := e.raw(http.MethodPatch, path, "application/merge-patch+json", `{"status":{}}`)
 	if code != http.StatusServiceUnavailable || !strings.Contains(body, "recorded in the cloud") {
 		t.Errorf("offline: %d %s, expected 503 with a reason", code, body)

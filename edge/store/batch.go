@@ -22,9 +22,9 @@ type Incoming struct {
 	Bad error
 }
 
-// ownNodePriority orders the overlay that is queued for a re-created Node: before everything else, since the cloud
-// evicts pods of a Node without a status.
-const ownNodePriority = 100
+// ownNodePriority orders the overlay that is queued for a re-created Node: before those of pods, since the cloud evicts
+// pods of a Node without a status.
+const ownNodePriority = 30
 
 // ApplyBatch does the changes in order, in one transaction, and returns after its commit.
 //
@@ -35,7 +35,8 @@ const ownNodePriority = 100
 //
 // A delete removes the row, except what the site keeps, which becomes Held: anything gone for cause NODE_GONE, the
 // node's own Node, what a held pod refers to, and, while a pod still refers to it, what is out of interest. Rows made
-// on the edge are never touched.
+// on the edge are never touched, but for a CSINode: it is the cloud's as soon as the cloud has it, and what the edge
+// wrote into it stays while that waits in the outbox.
 //
 // An object that does not decode, or is of an unknown kind, is skipped, counted and logged: it is not held, so digests
 // differ and the next session sends it again. The error is the store's own: ErrFull, ErrClosed, or ctx's, and then the
@@ -105,6 +106,9 @@ func (t *tx) incoming(a *arrival) error {
 	old, err := t.c.record(a.Key)
 	if err != nil {
 		return err
+	}
+	if a.Key.Kind == object.CSINodes && old != nil {
+		return t.csiNode(old, a)
 	}
 	if old != nil && old.Origin == object.FromEdge {
 		return nil

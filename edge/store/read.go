@@ -27,16 +27,17 @@ func (s *Store) read(ctx context.Context, op string, f func(c *conn) error) erro
 	}
 }
 
-// Get returns the record of that key. ok is false if there is none, or only a tombstone. The record must not be changed.
+// Get returns the record of that key. ok is false if there is none, or only a tombstone; a tombstone is still returned,
+// so that callers can tell an undelivered deletion from an object that never was. The record must not be changed.
 func (s *Store) Get(ctx context.Context, k object.Key) (r *object.Record, ok bool, err error) {
 	err = s.read(ctx, "get", func(c *conn) error {
 		r, err = c.record(k)
 		return err
 	})
-	if err != nil || !visible(r) {
+	if err != nil {
 		return nil, false, err
 	}
-	return r, true, nil
+	return r, visible(r), nil
 }
 
 // List returns the records of a kind in order of namespace and name, without tombstones, in one namespace or, where it

@@ -52,7 +52,7 @@ type Store struct {
 	synced        map[object.ID]bool
 	epoch         string
 	losses        [classes]Losses
-	subscriptions map[*Subscription]struct{}
+	outboxes      map[*Outbox]struct{}
 	changes       uint64 // transactions that changed what the second copy holds
 	status        Status
 }
@@ -76,7 +76,7 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Store, error) {
 		cfg: cfg, log: deps.Log, clock: deps.Clock, files: files{cfg.Dir},
 		requests: make(chan *request, queueLength), jobs: make(chan *job), readers: make(chan *conn, readers),
 		damage: make(chan error, 1), closed: make(chan struct{}), stopped: make(chan struct{}), firstSync: make(chan struct{}),
-		feeds: map[object.ID]*feed{}, synced: map[object.ID]bool{}, subscriptions: map[*Subscription]struct{}{},
+		feeds: map[object.ID]*feed{}, synced: map[object.ID]bool{}, outboxes: map[*Outbox]struct{}{},
 	}
 	if s.clock == nil {
 		s.clock = systemClock{}

@@ -176,7 +176,7 @@ func (s *Store) publish(t *tx) {
 	if len(t.heads)+len(t.gone) == 0 {
 		return
 	}
-	for sub := range s.subscriptions {
-		sub.notify(t.heads, t.gone)
+	for o := range s.outboxes {
+		o.notify(t.heads, t.gone)
 	}
 }

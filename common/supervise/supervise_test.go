@@ -56,6 +56,7 @@ func start(t *testing.T, dir, script string) *process {
 	p.cmd = exec.Command(os.Args[0], "/bin/sh", "-c", script)
 	p.cmd.Env = append(os.Environ(), asSupervisor+"="+dir, "DIR="+dir)
 	p.cmd.Stderr = p.log
+	p.cmd.WaitDelay = 5 * time.Second // a command that outlives its supervisor holds the pipe open
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -152,8 +153,12 @@ func TestACommandThatWillNotEndIsKilled(t *testing.T) {
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
+	asked := time.Now()
 	if err := p.cmd.Wait(); err != nil || alive(pid) {
 		t.Errorf("supervisor: %v, command alive: %v", err, alive(pid))
+	}
+	if took := time.Since(asked); took > 10*time.Second {
+		t.Errorf("killed after %v, expected after half a second", took)
 	}
 }
 
@@ -167,11 +172,20 @@ func TestNothingOutlivesAKilledSupervisor(t *testing.T) {
 	eventually(t, "the command died with its supervisor", func() bool { return !alive(pid) })
 }
 
-func TestOrphansLeaveNoZombie(t *testing.T) {
-	p := start(t, t.TempDir(), `(sleep 0.1 & echo $! >"$DIR/orphan.new"; mv "$DIR/orphan.new" "$DIR/orphan"); exec sleep 1000`)
+func TestOrphansAreAdoptedAndLeaveNoZombie(t *testing.T) {
+	p := start(t, t.TempDir(), `(sleep 1000 & echo $! >"$DIR/orphan.new"; mv "$DIR/orphan.new" "$DIR/orphan"); exec sleep 1000`)
 	p.child(0)
 	var orphan int
 	eventually(t, "the orphan was made", func() (ok bool) { orphan, ok = readPID(filepath.Join(p.dir, "orphan")); return })
+	t.Cleanup(func() { _ = syscall.Kill(orphan, syscall.SIGKILL) })
+	adopted := fmt.Sprintf("\nPPid:\t%d\n", p.cmd.Process.Pid)
+	eventually(t, "the supervisor adopted the orphan", func() bool {
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", orphan))
+		return err == nil && strings.Contains(string(status), adopted)
+	})
+	if err := syscall.Kill(orphan, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
 	eventually(t, "the orphan was collected", func() bool { return !alive(orphan) }) // a zombie still takes signals
 }
 

@@ -1,11 +1,13 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -282,3 +284,7 @@ func testLog(t testing.TB) *slog.Logger {
 type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+func contains(s, part string) bool { return strings.Contains(s, part) }
+
+func indexOf(b []byte, part string) int { return bytes.Index(b, []byte(part)) }

@@ -60,7 +60,7 @@ func (s *Server) route(w http.ResponseWriter, req *http.Request, info *request.R
 	e, known := s.routes[routeKey(info.APIGroup, info.APIVersion, info.Resource, info.Subresource)]
 	f, forwarded := forwards[forwardKey{info.APIGroup, info.Resource, info.Subresource, info.Verb}]
 	if (!known || !e.reachable(info)) && !forwarded {
-		http.NotFound(w, req)
+		s.noSuchResource(w, req, info, paths)
 		return
 	}
 	if !forwarded {
@@ -78,6 +78,16 @@ func (s *Server) route(w http.ResponseWriter, req *http.Request, info *request.R
 		return
 	}
 	s.forward(w, req, info, f)
+}
+
+// noSuchResource answers 404: with a Status in a group that is served, else as a web server would, both as the API
+// server does.
+func (s *Server) noSuchResource(w http.ResponseWriter, req *http.Request, info *request.RequestInfo, paths map[string]http.Handler) {
+	if _, ok := paths["/apis/"+info.APIGroup+"/"+info.APIVersion]; !ok && info.APIGroup != "" {
+		http.NotFound(w, req)
+		return
+	}
+	s.fail(w, req, apierrors.NewGenericServerResponse(http.StatusNotFound, "", schema.GroupResource{}, "", "", 0, false))
 }
 
 // reachable says whether the API server would have a route of this shape.

@@ -22,8 +22,8 @@ type nodes struct{ *updater }
 // Create registers this node: 409 once it is known, else the cloud decides.
 func (n *nodes) Create(ctx context.Context, o runtime.Object, _ rest.ValidateObjectFunc, opts *metav1.CreateOptions) (runtime.Object, error) {
 	node := o.(*corev1.Node)
-	if err := n.own(node.Name, "create"); err != nil {
-		return nil, err
+	if node.Name != n.s.cfg.NodeName {
+		return nil, n.s.notOwnNode(n.resource, node.Name)
 	}
 	if !n.synced() {
 		return nil, n.errNotSynced()
@@ -38,12 +38,9 @@ func (n *nodes) Create(ctx context.Context, o runtime.Object, _ rest.ValidateObj
 	return n.s.callCreate(ctx, n.kind, "", node, opts)
 }
 
-// own refuses writes to other nodes, as NodeRestriction does.
-func (n *nodes) own(name, verb string) error {
-	if name != n.s.cfg.NodeName {
-		return forbidden(n.groupResource(), name, "node %q is not allowed to %s node %q", n.s.cfg.NodeName, verb, name)
-	}
-	return nil
+// notOwnNode refuses a write to another node, as NodeRestriction does.
+func (s *Server) notOwnNode(r *resource, name string) error {
+	return forbidden(r.groupResource(), name, "node %q is not allowed to modify node %q", s.cfg.NodeName, name)
 }
 
 // changeNode accepts labels and annotations, and refuses what the cloud owns.
@@ -72,7 +69,7 @@ func (s *Server) changeNodeStatus(r *resource) changeFunc {
 
 func (s *Server) nodeOverlay(r *resource, rec *object.Record, old, next *corev1.Node) (*object.Change, error) {
 	if old.Name != s.cfg.NodeName {
-		return nil, forbidden(r.groupResource(), old.Name, "node %q is not allowed to modify node %q", s.cfg.NodeName, old.Name)
+		return nil, s.notOwnNode(r, old.Name)
 	}
 	// The API server would refuse them to the node for ever, and the message would block the Node's status with it.
 	if bad := refusedLabels(old.Labels, next.Labels); len(bad) > 0 {

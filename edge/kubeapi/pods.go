@@ -2,12 +2,15 @@ package kubeapi
 
 import (
 	"context"
+	"fmt"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/registry/rest"
 
 	"github.com/tether-edge/tether/common/object"
@@ -90,7 +93,7 @@ func (p *pods) Delete(ctx context.Context, name string, validate rest.ValidateOb
 			}
 		}
 		if len(opts.DryRun) > 0 {
-			return p.s.deps.View(pod), true, nil
+			return p.s.deps.View(p.ended(pod)), true, nil
 		}
 		c, err := p.deletion(rec, pod)
 		if err != nil {
@@ -109,7 +112,7 @@ func (p *pods) Delete(ctx context.Context, name string, validate rest.ValidateOb
 			shown, err := p.show(stored)
 			return shown, false, err
 		}
-		return p.s.deps.View(pod), true, nil
+		return p.s.deps.View(p.ended(pod)), true, nil
 	}
 	return nil, false, apierrors.NewConflict(p.groupResource(), name, object.ErrConflict)
 }
@@ -127,13 +130,7 @@ func (p *pods) deletion(rec *object.Record, pod *corev1.Pod) (*object.Change, er
 	if pod.DeletionTimestamp != nil && pod.DeletionGracePeriodSeconds != nil && *pod.DeletionGracePeriodSeconds == 0 {
 		return nil, nil
 	}
-	marked := pod.DeepCopy()
-	now := metav1.NewTime(p.s.deps.Clock.Now())
-	if marked.DeletionTimestamp == nil || now.Before(marked.DeletionTimestamp) {
-		marked.DeletionTimestamp = &now
-	}
-	zero := int64(0)
-	marked.DeletionGracePeriodSeconds = &zero
+	marked := p.ended(pod)
 	marked.ResourceVersion = cloudRV(rec)
 	body, err := object.Encode(p.kind, marked)
 	if err != nil {
@@ -141,6 +138,18 @@ func (p *pods) deletion(rec *object.Record, pod *corev1.Pod) (*object.Change, er
 	}
 	next.Body, next.Base = body, rec.Cloud()
 	return p.s.queueDelete(rec, &next), nil
+}
+
+// ended returns a copy of the pod that is marked as deleted without grace.
+func (p *pods) ended(pod *corev1.Pod) *corev1.Pod {
+	marked := pod.DeepCopy()
+	now := metav1.NewTime(p.s.deps.Clock.Now().Truncate(time.Second))
+	if marked.DeletionTimestamp == nil || now.Before(marked.DeletionTimestamp) {
+		marked.DeletionTimestamp = &now
+	}
+	zero := int64(0)
+	marked.DeletionGracePeriodSeconds = &zero
+	return marked
 }
 
 // queueDelete stores next in place of rec and tells the cloud to delete the object.
@@ -160,8 +169,9 @@ func checkDelete(r *resource, o object.Object, opts *metav1.DeleteOptions) error
 		return nil
 	}
 	conflict := func(what string, want, have any) error {
-		return apierrors.NewConflict(r.groupResource(), o.GetName(), badRequest(
-			"Precondition failed: %s in precondition: %v, %s in object meta: %v", what, want, what, have))
+		// The API server names the kind here, not the resource.
+		gr := schema.GroupResource{Group: r.kind.Group, Resource: r.kind.Kind}
+		return apierrors.NewConflict(gr, o.GetName(), fmt.Errorf("the %s expected is %v, that of the object is %v", what, want, have))
 	}
 	if uid := opts.Preconditions.UID; uid != nil && *uid != o.GetUID() {
 		return conflict("UID", *uid, o.GetUID())

@@ -148,6 +148,8 @@ func (r *resource) List(ctx context.Context, opts *metainternalversion.ListOptio
 			return nil, internal(ctx, "read the store", err)
 		}
 		if o != nil {
+			// The list says once what its items are.
+			o.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
 			items = append(items, o)
 		}
 	}

@@ -3,10 +3,12 @@ package kubeapi
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/registry/rest"
 
 	"github.com/tether-edge/tether/common/object"
@@ -98,17 +100,18 @@ func (u *updater) update(ctx context.Context, rec *object.Record, info rest.Upda
 
 // checkPreconditions compares with the versions that this API shows.
 func checkPreconditions(r *resource, pre *metav1.Preconditions, old, next object.Object) error {
-	conflict := func(format string, args ...any) error {
-		return apierrors.NewConflict(r.groupResource(), old.GetName(), badRequest(format, args...))
-	}
 	if pre != nil && pre.UID != nil && *pre.UID != old.GetUID() {
-		return conflict("Precondition failed: UID in precondition: %v, UID in object meta: %v", *pre.UID, old.GetUID())
-	}
-	if uid := next.GetUID(); uid != "" && uid != old.GetUID() {
-		return conflict("Precondition failed: UID in precondition: %v, UID in object meta: %v", uid, old.GetUID())
+		return apierrors.NewConflict(r.groupResource(), old.GetName(),
+			fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", *pre.UID, old.GetUID()))
 	}
 	if rv := next.GetResourceVersion(); rv != "" && rv != old.GetResourceVersion() {
-		return conflict("the object has been modified; please apply your changes to the latest version and try again")
+		return apierrors.NewConflict(r.groupResource(), old.GetName(),
+			errors.New("the object has been modified; please apply your changes to the latest version and try again"))
+	}
+	if uid := next.GetUID(); uid != "" && uid != old.GetUID() {
+		return apierrors.NewInvalid(r.kind.GroupVersionKind.GroupKind(), old.GetName(), field.ErrorList{
+			field.Invalid(field.NewPath("metadata", "uid"), uid, "field is immutable"),
+		})
 	}
 	return nil
 }

@@ -179,8 +179,8 @@ func TestUpdatesCheckTheLocalVersions(t *testing.T) {
 	if _, err = e.client.CoreV1().Pods("shop").UpdateStatus(t.Context(), stale, metav1.UpdateOptions{}); !apierrors.IsConflict(err) {
 		t.Errorf("update of a stale version: %v, expected 409", err)
 	}
-	if _, err = e.patchPodStatus("web", `{"metadata":{"uid":"uid-0"},"status":{"phase":"Failed"}}`); !apierrors.IsConflict(err) {
-		t.Errorf("patch of another uid: %v, expected 409", err)
+	if _, err = e.patchPodStatus("web", `{"metadata":{"uid":"uid-0"},"status":{"phase":"Failed"}}`); !apierrors.IsInvalid(err) {
+		t.Errorf("patch of another uid: %v, expected 422", err)
 	}
 	if now, err := e.client.CoreV1().Pods("shop").Get(t.Context(), "web", metav1.GetOptions{}); err != nil || now.Status.Phase != corev1.PodRunning {
 		t.Errorf("phase %s %v, expected Running", now.Status.Phase, err)

@@ -55,6 +55,7 @@ func (w *watcher) run() {
 			return
 		}
 		e := w.queue[0]
+		w.queue[0] = watch.Event{} // or the array would keep it
 		w.queue = w.queue[1:]
 		w.mu.Unlock()
 		select {

@@ -28,7 +28,6 @@ type Container struct {
 	Namespace string
 	PodUID    string
 	Attempt   uint32 // 0 for the first container of this name in the pod: its restart count
-	PID       int
 	Running   bool
 }
 

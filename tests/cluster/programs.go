@@ -21,26 +21,27 @@ var programs = map[string]string{
 // BinEnv names the environment variable that says where finished programs lie. `make test` sets it after `make build`.
 const BinEnv = "TETHER_BIN"
 
-// Program returns the path of one of the project's programs. With BinEnv set it is taken from there as it is; otherwise
-// it is built from the sources into .tether/bin of the module, which takes minutes with a cold build cache and
-// seconds with a warm one. The working directory must be inside the module.
+// Program returns the path of one of the project's programs. With BinEnv set it is the one that lies there; otherwise,
+// or if none does, it is built from the sources (into .tether/bin of the module without BinEnv), which takes minutes
+// with a cold build cache and seconds with a warm one. The working directory must be inside the module.
 func Program(ctx context.Context, name string) (string, error) {
 	folder, known := programs[name]
 	if !known {
 		return "", fmt.Errorf("find the program %s: it is none of the project's", name)
-	}
-	if dir := os.Getenv(BinEnv); dir != "" {
-		path := filepath.Join(dir, name)
-		if _, err := os.Stat(path); err != nil {
-			return "", fmt.Errorf("find the program %s in $%s: %w; run make build", name, BinEnv, err)
-		}
-		return path, nil
 	}
 	root, err := ModuleRoot(ctx)
 	if err != nil {
 		return "", err
 	}
 	path := filepath.Join(root, ".tether", "bin", name)
+	if dir := os.Getenv(BinEnv); dir != "" {
+		if path, err = filepath.Abs(filepath.Join(dir, name)); err != nil {
+			return "", fmt.Errorf("find the program %s in $%s: %w", name, BinEnv, err)
+		}
+		if _, err := os.Stat(path); err == nil {
+			return path, nil
+		}
+	}
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-tags=grpcnotrace", "-ldflags=-s -w "+stamps, "-o", path, "./"+folder)
 	cmd.Dir = root
 	if text, err := cmd.CombinedOutput(); err != nil {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"os"
 
 	"github.com/mattn/go-sqlite3"
 )
@@ -64,11 +65,21 @@ func openConn(path string, m mode, pragmas ...string) (*conn, error) {
 	return out, nil
 }
 
-// writerPragmas make a connection the writer of a database. auto_vacuum must be set before the first page is written,
-// so before journal_mode.
+// newPragma belongs to a database without a page: later it writes without changing anything, which a full disk refuses.
+const newPragma = "auto_vacuum = INCREMENTAL"
+
+// openWriter opens the connection that writes to the database at path, which is created if absent.
+func openWriter(path string) (*conn, error) {
+	pragmas := writerPragmas()
+	if info, err := os.Stat(path); err != nil || info.Size() == 0 {
+		pragmas = append([]string{newPragma}, pragmas...)
+	}
+	return openConn(path, modeCreate, pragmas...)
+}
+
 func writerPragmas() []string {
 	return []string{
-		"auto_vacuum = INCREMENTAL", "journal_mode = WAL", "synchronous = FULL", "secure_delete = ON",
+		"journal_mode = WAL", "synchronous = FULL", "secure_delete = ON",
 		fmt.Sprintf("cache_size = -%d", cacheKiB),
 		fmt.Sprintf("wal_autocheckpoint = %d", checkpointEach),
 		fmt.Sprintf("journal_size_limit = %d", walLimit),

@@ -125,7 +125,7 @@ func (s *Store) fillCopy(tmp string) (err error) {
 		return err
 	}
 	// No journal: a copy that is cut short is thrown away.
-	c, err := openConn(tmp, modeCreate, "auto_vacuum = INCREMENTAL", "journal_mode = OFF", "synchronous = OFF",
+	c, err := openConn(tmp, modeCreate, newPragma, "journal_mode = OFF", "synchronous = OFF",
 		fmt.Sprintf("cache_size = -%d", readCacheKiB))
 	if err != nil {
 		return err

@@ -106,7 +106,7 @@ func (s *Store) rebuild(scripts []string) (st Status, err error) {
 			st.Restored = "copy"
 		}
 	}
-	c, err := openConn(fresh, modeCreate, writerPragmas()...)
+	c, err := openWriter(fresh)
 	if err != nil {
 		return st, err
 	}

@@ -119,7 +119,7 @@ func (s *Store) open(ctx context.Context) error {
 	if err := s.mend(ctx, scripts); err != nil {
 		return err
 	}
-	c, err := openConn(s.files.main(), modeCreate, writerPragmas()...)
+	c, err := openWriter(s.files.main())
 	if err != nil {
 		return err
 	}

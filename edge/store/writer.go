@@ -152,7 +152,7 @@ func (w *writer) begin(g []*request) (*tx, error) {
 		full = full || r.durable
 		rvs += uint64(r.rvs)
 	}
-	reserve := w.next+rvs > w.limit
+	reserve := w.next+rvs > w.limit+1
 	if err := w.synchronous(full || reserve); err != nil {
 		return nil, err
 	}

@@ -187,6 +187,10 @@ func pretends(base, out object.Object) bool {
 
 // sameButVersion reports whether the served object differs from the stored one in the cloud's resourceVersion alone.
 func sameButVersion(a *arrival, old, r *object.Record) bool {
+	// Only the digits of the number may differ, so most changes are told from an echo without decoding.
+	if d := len(old.Body) - len(r.Body); d < -20 || d > 20 {
+		return false
+	}
 	before, err := object.Decode(a.kind, old.Body)
 	if err != nil {
 		return false

@@ -115,6 +115,9 @@ func TestDamagedDatabaseIsSetAsideSalvagedAndRestored(t *testing.T) {
 			if st.Damaged == "" || st.Restored != "copy" || s.ID() == id {
 				t.Errorf("status %+v, expected a restored copy with a name of its own", st)
 			}
+			if wantAll := name == "header" || name == "page 1"; wantAll && (st.Writes != 2 || st.Objects != 62) {
+				t.Errorf("status %+v: page 1 alone is lost, so all rows can be salvaged", st)
+			}
 			if name != "removed" && !exists(st.SetAside) {
 				t.Errorf("the damaged file is not at %q", st.SetAside)
 			}
@@ -222,12 +225,15 @@ func TestAnyPageMayBeDamaged(t *testing.T) {
 	}
 }
 
-func TestDamagedLogLosesItsEndOnly(t *testing.T) {
+// SQLite drops the damaged end of a log without a word, and with it perhaps the last reservation of versions.
+func TestVersionsDoNotRepeatThoughTheLogWasDamaged(t *testing.T) {
 	cfg := testConfig(t.TempDir())
 	s, stop := running(t, cfg, Deps{})
 	fillStore(t, s, 40)
-	waitForCopy(t, s)
-	_, before, err := s.List(t.Context(), object.Pods, "")
+	stop()
+	s, stop = running(t, cfg, Deps{})
+	s.mustBatch(t, upsert(t, object.ConfigMaps, configMap("new", "u", 50, "x")))
+	_, before, err := s.List(t.Context(), object.ConfigMaps, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -238,13 +244,13 @@ func TestDamagedLogLosesItsEndOnly(t *testing.T) {
 	}
 	stop()
 	wal := filepath.Join(cut.Dir, "tether.db-wal")
-	smash(t, wal, fileSize(t, wal)/2, 4096, 9)
+	smash(t, wal, 32, fileSize(t, wal)-32, 9)
 	s, _ = running(t, cut, Deps{})
-	_, after, err := s.List(t.Context(), object.Pods, "")
-	if err != nil || after <= before {
+	s.mustBeAbsent(t, cmKey("new"))
+	if _, after, err := s.List(t.Context(), object.ConfigMaps, ""); err != nil || after <= before {
 		t.Errorf("local resourceVersion %d after %d, %v", after, before, err)
 	}
-	s.mustBatch(t, upsert(t, object.Pods, pod("new", "n", 50)))
+	mustServe(t, s, 40)
 }
 
 // A repair that is cut short anywhere is finished at the next start.

@@ -27,6 +27,9 @@ func (f files) copy() string { return filepath.Join(f.dir, "tether.db.copy") }
 // fresh is a database in the making; it is removed when found at Open.
 func (f files) fresh() string { return filepath.Join(f.dir, "tether.db.new") }
 
+// scratch is a damaged database with a new first page; it is removed when found at Open.
+func (f files) scratch() string { return filepath.Join(f.dir, "tether.db.scratch") }
+
 // ready is a repaired database, complete, that only has to be moved into place.
 func (f files) ready() string { return filepath.Join(f.dir, "tether.db.ready") }
 

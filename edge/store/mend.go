@@ -14,7 +14,7 @@ import (
 // ones that were given out. An edge would need centuries for so many changes.
 const rvJump = 1 << 32
 
-// Status says how the store came up and how it fares. It does not change but for CopyTime and Full.
+// Status says how the store came up. It does not change after Open.
 type Status struct {
 	// Damaged is why the database was set aside at Open, or "".
 	Damaged string
@@ -37,7 +37,7 @@ func (s *Store) Status() Status {
 // mend makes sure that a sound database is in place, or none where none ever was. A database that lacks or lost its
 // content is restored from the second copy; a damaged one is set aside, after what can be read of it was saved.
 func (s *Store) mend(ctx context.Context, scripts []string) error {
-	if err := removeDatabase(s.files.fresh()); err != nil {
+	if err := errors.Join(removeDatabase(s.files.fresh()), removeDatabase(s.files.scratch())); err != nil {
 		return err
 	}
 	if exists(s.files.ready()) { // an earlier repair was cut short after its last step but the moves
@@ -112,19 +112,19 @@ func (s *Store) rebuild(scripts []string) (st Status, err error) {
 	}
 	err = migrate(c, scripts)
 	if err == nil {
-		err = c.transaction(func() error { return s.fill(c, &st) })
+		err = c.transaction(func() error { return s.fill(c, scripts, &st) })
 	}
 	if err = errors.Join(wrap("rebuild", err), c.close()); err != nil {
 		return st, err
 	}
-	return st, moveIn(fresh, s.files.ready())
+	return st, errors.Join(removeDatabase(s.files.scratch()), moveIn(fresh, s.files.ready()))
 }
 
 // fill adds to a new database what can be salvaged, and gives it an identity above the old one's.
-func (s *Store) fill(c *conn, st *Status) error {
+func (s *Store) fill(c *conn, scripts []string, st *Status) error {
 	sv := &salvage{log: s.log, to: c, keepKinds: st.Restored == "nothing"}
 	if exists(s.files.main()) {
-		if err := sv.from(s.files.main()); err != nil {
+		if err := sv.from(s.files.main(), s.files.scratch(), scripts); err != nil {
 			return err
 		}
 	}

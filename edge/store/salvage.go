@@ -25,9 +25,10 @@ type salvage struct {
 	highest uint64
 }
 
-// from reads the database at path. An error is one of the new database; the old one's are passed over.
-func (v *salvage) from(path string) error {
-	c, err := openConn(path, modeReadOnly)
+// from reads the database at path. scratch is the path of a file that may be made on the way. An error is one of the
+// new database; the old one's are passed over.
+func (v *salvage) from(path, scratch string, scripts []string) error {
+	c, err := openDamaged(path, scratch, scripts)
 	if err != nil {
 		v.log.Error("nothing can be read from the damaged database", "error", err)
 		return nil

@@ -20,6 +20,7 @@ import (
 
 const (
 	headerTimeout   = 10 * time.Second
+	idleTimeout     = 2 * time.Minute
 	shutdownTimeout = 5 * time.Second
 	maxHeader       = 64 << 10 // bytes
 )
@@ -39,7 +40,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, config *tls.Config) 
 	config.ClientAuth = tls.RequestClientCert
 	srv := &http.Server{
 		Handler: s.authenticated(config.ClientCAs), TLSConfig: config,
-		ReadHeaderTimeout: headerTimeout, MaxHeaderBytes: maxHeader,
+		ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
 		ErrorLog:    slog.NewLogLogger(s.deps.Log.Handler(), slog.LevelDebug),
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}

@@ -2,10 +2,13 @@ package apitable
 
 import (
 	"context"
-	"fmt"
+	"encoding/json"
+	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -99,7 +102,8 @@ func TestTheLocalAPIAnswersAsTheAPIServerDoes(t *testing.T) {
 		t.Run(r.name, func(t *testing.T) { compare(t, real, e, r) })
 	}
 	t.Logf("%d rows, of which %d differ deliberately, in whole or in an error's text", rows, deliberate)
-	t.Run("watches", func(t *testing.T) { compareWatches(t, real, e) })
+	t.Run("watches of the cloud's changes", func(t *testing.T) { compareWatches(t, real, e) })
+	t.Run("watches of the node's own writes", func(t *testing.T) { compareOwnWrites(t, real, e) })
 }
 
 // compareWatches makes the same history on both sides under watches of several kinds.
@@ -148,8 +152,84 @@ func compareWatches(t *testing.T, real *reality, e *edge) {
 	for path, n := range paths {
 		w := watches[path]
 		want, got := w.want.next(n), w.got.next(n)
-		if fmt.Sprint(want) != fmt.Sprint(got) {
-			t.Errorf("%s:\n the API server: %v\n the edge:       %v", path, want, got)
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s: from the API server (-) to the edge (+):\n%s", path, diff)
 		}
 	}
+}
+
+// compareOwnWrites watches pods from a version while the node writes to them, and while one is made anew.
+func compareOwnWrites(t *testing.T, real *reality, e *edge) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	pods := real.admin.CoreV1().Pods(space)
+	fresh := func() string {
+		t.Helper()
+		p, err := pods.Create(ctx, pod("fresh"), metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		e.receive(object.Pods, p)
+		return string(p.UID)
+	}
+	uid := fresh()
+	const list = "/api/v1/pods?fieldSelector=spec.nodeName%3D" + nodeName
+	from := func(via http.RoundTripper, base string) *stream {
+		return watchOf(t, via, base, list+"&watch=true&resourceVersion="+versionOf(t, via, base, list))
+	}
+	want, got := from(real.node, real.base), from(e.node, "http://edge")
+	defer func() { _, _ = want.body.Close(), got.body.Close() }()
+	for _, r := range []row{
+		{method: patch, path: ns + "/pods/fresh/status", contentType: strategic, body: `{"status":{"phase":"Running"}}`},
+		{method: patch, path: ns + "/pods/fresh/status", contentType: strategic, body: `{"status":{"phase":"Running"}}`},
+		{method: patch, path: ns + "/pods/fresh/status", contentType: strategic, body: `{"status":{"phase":"Failed"}}`},
+		{method: del, path: ns + "/pods/fresh", body: `{"gracePeriodSeconds":0,"preconditions":{"uid":"` + uid + `"}}`},
+	} {
+		compare(t, real, e, r)
+	}
+	fresh()
+	// MODIFIED twice (the second write changes nothing), DELETED, and ADDED with another uid. The API server first
+	// marks a pod that is deleted without grace, which watchers see; the edge does both in one change of its store.
+	a, b := want.next(5), got.next(4)
+	if len(a) != 5 {
+		t.Fatalf("the API server's watch: %v", a)
+	}
+	if mark := unmark(a[2]); mark != "MODIFIED" {
+		t.Errorf("the API server's third event is %v, expected the mark of a deletion", a[2])
+	}
+	a = slices.Delete(a, 2, 3)
+	unmark(a[2])
+	if diff := cmp.Diff(a, b); diff != "" {
+		t.Errorf("from the API server (-) to the edge (+):\n%s", diff)
+	}
+}
+
+// unmark takes the mark of a deletion without grace off an event's object, and returns the event's type.
+func unmark(event any) any {
+	e, ok := event.(map[string]any)
+	if !ok {
+		return event
+	}
+	if o, ok := e["object"].(map[string]any); ok {
+		if m, ok := o["metadata"].(map[string]any); ok && m["deletionGracePeriodSeconds"] == float64(0) {
+			delete(m, "deletionGracePeriodSeconds")
+			return e["type"]
+		}
+	}
+	return "unmarked"
+}
+
+// versionOf returns the resourceVersion of a list.
+func versionOf(t *testing.T, via http.RoundTripper, base, path string) string {
+	t.Helper()
+	resp, err := send(t.Context(), via, base, row{method: http.MethodGet, path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	var list metav1.PartialObjectMetadataList
+	if err := json.NewDecoder(resp.Body).Decode(&list); err != nil {
+		t.Fatal(err)
+	}
+	return list.ResourceVersion
 }

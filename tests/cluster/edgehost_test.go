@@ -69,6 +69,29 @@ func runDemo(t *testing.T, h *EdgeHost, name string) (containerID, ip string) {
 	return container, ip
 }
 
+// datagramArrives sends from the edge to the machine, which needs no answer to arrive: it shows the one direction alone.
+func datagramArrives(t *testing.T, h *EdgeHost) bool {
+	t.Helper()
+	server, err := net.ListenPacket("udp", net.JoinHostPort(h.RootAddress(), "0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	conn, err := h.DialContext(t.Context(), "udp", server.LocalAddr().String())
+	if err != nil {
+		return false
+	}
+	defer conn.Close()
+	if _, err := conn.Write([]byte("x")); err != nil {
+		return false
+	}
+	if err := server.SetReadDeadline(time.Now().Add(300 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	_, _, err = server.ReadFrom(make([]byte, 1))
+	return err == nil
+}
+
 func TestEdgeHostRunsAContainerThroughCutsAndARestartedRuntime(t *testing.T) {
 	h := bootForTest(t, EdgeConfig{})
 	id, ip := runDemo(t, h, "demo")
@@ -94,6 +117,9 @@ func TestEdgeHostRunsAContainerThroughCutsAndARestartedRuntime(t *testing.T) {
 	if err := reach(); err != nil {
 		t.Fatalf("expected the edge to reach the machine: %v", err)
 	}
+	if !datagramArrives(t, h) {
+		t.Fatal("expected a datagram of the edge to arrive")
+	}
 	cuts := map[string]func() error{"Cut": h.Cut, "Drop": func() error { return h.Drop(t.Context()) }}
 	for name, cut := range cuts {
 		if err := errors.Join(cut(), cut()); err != nil {
@@ -104,6 +130,9 @@ func TestEdgeHostRunsAContainerThroughCutsAndARestartedRuntime(t *testing.T) {
 		}
 		if err := reach(); err == nil {
 			t.Errorf("after %s the edge still reaches the machine", name)
+		}
+		if datagramArrives(t, h) {
+			t.Errorf("after %s a datagram of the edge still arrives", name)
 		}
 		ask(t, h, ip) // the pod is on the edge's own side
 		if err := errors.Join(h.Heal(t.Context()), h.Heal(t.Context())); err != nil {
@@ -138,7 +167,7 @@ func TestEdgeHostRunsAContainerThroughCutsAndARestartedRuntime(t *testing.T) {
 	}
 }
 
-func TestPodsReachTheMachineAndNotAnotherHostsFiles(t *testing.T) {
+func TestAnEdgeHostSeesItsOwnFilesAndTheMachineDoesNot(t *testing.T) {
 	h := bootForTest(t, EdgeConfig{})
 	if err := os.WriteFile(h.Path("/var/lib/kubelet/mark"), []byte("ours"), 0o644); err != nil {
 		t.Fatal(err)

@@ -74,8 +74,10 @@ func TestOneFailingChangeSpoilsNoOtherInItsGroup(t *testing.T) {
 		wg.Go(func() {
 			c := object.Change{Record: &object.Record{Key: cmKey(fmt.Sprint(i)), Version: object.Version{UID: "u"}, Body: []byte{1}},
 				Outgoing: []object.Outgoing{{Key: cmKey(fmt.Sprint(i)), Op: object.OpPut}}}
-			if i%2 == 1 {
-				c.Expect = 7 // does not exist
+			if i%2 == 1 { // fails after its record was written
+				huge := event("huge", 1<<20)
+				huge.Policy = object.RejectNew
+				c.Outgoing = append(c.Outgoing, huge)
 			}
 			_, errs[i] = s.Apply(context.Background(), c)
 		})
@@ -86,7 +88,7 @@ func TestOneFailingChangeSpoilsNoOtherInItsGroup(t *testing.T) {
 	go func() { done <- s.Start(ctx) }()
 	wg.Wait()
 	for i, err := range errs {
-		if bad := i%2 == 1; bad != errors.Is(err, object.ErrConflict) {
+		if bad := i%2 == 1; bad != errors.Is(err, object.ErrFull) {
 			t.Errorf("change %d: %v", i, err)
 		}
 		if _, ok, err := s.Get(t.Context(), cmKey(fmt.Sprint(i))); err != nil || ok == (i%2 == 1) {

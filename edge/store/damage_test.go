@@ -103,6 +103,14 @@ func TestDamagedDatabaseIsSetAsideSalvagedAndRestored(t *testing.T) {
 			s, stop := running(t, cfg, Deps{})
 			fillStore(t, s, 60)
 			waitForCopy(t, s)
+			// The copy is older than the last versions given out: those of a block that it does not know.
+			if err := s.run(t.Context(), func(*conn) error {
+				s.w.next = s.w.limit + 1
+				return nil
+			}); err != nil {
+				t.Fatal(err)
+			}
+			s.mustApply(t, withStatus(t, s.mustGet(t, podKey("a")), corev1.PodPending))
 			_, before, err := s.List(t.Context(), object.Pods, "")
 			if err != nil {
 				t.Fatal(err)

@@ -158,6 +158,9 @@ func (h *Hub) take(now time.Time, k object.Key, b *wire.Batch, size *int) {
 	if !visible {
 		if e.sent.RV > 0 {
 			cause := h.view.Cause(k, e.sent.UID, h.heldNodeUID)
+			if cause == 0 {
+				return // it became visible between the two looks; Changed will name it again
+			}
 			b.Items = append(b.Items, &wire.Item{Kind: string(k.Kind), Namespace: k.Namespace, Name: k.Name,
 				Uid: e.sent.UID, ResourceVersion: e.sent.RV, Cause: wire.Cause(cause)})
 			*size += len(k.Name) + len(k.Namespace) + itemOverhead

@@ -1,0 +1,204 @@
+// Package edgecore is the composition root of the edge: it turns a configuration into the store, the link, the local
+// API and the kubelet, and runs them in one process. The process is crash-only: it keeps nothing that a SIGKILL would
+// lose, and whoever supervises it starts it again. Only edge/cmd/edgecore and tests use it.
+package edgecore
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/rest"
+
+	"github.com/tether-edge/tether/apis/config/v1alpha1"
+	"github.com/tether-edge/tether/common/pki"
+	"github.com/tether-edge/tether/common/run"
+	"github.com/tether-edge/tether/common/transport"
+	"github.com/tether-edge/tether/common/version"
+	"github.com/tether-edge/tether/edge/kubeapi"
+	"github.com/tether-edge/tether/edge/kubelet"
+	"github.com/tether-edge/tether/edge/link"
+	"github.com/tether-edge/tether/edge/store"
+)
+
+// Deps are what an EdgeCore takes from its surroundings. Now may be nil: it is the machine's clock then.
+type Deps struct {
+	Log *slog.Logger
+	Now func() time.Time
+}
+
+// EdgeCore is one edge node.
+type EdgeCore struct {
+	cfg      *v1alpha1.EdgeCore
+	deps     Deps
+	reg      *prometheus.Registry
+	identity *pki.Identity
+	roots    *pki.Authorities
+	local    *localPKI
+	store    *store.Store
+	link     *link.Link
+	api      *kubeapi.Server
+	kubelet  *kubelet.Kubelet
+}
+
+// New opens the store and builds everything else. cfg is valid. The error says what is missing on this machine.
+func New(ctx context.Context, cfg *v1alpha1.EdgeCore, deps Deps) (*EdgeCore, error) {
+	if deps.Now == nil {
+		deps.Now = time.Now
+	}
+	e := &EdgeCore{cfg: cfg, deps: deps, reg: prometheus.NewRegistry()}
+	e.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	var err error
+	if e.identity, err = pki.NewIdentity(cfg.Cloud.CertFile, cfg.Cloud.KeyFile, deps.Log); err != nil {
+		return nil, fmt.Errorf("read this node's certificate: %w", err)
+	}
+	if e.roots, err = pki.NewAuthorities(cfg.Cloud.CAFile, deps.Log); err != nil {
+		return nil, fmt.Errorf("read the cloud's authorities: %w", err)
+	}
+	if err := e.checkName(); err != nil {
+		return nil, err
+	}
+	if e.local, err = openLocalPKI(filepath.Join(cfg.DataDir, "pki"), cfg.API.BindAddress, deps.Now); err != nil {
+		return nil, fmt.Errorf("make the local API's certificates: %w", err)
+	}
+	if err := e.local.writeKubeconfig(filepath.Join(cfg.DataDir, "admin.kubeconfig"), cfg.NodeName); err != nil {
+		return nil, err
+	}
+	e.store, err = store.Open(ctx, store.Config{Dir: filepath.Join(cfg.DataDir, "store"), NodeName: cfg.NodeName,
+		EventQuota: int64(cfg.Store.EventQuota), FreeSpaceFloor: int64(cfg.Store.FreeSpaceFloor), CopyInterval: cfg.Store.CopyInterval.Std()},
+		store.Deps{Log: e.part("store"), Clock: clock(deps.Now), Registerer: e.reg})
+	if err != nil {
+		return nil, err
+	}
+	if err := e.build(); err != nil {
+		return nil, errors.Join(err, e.store.Close())
+	}
+	return e, nil
+}
+
+func (e *EdgeCore) part(name string) *slog.Logger { return e.deps.Log.With("part", name) }
+
+// checkName holds the configured name against the certificate's: the hub would refuse the one with the other.
+func (e *EdgeCore) checkName() error {
+	name, err := pki.NodeName(e.identity.Certificate().Leaf)
+	if err != nil {
+		return fmt.Errorf("%s: %w", e.cfg.Cloud.CertFile, err)
+	}
+	if name != e.cfg.NodeName {
+		return fmt.Errorf("nodeName is %q, but the certificate %s is of node %q: expected the same name; correct nodeName or issue a certificate for it",
+			e.cfg.NodeName, e.cfg.Cloud.CertFile, name)
+	}
+	return nil
+}
+
+func (e *EdgeCore) build() error {
+	cfg := e.cfg
+	var err error
+	e.link, err = link.New(link.Config{Node: cfg.NodeName, Servers: cfg.Cloud.Servers, Software: version.String("edgecore"),
+		PingInterval: cfg.Cloud.PingInterval.Std()},
+		link.Deps{Dial: e.dial, Store: linkStore{e.store}, LeaseAge: e.leaseAge, Log: e.part("link"), Now: e.deps.Now, Registry: e.reg})
+	if err != nil {
+		return err
+	}
+	e.api, err = kubeapi.New(kubeapi.Config{NodeName: cfg.NodeName, AdminGroup: adminGroup, Version: version.Get().Kubernetes},
+		kubeapi.Deps{Store: e.store, Cloud: e.link, Log: e.part("kubeapi"), Clock: clock(e.deps.Now), Registerer: e.reg})
+	if err != nil {
+		return err
+	}
+	var taints []corev1.Taint
+	for _, t := range cfg.Kubelet.RegisterWithTaints {
+		taints = append(taints, corev1.Taint{Key: t.Key, Value: t.Value, Effect: corev1.TaintEffect(t.Effect)})
+	}
+	k := cfg.Kubelet
+	e.kubelet, err = kubelet.New(kubelet.Config{
+		NodeName: cfg.NodeName, RootDir: k.RootDir, StateDir: filepath.Join(cfg.DataDir, "kubelet"), StaticPodPath: k.StaticPodPath,
+		RuntimeEndpoint: k.ContainerRuntimeEndpoint, ImageServiceEndpoint: k.ImageServiceEndpoint,
+		CgroupDriver: string(k.CgroupDriver), CgroupRoot: k.CgroupRoot, NodeIP: k.NodeIP, Port: int32(k.Port),
+		ClientCAFile: e.local.caFile(), MaxPods: int32(k.MaxPods), NodeLabels: k.NodeLabels, Taints: taints,
+		ClusterDNS: k.ClusterDNS, ClusterDomain: k.ClusterDomain, EvictionHard: k.EvictionHard,
+	}, kubelet.Deps{
+		RESTConfig: &rest.Config{Host: "https://" + cfg.API.BindAddress, Transport: e.api.Transport()},
+		Log:        e.part("kubelet"), WaitReady: e.waitReady, Registerer: e.reg,
+	})
+	return err
+}
+
+// waitReady holds the kubelet back until the store has completed one sync: on an empty list of pods it would kill every
+// sandbox that it finds (I8).
+func (e *EdgeCore) waitReady(ctx context.Context) error {
+	select {
+	case <-e.store.FirstSync():
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (e *EdgeCore) dial(ctx context.Context, server string) (transport.Stream, error) {
+	host, _, err := net.SplitHostPort(server)
+	if err != nil {
+		return nil, fmt.Errorf("server %q: %w", server, err)
+	}
+	s, err := transport.Dial(ctx, server, pki.ClientTLS(e.identity, e.roots, host, e.deps.Now))
+	return s, pki.Explain(err, e.deps.Now)
+}
+
+func (e *EdgeCore) leaseAge() time.Duration {
+	age, ok := e.api.LeaseAge(e.deps.Now())
+	if !ok {
+		return -1
+	}
+	return age
+}
+
+// Start runs until ctx is done or a component ends. The link and the local API are up before the kubelet is tried: a
+// kubelet that ends the process at every start costs them one short break per try.
+func (e *EdgeCore) Start(ctx context.Context) error {
+	metrics, err := net.Listen("tcp", e.cfg.Metrics.BindAddress)
+	if err != nil {
+		return fmt.Errorf("listen for metrics: %w", err)
+	}
+	api, err := net.Listen("tcp", e.cfg.API.BindAddress)
+	if err != nil {
+		return errors.Join(fmt.Errorf("listen for local clients: %w", err), metrics.Close())
+	}
+	config, err := e.local.serverTLS()
+	if err != nil {
+		return errors.Join(err, metrics.Close(), api.Close())
+	}
+	group := run.New(e.deps.Log)
+	group.Add("store", e.store)
+	group.Add("metrics", run.HTTP(metrics, e.handler()))
+	group.Add("kubeapi", run.Func(func(ctx context.Context) error { return e.serve(ctx, api, config) }))
+	group.Add("link", e.link)
+	group.Add("kubelet", e.kubelet)
+	err = group.Start(ctx)
+	return errors.Join(err, e.store.Close())
+}
+
+func (e *EdgeCore) serve(ctx context.Context, l net.Listener, config *tls.Config) error {
+	return e.api.Serve(ctx, l, config)
+}
+
+func (e *EdgeCore) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/metrics", promhttp.HandlerFor(e.reg, promhttp.HandlerOpts{}))
+	mux.HandleFunc("/status", e.status)
+	run.Health(mux, func() error {
+		if !e.store.EverSynced() {
+			return errors.New("the store has not completed a sync with the cloud")
+		}
+		return nil
+	})
+	return mux
+}

@@ -1,0 +1,88 @@
+package edgecore
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"path/filepath"
+	"time"
+
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/tether-edge/tether/common/pki"
+)
+
+// adminGroup is the organization in the certificates of people who work at the gateway.
+const adminGroup = "tether:local-admins"
+
+// Certificates of the local API are made by a CA of this node's own: it has nothing to do with the cluster's, works
+// without the cloud, and is trusted on this machine only. They are made anew at each start.
+const (
+	localCAValidity   = 20 * 365 * 24 * time.Hour
+	localCertValidity = 365 * 24 * time.Hour
+)
+
+// localPKI holds the certificates of the local API and of its clients.
+type localPKI struct {
+	dir    string
+	host   string
+	server string // host:port
+	ca     *pki.CA
+}
+
+// openLocalPKI loads or makes the node's own CA in dir.
+func openLocalPKI(dir, address string, now func() time.Time) (*localPKI, error) {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, fmt.Errorf("address %q: %w", address, err)
+	}
+	ca, err := pki.LoadCA(dir, now)
+	if errors.Is(err, fs.ErrNotExist) {
+		if ca, err = pki.NewCA("tether-local", localCAValidity, now); err == nil {
+			err = ca.Save(dir)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &localPKI{dir: dir, host: host, server: address, ca: ca}, nil
+}
+
+func (p *localPKI) caFile() string { return filepath.Join(p.dir, pki.CACertFile) }
+
+// serverTLS returns the local API's configuration.
+func (p *localPKI) serverTLS() (*tls.Config, error) {
+	pair, err := p.ca.IssueServer([]string{p.host, "localhost"}, localCertValidity)
+	if err != nil {
+		return nil, err
+	}
+	cert, err := tls.X509KeyPair(pair.Cert, pair.Key)
+	if err != nil {
+		return nil, fmt.Errorf("local API certificate: %w", err)
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(p.ca.Cert())
+	return &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{cert}, ClientCAs: pool}, nil
+}
+
+// writeKubeconfig writes what kubectl at the gateway needs.
+func (p *localPKI) writeKubeconfig(file, node string) error {
+	pair, err := p.ca.IssueClient("local-admin", []string{adminGroup}, localCertValidity)
+	if err != nil {
+		return err
+	}
+	c := clientcmdapi.NewConfig()
+	c.Clusters[node] = &clientcmdapi.Cluster{Server: "https://" + p.server, CertificateAuthorityData: p.ca.CertPEM()}
+	c.AuthInfos["local-admin"] = &clientcmdapi.AuthInfo{ClientCertificateData: pair.Cert, ClientKeyData: pair.Key}
+	c.Contexts[node] = &clientcmdapi.Context{Cluster: node, AuthInfo: "local-admin"}
+	c.CurrentContext = node
+	b, err := clientcmd.Write(*c)
+	if err != nil {
+		return fmt.Errorf("encode kubeconfig: %w", err)
+	}
+	return pki.WriteFile(file, b, 0o600)
+}

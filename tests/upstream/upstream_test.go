@@ -362,7 +362,7 @@ func TestAPodThatIsGoneOrAnotherEndsTheWrite(t *testing.T) {
 
 func TestAFinalizerKeepsThePodAndTheDeletionIsDone(t *testing.T) {
 	s := constrained(t, frozen{})
-	p := s.pod("job", s.n1, func(p *corev1.Pod) { p.Finalizers = []string{"batch.kubernetes.io/job-tracking"} })
+	p := s.pod("job", s.n1, func(p *corev1.Pod) { p.Finalizers = []string{"example.com/keep"} })
 	r := s.apply(s.n1, &wire.Write{Kind: "pods", Namespace: s.ns, Name: "job", Op: wire.Op_OP_DELETE, Uid: string(p.UID)})
 	if r.Code != 200 {
 		t.Errorf("got %v, expected a final 200", r)
@@ -434,7 +434,8 @@ func TestACSINodeIsCreatedAndReplaced(t *testing.T) {
 
 func TestCallsGetTheAPIServersAnswer(t *testing.T) {
 	s := constrained(t, frozen{})
-	p := s.pod("p", s.n1, nil)
+	yes := true
+	p := s.pod("p", s.n1, func(p *corev1.Pod) { p.Spec.AutomountServiceAccountToken = &yes })
 	request, err := json.Marshal(&authenticationv1.TokenRequest{
 		TypeMeta: metav1.TypeMeta{APIVersion: "authentication.k8s.io/v1", Kind: "TokenRequest"},
 		Spec:     authenticationv1.TokenRequestSpec{BoundObjectRef: &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: "p", UID: p.UID}},

@@ -1,0 +1,292 @@
+package node
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/fake"
+
+	"github.com/tether-edge/tether/common/object"
+)
+
+type manualClock struct {
+	mu  sync.Mutex
+	now time.Time
+}
+
+func (c *manualClock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
+}
+
+func (c *manualClock) add(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = c.now.Add(d)
+}
+
+type objects map[object.Key]object.Object
+
+func (o objects) Object(k object.Key) (object.Object, bool)            { got, ok := o[k]; return got, ok }
+func (objects) WaitSynced(context.Context) error                       { return nil }
+func (objects) Follow([]object.ID, func([]object.Key)) (cancel func()) { return func() {} }
+
+func newKeeper(t *testing.T, cache objects) (*Keeper, *manualClock) {
+	t.Helper()
+	clock := &manualClock{now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
+	k, err := New(Config{}, Deps{Client: fake.NewClientset(), Cache: cache, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Clock: clock, Registerer: prometheus.NewRegistry()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { k.leases.ShutDown(); k.nodes.ShutDown(); k.pods.ShutDown() })
+	return k, clock
+}
+
+// renew does what a worker does and says whether the Lease was renewed.
+func renew(t *testing.T, k *Keeper) (renewed bool, again time.Duration) {
+	t.Helper()
+	before := counter(t, k.m.renewals)
+	again, err := k.syncLease(t.Context(), "n1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return counter(t, k.m.renewals) > before, again
+}
+
+func counter(t *testing.T, c prometheus.Metric) float64 {
+	t.Helper()
+	var m dto.Metric
+	if err := c.Write(&m); err != nil {
+		t.Fatal(err)
+	}
+	return m.GetCounter().GetValue()
+}
+
+func TestALeaseIsRenewedAtOnceAndThenEvery15To20Seconds(t *testing.T) {
+	k, clock := newKeeper(t, nil)
+	k.Connected("n1", "s1", "a:1")
+	for range 100 {
+		renewed, again := renew(t, k)
+		if !renewed || again < 15*time.Second || again > 20*time.Second {
+			t.Fatalf("renewed %v, again in %s; expected true and 15 to 20 s", renewed, again)
+		}
+		clock.add(again - time.Second)
+		k.Alive("n1", "s1", time.Second, 15*time.Second)
+		if renewed, again := renew(t, k); renewed || again != time.Second {
+			t.Fatalf("a second early: renewed %v, again in %s; expected false and 1 s", renewed, again)
+		}
+		clock.add(time.Second)
+	}
+	k.Disconnected("n1", "s1")
+	if renewed, again := renew(t, k); renewed || again != 0 {
+		t.Errorf("after the session's end: renewed %v, again in %s", renewed, again)
+	}
+}
+
+func TestAWedgedKubeletBehindALiveLinkIsNotRenewed(t *testing.T) {
+	k, clock := newKeeper(t, nil)
+	k.Connected("n1", "s1", "a:1")
+	renew(t, k)
+	alive := func(age time.Duration) {
+		clock.add(20 * time.Second)
+		k.Alive("n1", "s1", age, 30*time.Second)
+	}
+	alive(70 * time.Second) // ping interval + 40 s
+	if renewed, _ := renew(t, k); !renewed {
+		t.Error("not renewed though the kubelet's renewal is just recent enough")
+	}
+	alive(71 * time.Second)
+	if renewed, again := renew(t, k); renewed || again != 0 {
+		t.Errorf("renewed %v, again in %s, though the kubelet is wedged", renewed, again)
+	}
+	if got := counter(t, k.m.stale); got != 1 {
+		t.Errorf("tether_node_kubelet_stale_total = %v, expected 1", got)
+	}
+	k.Alive("n1", "s1", time.Second, 30*time.Second)
+	if k.leases.Len() == 0 {
+		t.Error("a kubelet that renews again does not wake the lease")
+	}
+	if renewed, _ := renew(t, k); !renewed {
+		t.Error("not renewed though the kubelet is back")
+	}
+}
+
+func TestAKubeletThatNeverRenewedHasTimeToStart(t *testing.T) {
+	k, clock := newKeeper(t, nil)
+	k.Connected("n1", "s1", "a:1")
+	renew(t, k)
+	clock.add(54 * time.Second)
+	k.Alive("n1", "s1", -1, 15*time.Second)
+	if renewed, _ := renew(t, k); !renewed {
+		t.Error("not renewed 54 s after the connection")
+	}
+	clock.add(2 * time.Second)
+	k.Alive("n1", "s1", -1, 15*time.Second)
+	clock.add(20 * time.Second)
+	if renewed, _ := renew(t, k); renewed {
+		t.Error("still renewed though the kubelet never came up")
+	}
+}
+
+func TestReportsOfAnOldSessionAreIgnored(t *testing.T) {
+	k, clock := newKeeper(t, nil)
+	k.Connected("n1", "s1", "a:1")
+	renew(t, k)
+	k.Connected("n1", "s2", "a:1")
+	if renewed, _ := renew(t, k); !renewed {
+		t.Error("a new session does not renew at once")
+	}
+	k.Disconnected("n1", "s1")
+	clock.add(20 * time.Second)
+	k.Alive("n1", "s1", time.Hour, 15*time.Second)
+	if renewed, _ := renew(t, k); !renewed {
+		t.Error("an old session's end or report stopped the renewals of the new one")
+	}
+}
+
+func TestARenewalIsNeverEarlierThanTheLast(t *testing.T) {
+	last := time.Date(2026, 1, 1, 0, 0, 0, 123456000, time.UTC)
+	for now, want := range map[time.Time]time.Time{
+		last.Add(-time.Hour):                    last.Add(time.Microsecond),
+		last:                                    last.Add(time.Microsecond),
+		last.Add(999 * time.Nanosecond):         last.Add(time.Microsecond),
+		last.Add(time.Second + time.Nanosecond): last.Add(time.Second),
+	} {
+		if got := nextRenewal(now, last); !got.Equal(want) {
+			t.Errorf("at %s after %s: %s, expected %s", now, last, got, want)
+		}
+	}
+}
+
+func TestACopyThatCouldNotBeWrittenIsWrittenLater(t *testing.T) {
+	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", Labels: map[string]string{"zone": "a"}}, Spec: corev1.NodeSpec{ProviderID: "tether://n1"}}
+	cache := objects{{Kind: object.Nodes, Name: "n1"}: n}
+	k, _ := newKeeper(t, cache)
+	k.Connected("n1", "s1", "a:1")
+	if _, err := k.syncLease(t.Context(), "n1"); err != nil {
+		t.Fatal(err)
+	}
+	copied := func() string {
+		l, err := k.deps.Client.CoordinationV1().Leases(LeaseNamespace).Get(t.Context(), "n1", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l.Annotations[AnnotationNode]
+	}
+	if !strings.Contains(copied(), `"zone":"a"`) {
+		t.Fatalf("copy %s", copied())
+	}
+	n.Labels["zone"] = "b"
+	if _, err := k.syncNode(t.Context(), "n1"); err != nil {
+		t.Fatal(err)
+	}
+	change, _, _ := k.plan("n1") // a write that fails: planned, never written
+	if change == nil || change.copy == nil {
+		t.Fatal("a changed Node plans no copy")
+	}
+	if _, err := k.syncLease(t.Context(), "n1"); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(copied(), `"zone":"b"`) {
+		t.Errorf("copy %s, expected the Node as it is now", copied())
+	}
+}
+
+func TestACopyGivesTheNodeBack(t *testing.T) {
+	now := metav1.Now()
+	n := &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: "n1", Labels: map[string]string{"zone": "a"},
+			Annotations: map[string]string{"owner": "x", corev1.LastAppliedConfigAnnotation: "{}", "big": strings.Repeat("x", maxAnnotation+1)}},
+		Spec: corev1.NodeSpec{ProviderID: "tether://n1", Unschedulable: true, PodCIDR: "10.1.0.0/24", PodCIDRs: []string{"10.1.0.0/24"},
+			Taints: []corev1.Taint{{Key: "z", Effect: "NoSchedule", TimeAdded: &now}, {Key: "a", Value: "1", Effect: "NoExecute"}, {Key: corev1.TaintNodeNotReady, Effect: "NoExecute"}}},
+	}
+	raw, err := makeCopy(n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := restore("n1", raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: "n1", Labels: n.Labels, Annotations: map[string]string{"owner": "x"}},
+		Spec: corev1.NodeSpec{ProviderID: "tether://n1", Unschedulable: true, PodCIDR: "10.1.0.0/24", PodCIDRs: []string{"10.1.0.0/24"},
+			Taints: []corev1.Taint{{Key: "a", Value: "1", Effect: "NoExecute"}, {Key: "z", Effect: "NoSchedule"}}},
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+	for _, bad := range []string{"", "{", `{"providerID":"aws://x"}`} {
+		if _, err := restore("n1", []byte(bad)); err == nil {
+			t.Errorf("a Node was made of the copy %q", bad)
+		}
+	}
+}
+
+func TestACopyIsBounded(t *testing.T) {
+	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", Annotations: map[string]string{}}, Spec: corev1.NodeSpec{ProviderID: "tether://n1"}}
+	for i := range 60 {
+		n.Annotations[strings.Repeat("a", i+1)] = strings.Repeat("<", 4000) // six bytes each in JSON
+	}
+	raw, err := makeCopy(n)
+	if err != nil || len(raw) > maxCopy {
+		t.Errorf("a copy of %d bytes, limit %d (%v)", len(raw), maxCopy, err)
+	}
+	n.Labels = map[string]string{"a": strings.Repeat("x", maxCopy)}
+	if _, err := makeCopy(n); err == nil {
+		t.Error("a copy over the limit is no error")
+	}
+}
+
+func TestTolerationsThatLetAPodBeEvictedLoseTheirTime(t *testing.T) {
+	s := int64(300)
+	exists := func(key string, seconds *int64) corev1.Toleration {
+		return corev1.Toleration{Key: key, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: seconds}
+	}
+	notReady, unreachable := exists(corev1.TaintNodeNotReady, nil), exists(corev1.TaintNodeUnreachable, nil)
+	for _, c := range []struct {
+		name       string
+		have, want []corev1.Toleration
+	}{
+		{"defaults", []corev1.Toleration{exists(notReady.Key, &s), exists(unreachable.Key, &s)}, []corev1.Toleration{notReady, unreachable}},
+		{"none", nil, []corev1.Toleration{notReady, unreachable}},
+		{"one", []corev1.Toleration{exists(unreachable.Key, &s)}, []corev1.Toleration{unreachable, notReady}},
+		{"everything for a time", []corev1.Toleration{exists("", &s)}, []corev1.Toleration{exists("", nil)}},
+		{"the shorter of two", []corev1.Toleration{notReady, exists(notReady.Key, &s), unreachable}, []corev1.Toleration{notReady, notReady, unreachable}},
+		{"another taint", []corev1.Toleration{exists("gpu", &s)}, []corev1.Toleration{exists("gpu", &s), notReady, unreachable}},
+		{"another effect", []corev1.Toleration{{Key: notReady.Key, Operator: "Exists", Effect: "NoSchedule"}},
+			[]corev1.Toleration{{Key: notReady.Key, Operator: "Exists", Effect: "NoSchedule"}, notReady, unreachable}},
+		{"another value", []corev1.Toleration{{Key: notReady.Key, Operator: "Equal", Value: "x", Effect: "NoExecute", TolerationSeconds: &s}},
+			[]corev1.Toleration{{Key: notReady.Key, Operator: "Equal", Value: "x", Effect: "NoExecute", TolerationSeconds: &s}, notReady, unreachable}},
+		{"done", []corev1.Toleration{notReady, unreachable}, []corev1.Toleration{notReady, unreachable}},
+		{"a DaemonSet's", []corev1.Toleration{{Operator: "Exists"}}, []corev1.Toleration{{Operator: "Exists"}}},
+	} {
+		got, changed := tolerateAbsence(c.have)
+		if d := cmp.Diff(c.want, got); d != "" || changed != (cmp.Diff(c.have, c.want) != "") {
+			t.Errorf("%s: changed %v %s", c.name, changed, d)
+		}
+		if s != 300 {
+			t.Fatal("the pod of the cache was changed")
+		}
+	}
+}
+
+func TestIntervalsThatCannotKeepALeaseAreRefused(t *testing.T) {
+	_, err := New(Config{RenewInterval: 25 * time.Second}, Deps{Client: fake.NewClientset(), Cache: objects{},
+		Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Registerer: prometheus.NewRegistry()})
+	if err == nil || !strings.Contains(err.Error(), "25s") {
+		t.Errorf("got %v, expected a refusal that names the interval", err)
+	}
+}

@@ -36,6 +36,22 @@ func TestListAndWatchLeaveNoGap(t *testing.T) {
 		}
 	})
 	<-start
+	wg.Go(func() { // lists all the time: none may hold more than its version says
+		for done := false; !done; {
+			list, rv, err := s.List(ctx, object.ConfigMaps, "")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			for _, r := range list {
+				if r.LocalRV > rv {
+					t.Errorf("a list at %d holds %s at %d", rv, r.Key, r.LocalRV)
+					return
+				}
+				done = done || r.Key.Name == "last"
+			}
+		}
+	})
 	for range readers {
 		wg.Go(func() {
 			state := map[string]string{}

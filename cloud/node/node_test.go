@@ -12,9 +12,12 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/tether-edge/tether/common/object"
 )
@@ -45,7 +48,13 @@ func (objects) Follow([]object.ID, func([]object.Key)) (cancel func()) { return 
 func newKeeper(t *testing.T, cache objects) (*Keeper, *manualClock) {
 	t.Helper()
 	clock := &manualClock{now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
-	k, err := New(Config{}, Deps{Client: fake.NewClientset(), Cache: cache, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+	client := fake.NewClientset()
+	client.PrependReactor("create", "leases", func(a clienttesting.Action) (bool, runtime.Object, error) {
+		// The fake gives objects no resourceVersion, without which a Lease counts as absent.
+		a.(clienttesting.CreateAction).GetObject().(*coordinationv1.Lease).ResourceVersion = "1"
+		return false, nil, nil
+	})
+	k, err := New(Config{}, Deps{Client: client, Cache: cache, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		Clock: clock, Registerer: prometheus.NewRegistry()})
 	if err != nil {
 		t.Fatal(err)

@@ -270,7 +270,10 @@ func (h *Hub) markDirty(now time.Time, k object.Key) {
 		h.entries[k] = e
 	}
 	switch {
-	case e.phase == ready || e.phase == delayed:
+	case e.phase == leaving && h.visible(k):
+		// A pod may need it again: it must not wait behind that pod.
+		h.enqueue(k, e)
+	case e.phase == ready || e.phase == delayed || e.phase == leaving:
 		// One entry, however many changes; the current state is read when there is room.
 	case e.at.IsZero() || !now.Before(e.at.Add(h.cfg.Coalesce)):
 		h.enqueue(k, e)

@@ -106,7 +106,7 @@ func (h *Hub) batch(now time.Time) *wire.Batch {
 		for h.queues[rank].len() > 0 && !full() {
 			k := h.queues[rank].pop()
 			if !h.visible(k) {
-				h.removals.push(k)
+				h.setAside(k)
 				continue
 			}
 			h.take(now, k, b, &size)
@@ -117,7 +117,15 @@ func (h *Hub) batch(now time.Time) *wire.Batch {
 	}
 	// While a pod's cache is behind, what it refers to only looks unused.
 	for h.removals.len() > 0 && !full() && h.drained(ranks) && len(h.behind) == 0 {
-		h.take(now, h.removals.pop(), b, &size)
+		k := h.removals.pop()
+		e := h.entries[k]
+		if e == nil {
+			continue
+		}
+		e.inRemovals = false
+		if e.phase == leaving {
+			h.take(now, k, b, &size)
+		}
 	}
 	if len(b.Items) == 0 {
 		return nil
@@ -127,6 +135,16 @@ func (h *Hub) batch(now time.Time) *wire.Batch {
 	h.inFlight += size
 	h.flights = append(h.flights, flight{h.seq, size})
 	return b
+}
+
+// setAside lets a key that is no longer visible wait until nothing can need it.
+func (h *Hub) setAside(k object.Key) {
+	e := h.entries[k]
+	e.phase = leaving
+	if !e.inRemovals {
+		e.inRemovals = true
+		h.removals.push(k)
+	}
 }
 
 func (h *Hub) podsThatGo(now time.Time, b *wire.Batch, size *int) {

@@ -17,6 +17,8 @@ const (
 	ready
 	// delayed: sent less than the coalescing time ago; waits for its turn.
 	delayed
+	// leaving: ready, no longer visible and no pod: goes after everything else.
+	leaving
 	// behind: the edge holds a newer version than the hub's cache; waits for the watch to catch up.
 	behind
 )
@@ -28,6 +30,8 @@ type entry struct {
 	// at is when the last change of the key was put on the stream; zero if none was in this session.
 	at    time.Time
 	phase phase
+	// inRemovals: the key stands in the queue of removals, which it may no longer belong to.
+	inRemovals bool
 }
 
 // fifo is a queue of keys of one rank, oldest first.

@@ -99,7 +99,7 @@ $(STATE)/bin/%: tools
 
 .PHONY: quickstart
 quickstart: build $(STATE)/bin/quickstart ## bring up a cluster and an edge node, cut the cable, watch it carry on (root)
-	@$(STATE)/bin/quickstart up
+	@TETHER_BIN=$(BIN) $(STATE)/bin/quickstart up
 
 .PHONY: status cut heal down
 status: $(STATE)/bin/quickstart ## show what the quickstart runs
@@ -107,7 +107,7 @@ cut: $(STATE)/bin/quickstart ## cut the edge node's cable
 heal: $(STATE)/bin/quickstart ## join the cable again
 down: $(STATE)/bin/quickstart ## end the quickstart and leave nothing behind
 status cut heal down:
-	@$(STATE)/bin/quickstart $@
+	@TETHER_BIN=$(BIN) $(STATE)/bin/quickstart $@
 
 .PHONY: bench
 bench: build $(STATE)/bin/bench ## measure, into .tether/bench.json and a table (root)

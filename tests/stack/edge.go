@@ -36,7 +36,7 @@ const (
 // NewEdge writes the configuration and certificate of a node on an edge host. change, if not nil, edits the
 // configuration.
 func (s *Stack) NewEdge(ctx context.Context, h *cluster.EdgeHost, change func(*v1alpha1.EdgeCore)) (*Edge, error) {
-	e := &Edge{EdgeHost: h, stack: s, dir: filepath.Join(h.Dir(), "tether")}
+	e := &Edge{EdgeHost: h, stack: s, dir: edgeDir(h)}
 	if err := os.MkdirAll(filepath.Join(e.dir, "static-pods"), 0o755); err != nil {
 		return nil, fmt.Errorf("prepare %s: %w", h.Name(), err)
 	}
@@ -81,16 +81,23 @@ func (e *Edge) StartCore(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	e.Supervisor, err = e.Start(cluster.ProcessConfig{Name: "edgecore-" + e.Name(), Argv: []string{keadm, "supervise",
-		"--child-pid-file", e.pidFile(), "--", edgecore, "--config", e.config}})
+	e.Supervisor, err = e.Start(cluster.ProcessConfig{Name: supervisorName(e.EdgeHost), Argv: []string{keadm, "supervise",
+		"--child-pid-file", e.CorePIDFile(), "--", edgecore, "--config", e.config}})
 	return err
 }
 
-func (e *Edge) pidFile() string { return filepath.Join(e.dir, "edgecore.pid") }
+// edgeDir holds what NewEdge writes and edgecore's data.
+func edgeDir(h *cluster.EdgeHost) string { return filepath.Join(h.Dir(), "tether") }
+
+// supervisorName is the name of the process that keeps edgecore running.
+func supervisorName(h *cluster.EdgeHost) string { return "edgecore-" + h.Name() }
+
+// CorePIDFile holds the process id of edgecore itself while it runs.
+func (e *Edge) CorePIDFile() string { return filepath.Join(e.dir, "edgecore.pid") }
 
 // CorePID is the process id of edgecore itself.
 func (e *Edge) CorePID() (int, error) {
-	b, err := os.ReadFile(e.pidFile())
+	b, err := os.ReadFile(e.CorePIDFile())
 	if err != nil {
 		return 0, fmt.Errorf("edgecore's process id: %w", err)
 	}

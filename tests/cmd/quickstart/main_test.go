@@ -9,7 +9,7 @@ import (
 )
 
 func TestVerbsSayWhatToDoWhereNothingRuns(t *testing.T) {
-	p := &place{root: t.TempDir()}
+	p := &place{root: t.TempDir(), state: t.TempDir()}
 	for name, verb := range map[string]func(context.Context, *place, io.Writer) error{"status": status, "cut": cut, "heal": heal} {
 		if err := verb(t.Context(), p, io.Discard); err == nil || !strings.Contains(err.Error(), "make quickstart") {
 			t.Errorf("%s: expected an error that says how to start the system, found %v", name, err)
@@ -22,7 +22,7 @@ func TestVerbsSayWhatToDoWhereNothingRuns(t *testing.T) {
 }
 
 func TestOnlyOneQuickstartWorksInADirectory(t *testing.T) {
-	p := &place{root: t.TempDir()}
+	p := &place{root: t.TempDir(), state: t.TempDir()}
 	unlock, err := p.lock()
 	if err != nil {
 		t.Fatal(err)
@@ -39,7 +39,7 @@ func TestOnlyOneQuickstartWorksInADirectory(t *testing.T) {
 func TestStepsStopAtTheFirstFailureAndNameIt(t *testing.T) {
 	var out strings.Builder
 	broken := errors.New("expected a, found b: do c")
-	err := follow(t.Context(), &out, []step{
+	err := follow(t.Context(), &screen{out: &out}, []step{
 		{"first", func(context.Context) (string, error) { return "well", nil }},
 		{"second", func(context.Context) (string, error) { return "", broken }},
 		{"third", func(context.Context) (string, error) { t.Error("the third step ran"); return "", nil }},

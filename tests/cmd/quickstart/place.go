@@ -13,9 +13,10 @@ import (
 	"github.com/tether-edge/tether/tests/cluster"
 )
 
-// place is where the quickstart keeps its things: below .tether of the source tree.
+// place is where the quickstart keeps its things.
 type place struct {
-	root string // top of the source tree
+	root  string // top of the source tree
+	state string // .tether in it
 }
 
 func findPlace(ctx context.Context) (*place, error) {
@@ -23,13 +24,29 @@ func findPlace(ctx context.Context) (*place, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &place{root: root}, nil
+	return &place{root: root, state: filepath.Join(root, ".tether")}, nil
 }
 
-// path is a path below .tether.
+// path is a path below the state directory.
 func (p *place) path(elem ...string) string {
-	return filepath.Join(append([]string{p.root, ".tether"}, elem...)...)
+	return filepath.Join(append([]string{p.state}, elem...)...)
 }
+
+// short is a path as one types it at the top of the source tree.
+func (p *place) short(path string) string {
+	if short, err := filepath.Rel(p.root, path); err == nil && filepath.IsLocal(short) {
+		return short
+	}
+	return path
+}
+
+// manifest is the demonstration's application.
+func (p *place) manifest() string {
+	return filepath.Join(p.root, "tests", "cmd", "quickstart", "demo.yaml")
+}
+
+// kubectlCache goes with the cluster.
+func (p *place) kubectlCache() string { return filepath.Join(p.clusterDir(), "kubectl") }
 
 // clusterDir is the directory of the cluster; down removes it whole.
 func (p *place) clusterDir() string { return p.path("run") }

@@ -1,0 +1,66 @@
+package stack
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/tether-edge/tether/tests/cluster"
+)
+
+// Find returns the edge that another process set up on a host with NewEdge and StartCore. Its WaitReady needs the
+// stack and cannot be used.
+func Find(c *cluster.Cluster, h *cluster.EdgeHost) *Edge {
+	dir := edgeDir(h)
+	return &Edge{EdgeHost: h, dir: dir, config: filepath.Join(dir, "edgecore.yaml"), Supervisor: c.Process(supervisorName(h))}
+}
+
+// EdgeStatus is what edgecore says of itself; it is a part of what /status on its metrics address answers.
+type EdgeStatus struct {
+	Link struct {
+		Connected bool
+		Synced    bool // the session has caught up with the cloud
+		Server    string
+		Since     time.Time
+		Problem   string // why there is no link
+	} `json:"link"`
+	Kubelet struct {
+		State  string `json:"state"`
+		Reason string `json:"reason"`
+	} `json:"kubelet"`
+}
+
+// Status asks edgecore how it is, from inside its network: it answers with and without the cloud.
+func (e *Edge) Status(ctx context.Context) (EdgeStatus, error) {
+	var s EdgeStatus
+	body, err := e.Get(ctx, e.Metrics()+"/status")
+	if err != nil {
+		return s, fmt.Errorf("ask edgecore for its status: %w", err)
+	}
+	if err := json.Unmarshal([]byte(body), &s); err != nil {
+		return s, fmt.Errorf("ask edgecore for its status: %w", err)
+	}
+	return s, nil
+}
+
+// Kubeconfig is what kubectl inside the edge host needs to reach edgecore's own API.
+func (e *Edge) Kubeconfig() string { return filepath.Join(e.DataDir(), "admin.kubeconfig") }
+
+// LocalAPI is a client of edgecore's own API at its address on loopback, as somebody at the gateway has it.
+func (e *Edge) LocalAPI() (kubernetes.Interface, error) {
+	config, err := clientcmd.BuildConfigFromFlags("", e.Kubeconfig())
+	if err != nil {
+		return nil, fmt.Errorf("read the kubeconfig of the local API: %w", err)
+	}
+	config.Dial, config.Timeout = e.DialContext, 5*time.Second
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("make a client of the local API: %w", err)
+	}
+	return client, nil
+}

@@ -30,6 +30,7 @@ type simCluster struct {
 	rnd     *rand.Rand
 	rv      uint64
 	uids    int
+	foreign uint64
 	objects map[object.Key]*simObject
 	logs    map[object.ID]*simLog
 	nodeUID string
@@ -119,10 +120,24 @@ func (c *simCluster) key() object.Key {
 	return object.Key{Kind: kinds[c.rnd.IntN(len(kinds))], Namespace: "default", Name: fmt.Sprintf("o%d", c.rnd.IntN(12))}
 }
 
+// overwrite is another writer that puts values of its own into fields that belong to the edge.
+func (c *simCluster) overwrite(k object.Key) {
+	if o := c.objects[k]; o != nil {
+		c.foreign++
+		o.gen = foreignGen + c.foreign
+		c.put(k)
+	}
+}
+
+// foreignGen is more than any generation that the edge writes.
+const foreignGen = 1 << 40
+
 // mutate makes one random change.
 func (c *simCluster) mutate() {
 	k := c.key()
 	switch n := c.rnd.IntN(100); {
+	case n < 8:
+		c.overwrite(k)
 	case n < 60:
 		c.put(k)
 	case n < 80:

@@ -273,6 +273,10 @@ func (h *Hub) markDirty(now time.Time, k object.Key) {
 	case e.phase == leaving && h.visible(k):
 		// A pod may need it again: it must not wait behind that pod.
 		h.enqueue(k, e)
+	case e.phase == delayed && !h.visible(k):
+		// What it referred to may go at once, and must not go before it.
+		h.later.remove(k)
+		h.enqueue(k, e)
 	case e.phase == ready || e.phase == delayed || e.phase == leaving:
 		// One entry, however many changes; the current state is read when there is room.
 	case e.at.IsZero() || !now.Before(e.at.Add(h.cfg.Coalesce)):

@@ -85,6 +85,16 @@ func (t *timers) Pop() any {
 
 func (t *timers) add(k object.Key, at time.Time) { heap.Push(t, timed{k, at}) }
 
+// remove takes a key out before its time.
+func (t *timers) remove(k object.Key) {
+	for i := range *t {
+		if (*t)[i].key == k {
+			heap.Remove(t, i)
+			return
+		}
+	}
+}
+
 // due takes the first key whose time has come.
 func (t *timers) due(now time.Time) (object.Key, bool) {
 	if len(*t) == 0 || (*t)[0].at.After(now) {

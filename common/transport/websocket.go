@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -31,8 +32,10 @@ type webSocket struct {
 
 	// writing orders whole messages: a goodbye may come while another goroutine writes.
 	writing sync.Mutex
-	closing sync.Once
-	err     error
+	// deadline is that of the Writes to come. gorilla's own must not be set while another goroutine writes.
+	deadline atomic.Pointer[time.Time]
+	closing  sync.Once
+	err      error
 }
 
 func newWebSocket(ws *websocket.Conn) (*webSocket, error) {
@@ -83,6 +86,11 @@ func ended(err error) error {
 func (s *webSocket) Write(p []byte) (int, error) {
 	s.writing.Lock()
 	defer s.writing.Unlock()
+	if t := s.deadline.Load(); t != nil {
+		if err := s.ws.SetWriteDeadline(*t); err != nil {
+			return 0, err
+		}
+	}
 	if err := s.ws.WriteMessage(websocket.BinaryMessage, p); err != nil {
 		return 0, err
 	}
@@ -98,7 +106,12 @@ func (s *webSocket) Close() error {
 	return s.err
 }
 
-func (s *webSocket) SetReadDeadline(t time.Time) error  { return s.ws.SetReadDeadline(t) }
-func (s *webSocket) SetWriteDeadline(t time.Time) error { return s.ws.SetWriteDeadline(t) }
-func (s *webSocket) Peer() *x509.Certificate            { return s.peer }
-func (s *webSocket) RemoteAddr() string                 { return s.ws.RemoteAddr().String() }
+func (s *webSocket) SetReadDeadline(t time.Time) error { return s.ws.SetReadDeadline(t) }
+
+func (s *webSocket) SetWriteDeadline(t time.Time) error {
+	s.deadline.Store(&t)
+	return s.ws.NetConn().SetWriteDeadline(t) // for the one that is blocked now
+}
+
+func (s *webSocket) Peer() *x509.Certificate { return s.peer }
+func (s *webSocket) RemoteAddr() string      { return s.ws.RemoteAddr().String() }

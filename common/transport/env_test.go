@@ -1,0 +1,141 @@
+package transport
+
+import (
+	"context"
+	"crypto/tls"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/tether-edge/tether/common/pki"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const day = 24 * time.Hour
+
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+// authority is an edge CA with what it issued.
+type authority struct {
+	t     *testing.T
+	ca    *pki.CA
+	trust *pki.Authorities
+}
+
+func newAuthority(t *testing.T) *authority {
+	t.Helper()
+	ca, err := pki.NewCA("edge CA", 3650*day, time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := ca.Save(dir); err != nil {
+		t.Fatal(err)
+	}
+	trust, err := pki.NewAuthorities(filepath.Join(dir, pki.CACertFile), quiet())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &authority{t, ca, trust}
+}
+
+func (a *authority) identity(p pki.Pair, err error) *pki.Identity {
+	a.t.Helper()
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	dir := a.t.TempDir()
+	cert, key := filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
+	if err := p.Save(cert, key); err != nil {
+		a.t.Fatal(err)
+	}
+	id, err := pki.NewIdentity(cert, key, quiet())
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return id
+}
+
+func (a *authority) node(name string, validity time.Duration) *pki.Identity {
+	return a.identity(a.ca.IssueNode(name, validity))
+}
+
+// server is a Server on loopback whose accepted streams come out of a channel.
+type server struct {
+	*authority
+	addr    string
+	streams chan Stream
+}
+
+// serve runs a Server until the test ends. change edits its configuration.
+func serve(t *testing.T, change func(*ServerConfig)) *server {
+	t.Helper()
+	a := newAuthority(t)
+	cfg := ServerConfig{TLS: pki.ServerTLS(a.identity(a.ca.IssueServer([]string{"hub.example", "127.0.0.1"}, 30*day)), a.trust, time.Now),
+		MaxHandshakes: 16, HandshakeTimeout: 10 * time.Second, Admit: func() time.Duration { return 0 }, Log: quiet()}
+	if change != nil {
+		change(&cfg)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &server{authority: a, addr: l.Addr().String(), streams: make(chan Stream, 64)}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- NewServer(cfg, func(st Stream) { s.streams <- st }).Serve(ctx, l) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Serve: %v", err)
+		}
+		for {
+			select {
+			case st := <-s.streams:
+				_ = st.Close()
+				continue
+			default:
+			}
+			return
+		}
+	})
+	return s
+}
+
+// tls is a client's configuration for the server's address.
+func (s *server) tls(id *pki.Identity) *tls.Config {
+	return pki.ClientTLS(id, s.trust, "127.0.0.1", time.Now)
+}
+
+func (s *server) dial(t *testing.T, config *tls.Config) (Stream, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	st, err := Dial(ctx, s.addr, config)
+	if err == nil {
+		t.Cleanup(func() { _ = st.Close() })
+	}
+	return st, err
+}
+
+// pair returns both ends of one stream.
+func (s *server) pair(t *testing.T, node string) (client, hub Stream) {
+	t.Helper()
+	client, err := s.dial(t, s.tls(s.node(node, 30*day)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case hub = <-s.streams:
+		t.Cleanup(func() { _ = hub.Close() })
+		return client, hub
+	case <-time.After(10 * time.Second):
+		t.Fatal("the server did not hand over the stream that was dialled")
+		return nil, nil
+	}
+}

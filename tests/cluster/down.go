@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -99,7 +100,8 @@ func unmountBelow(dir string) error {
 	}
 	slices.Reverse(points) // the innermost first
 	for _, point := range points {
-		if err := unix.Unmount(point, unix.MNT_DETACH); err != nil {
+		// EINVAL: it is gone by itself.
+		if err := unix.Unmount(point, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
 			return fmt.Errorf("unmount %s: %w", point, err)
 		}
 	}
@@ -108,7 +110,10 @@ func unmountBelow(dir string) error {
 
 // mountsBelow lists the mount points below dir, in the order in which they were mounted.
 func mountsBelow(dir string) ([]string, error) {
-	file, err := os.Open("/proc/self/mountinfo")
+	// Not /proc/self: that is the first thread, which Go leaves in an edge host's namespace if Inside ran on it.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	file, err := os.Open("/proc/thread-self/mountinfo")
 	if err != nil {
 		return nil, fmt.Errorf("list the mounts: %w", err)
 	}

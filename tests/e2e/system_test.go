@@ -6,70 +6,163 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/tether-edge/tether/build/images"
 	"github.com/tether-edge/tether/tests/cluster"
 	"github.com/tether-edge/tether/tests/stack"
 )
 
 const namespace = "default"
 
-// system is one Tether system with one edge, for one test.
-type system struct {
+// parts are the processes of a system; they may outlive a test.
+type parts struct {
 	*stack.Stack
-	t    *testing.T
 	edge *stack.Edge
 }
 
-func newSystem(t *testing.T) *system {
+// system is one Tether system with one edge, in the hands of one test.
+type system struct {
+	*parts
+	t *testing.T
+}
+
+// newSystem brings up a system for this test alone.
+func newSystem(t *testing.T) *system { return newSystemWith(t, cluster.EdgeConfig{Name: "edge-1"}) }
+
+func newSystemWith(t *testing.T, edge cluster.EdgeConfig) *system {
 	t.Helper()
-	ctx := t.Context()
-	c := cluster.ForTest(t)
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
+	p, err := bringUp(t.Context(), cluster.ForTest(t), edge)
+	if err != nil {
+		t.Fatal(err)
 	}
+	return &system{parts: p, t: t}
+}
+
+// bringUp starts everything on an empty cluster and waits for the node to be Ready.
+func bringUp(ctx context.Context, c *cluster.Cluster, edge cluster.EdgeConfig) (*parts, error) {
+	p, err := bringUpCloud(ctx, c, edge)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.edge.StartCore(ctx); err != nil {
+		return nil, err
+	}
+	return p, p.edge.WaitReady(ctx, 2*time.Minute)
+}
+
+// bringUpCloud starts everything but edgecore.
+func bringUpCloud(ctx context.Context, c *cluster.Cluster, edge cluster.EdgeConfig) (*parts, error) {
 	program, err := cluster.Program(ctx, "controlplane")
-	must(err)
+	if err != nil {
+		return nil, err
+	}
 	control, err := c.StartControlPlane(ctx, program)
-	must(err)
-	archives, err := cluster.Images(ctx)
-	must(err)
-	s := &system{t: t}
-	s.Stack, err = stack.New(ctx, c, control)
-	must(err)
-	must(s.StartCloud(ctx))
-	host, err := c.NewEdgeHost(ctx, cluster.EdgeConfig{Name: "edge-1", Images: archives})
-	must(err)
-	s.edge, err = s.NewEdge(ctx, host, nil)
-	must(err)
-	must(s.edge.StartCore(ctx))
-	must(s.edge.WaitReady(ctx, time.Minute))
-	return s
+	if err != nil {
+		return nil, err
+	}
+	p := &parts{}
+	if p.Stack, err = stack.New(ctx, c, control); err != nil {
+		return nil, err
+	}
+	if err := p.StartCloud(ctx); err != nil {
+		return nil, err
+	}
+	if edge.Images, err = cluster.Images(ctx); err != nil {
+		return nil, err
+	}
+	host, err := c.NewEdgeHost(ctx, edge)
+	if err != nil {
+		return nil, err
+	}
+	p.edge, err = p.NewEdge(ctx, host, nil)
+	return p, err
+}
+
+func (s *system) must(err error) {
+	s.t.Helper()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// whole mends what an earlier test may have left: cable, processes, objects.
+func (s *system) whole() {
+	s.t.Helper()
+	ctx := context.Background()
+	s.must(s.edge.Heal(ctx))
+	if !s.Cloud.Alive() {
+		s.must(s.Cloud.Restart())
+	}
+	if !s.edge.Containerd().Alive() {
+		s.must(s.edge.StartContainerd(ctx))
+	}
+	if !s.edge.Supervisor.Alive() {
+		s.must(s.edge.StartCore(ctx))
+	}
+	s.must(s.CloudReady(ctx))
+	s.must(s.edge.WaitReady(ctx, 2*time.Minute))
+	s.clear()
+}
+
+// clear deletes what tests create.
+func (s *system) clear() {
+	s.t.Helper()
+	ctx := context.Background()
+	all, now := metav1.ListOptions{}, metav1.DeleteOptions{PropagationPolicy: new(metav1.DeletePropagationBackground)}
+	s.must(s.Admin.AppsV1().Deployments(namespace).DeleteCollection(ctx, now, all))
+	s.must(s.Admin.BatchV1().Jobs(namespace).DeleteCollection(ctx, now, all))
+	s.must(s.Admin.CoreV1().Pods(namespace).DeleteCollection(ctx, now, all))
+	s.must(s.Admin.CoreV1().Secrets(namespace).DeleteCollection(ctx, now, all))
+	s.must(s.Admin.CoreV1().ConfigMaps(namespace).DeleteCollection(ctx, now, metav1.ListOptions{FieldSelector: "metadata.name!=kube-root-ca.crt"}))
+	cluster.Eventually(s.t, time.Minute, "the pods of earlier tests to be gone", func() error {
+		l, err := s.Admin.CoreV1().Pods(namespace).List(ctx, all)
+		if err == nil && len(l.Items) > 0 {
+			err = fmt.Errorf("%d are left, the first is %s: %s", len(l.Items), l.Items[0].Name, describe(&l.Items[0]))
+		}
+		return err
+	})
+}
+
+func (s *system) showLogs() {
+	for _, p := range s.Cluster.Processes() {
+		s.t.Logf("the end of the log of %s:\n%s", p.Name(), p.LogTail(40))
+	}
+}
+
+// demoPod is a pod of one container that serves HTTP.
+func demoPod(name string) *corev1.Pod {
+	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "demo", Image: images.Demo}}}}
 }
 
 // createPod creates a pod on the edge; the spec's gaps are filled with what every test wants.
 func (s *system) createPod(p *corev1.Pod) *corev1.Pod {
 	s.t.Helper()
 	p.Spec.NodeName = s.edge.Name()
-	zero := int64(1)
 	if p.Spec.TerminationGracePeriodSeconds == nil {
-		p.Spec.TerminationGracePeriodSeconds = &zero
+		p.Spec.TerminationGracePeriodSeconds = new(int64(1))
 	}
 	for i := range p.Spec.Containers {
 		p.Spec.Containers[i].ImagePullPolicy = corev1.PullIfNotPresent
 	}
-	p, err := s.Admin.CoreV1().Pods(namespace).Create(s.t.Context(), p, metav1.CreateOptions{})
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	p, err := s.Admin.CoreV1().Pods(namespace).Create(context.Background(), p, metav1.CreateOptions{})
+	s.must(err)
 	return p
+}
+
+// runPod creates a demo pod and waits until it is Ready.
+func (s *system) runPod(name string) *corev1.Pod {
+	s.t.Helper()
+	s.createPod(demoPod(name))
+	return s.waitPod(name, time.Minute, podReady)
 }
 
 // waitPod waits until ok returns nil for the pod as the cluster shows it.
@@ -85,6 +178,18 @@ func (s *system) waitPod(name string, timeout time.Duration, ok func(*corev1.Pod
 	return p
 }
 
+// waitGone waits until the cluster has no such pod.
+func (s *system) waitGone(name string, timeout time.Duration) {
+	s.t.Helper()
+	cluster.Eventually(s.t, timeout, "pod "+name+" to be gone from the cluster", func() error {
+		p, err := s.Admin.CoreV1().Pods(namespace).Get(context.Background(), name, metav1.GetOptions{})
+		if err == nil {
+			return errors.New(describe(p))
+		}
+		return ignoreNotFound(err)
+	})
+}
+
 func podReady(p *corev1.Pod) error {
 	for _, c := range p.Status.Conditions {
 		if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue {
@@ -94,10 +199,19 @@ func podReady(p *corev1.Pod) error {
 	return errors.New(describe(p))
 }
 
+func podPhase(want corev1.PodPhase) func(*corev1.Pod) error {
+	return func(p *corev1.Pod) error {
+		if p.Status.Phase != want {
+			return errors.New(describe(p))
+		}
+		return nil
+	}
+}
+
 // describe says in one line how a pod is.
 func describe(p *corev1.Pod) string {
-	text := fmt.Sprintf("phase %s %s", p.Status.Phase, p.Status.Reason)
-	for _, c := range p.Status.ContainerStatuses {
+	text := fmt.Sprintf("phase %s %s %s", p.Status.Phase, p.Status.Reason, p.Status.Message)
+	for _, c := range slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses) {
 		if w := c.State.Waiting; w != nil {
 			text += fmt.Sprintf(", %s waits: %s %s", c.Name, w.Reason, w.Message)
 		}
@@ -106,4 +220,100 @@ func describe(p *corev1.Pod) string {
 		}
 	}
 	return text
+}
+
+// answers waits until the pod's server answers on a path, asked from inside the edge.
+func (s *system) answers(p *corev1.Pod, path, want string) {
+	s.t.Helper()
+	cluster.Eventually(s.t, 20*time.Second, "pod "+p.Name+" to answer "+path, func() error {
+		body, err := s.edge.Get(context.Background(), "http://"+p.Status.PodIP+":8080"+path)
+		if err == nil && !strings.Contains(body, want) {
+			err = fmt.Errorf("expected %q in its answer, found %q", want, body)
+		}
+		return err
+	})
+}
+
+// containers are the running containers of the edge by pod and name: their ids and how often each was started anew.
+func (s *system) containers() map[string]string {
+	s.t.Helper()
+	cri, err := s.edge.CRI(context.Background())
+	s.must(err)
+	defer cri.Close()
+	list, err := cri.Containers(context.Background())
+	s.must(err)
+	out := map[string]string{}
+	for _, c := range list {
+		if c.Running {
+			out[c.Namespace+"/"+c.Pod+"/"+c.Name] = fmt.Sprintf("%s attempt %d", c.ID, c.Attempt)
+		}
+	}
+	return out
+}
+
+// sameContainers fails the test unless every container of before still runs, with the same id.
+func (s *system) sameContainers(before map[string]string) {
+	s.t.Helper()
+	after := s.containers()
+	for _, name := range slices.Sorted(maps.Keys(before)) {
+		if after[name] != before[name] {
+			s.t.Errorf("I7: container %s was %q, is %q", name, before[name], after[name])
+		}
+	}
+}
+
+// killCore kills edgecore itself; its supervisor starts it again.
+func (s *system) killCore() (pid int) {
+	s.t.Helper()
+	pid, err := s.edge.CorePID()
+	s.must(err)
+	s.must(syscall.Kill(pid, syscall.SIGKILL))
+	return pid
+}
+
+// waitCore waits until a new edgecore serves its local API.
+func (s *system) waitCore(old int) {
+	s.t.Helper()
+	cluster.Eventually(s.t, 30*time.Second, "edgecore to be back by itself", func() error {
+		pid, err := s.edge.CorePID()
+		if err == nil && pid == old {
+			err = fmt.Errorf("its process is still %d", old)
+		}
+		if err == nil {
+			_, err = s.edge.Get(context.Background(), s.edge.Metrics()+"/healthz")
+		}
+		return err
+	})
+}
+
+// status is edgecore's own account of itself.
+func (s *system) status() string {
+	body, err := s.edge.Get(context.Background(), s.edge.Metrics()+"/status")
+	if err != nil {
+		return err.Error()
+	}
+	return body
+}
+
+func (s *system) eventuallyStatus(timeout time.Duration, what, want string) {
+	s.t.Helper()
+	cluster.Eventually(s.t, timeout, what, func() error {
+		if body := s.status(); !strings.Contains(body, want) {
+			return fmt.Errorf("expected %q in %s", want, body)
+		}
+		return nil
+	})
+}
+
+// cut pulls the cable and waits until the edge has noticed.
+func (s *system) cut() {
+	s.t.Helper()
+	s.must(s.edge.Cut())
+	s.eventuallyStatus(time.Minute, "the edge to notice the cut", `"Connected":false`)
+}
+
+func (s *system) heal() {
+	s.t.Helper()
+	s.must(s.edge.Heal(context.Background()))
+	s.eventuallyStatus(time.Minute, "the link to be back", `"Synced":true`)
 }

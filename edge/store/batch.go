@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 
 	"github.com/tether-edge/tether/common/object"
 )
@@ -25,6 +26,9 @@ type Incoming struct {
 // ownNodePriority orders the overlay that is queued for a re-created Node: before those of pods, since the cloud evicts
 // pods of a Node without a status.
 const ownNodePriority = 30
+
+// podPriority is that of kubeapi's own pod statuses.
+const podPriority = 20
 
 // ApplyBatch does the changes in order, in one transaction, and returns after its commit.
 //
@@ -138,11 +142,16 @@ func (t *tx) arrive(old *object.Record, a *arrival) error {
 			return err
 		}
 	}
-	r, err := merged(a, overlay)
+	r, served, err := merged(a, overlay)
 	if err != nil {
 		t.s.metrics.bad.Inc()
 		t.s.log.Warn("object from the cloud skipped", "key", a.Key.String(), "version", a.Version.RV, "error", err)
 		return nil
+	}
+	if same && overlay != nil && !old.Tombstone {
+		if err := t.reassert(a, served, overlay); err != nil {
+			return err
+		}
 	}
 	if same && old.Tombstone {
 		r.Tombstone = true
@@ -156,26 +165,49 @@ func (t *tx) arrive(old *object.Record, a *arrival) error {
 	return err
 }
 
-// merged builds the record of what the cloud sent with the edge's overlay in it.
-func merged(a *arrival, overlay []byte) (*object.Record, error) {
+// reassert queues the edge's overlay again where the cloud shows other values in fields that are the edge's: the node
+// controller marked the node Unknown, or a frozen replica wrote an older status. A write that already waits will do.
+func (t *tx) reassert(a *arrival, served object.Object, overlay []byte) error {
+	if equality.Semantic.DeepEqual(a.obj, served) {
+		return nil
+	}
+	waits := false
+	err := t.c.query("SELECT 1 FROM outbox WHERE class = 0 AND kind = ? AND namespace = ? AND name = ? AND uid = ? LIMIT 1",
+		[]any{string(a.Key.Kind), a.Key.Namespace, a.Key.Name, a.Version.UID}, func(func(...any) error) error { waits = true; return nil })
+	if err != nil {
+		return wrap("look for a queued write of "+a.Key.String(), err)
+	}
+	if waits {
+		return nil
+	}
+	priority := podPriority
+	if a.Key.Kind == object.Nodes {
+		priority = ownNodePriority
+	}
+	return t.queue(object.Outgoing{Key: a.Key, UID: a.Version.UID, Op: object.OpOverlay, Body: overlay,
+		Class: object.ClassState, Priority: priority})
+}
+
+// merged builds the record of what the cloud sent with the edge's overlay in it, and returns the object it serves too.
+func merged(a *arrival, overlay []byte) (*object.Record, object.Object, error) {
 	r := &object.Record{Key: a.Key, Version: a.Version, Origin: object.FromCloud, Body: a.Body, Overlay: overlay}
 	var o *object.Overlay
 	if overlay != nil {
 		var err error
 		if o, err = object.DecodeOverlay(overlay); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	out := object.Merge(a.obj, o)
 	if overlay == nil && !pretends(a.obj, out) {
-		return r, nil
+		return r, out, nil
 	}
 	body, err := object.Encode(a.kind, out)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	r.Base, r.Body = a.Body, body
-	return r, nil
+	return r, out, nil
 }
 
 // pretends reports whether Merge without an overlay changed the pod: it hides an end that the cloud wrote (I8). Other

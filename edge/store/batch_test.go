@@ -22,6 +22,36 @@ func TestCloudChangesKeepWhatTheKubeletWrote(t *testing.T) {
 	}
 }
 
+// The cloud's node controller, or a replica that was frozen, writes into fields of the edge's: they are put right once.
+func TestWhatTheCloudOverwroteIsAssertedAgain(t *testing.T) {
+	s := newStore(t)
+	s.mustBatch(t, upsert(t, object.Pods, pod("a", "u1", 5)))
+	s.mustApply(t, withStatus(t, s.mustGet(t, podKey("a")), corev1.PodRunning))
+	delivered := func() {
+		for _, h := range s.queue(t) {
+			if err := s.Drop(t.Context(), h.ID); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	delivered()
+	echo := pod("a", "u1", 6)
+	echo.Status.Phase = corev1.PodRunning
+	s.mustBatch(t, upsert(t, object.Pods, echo))
+	if q := s.queue(t); len(q) != 0 {
+		t.Fatalf("the echo of the edge's own write made it write again: %v", q)
+	}
+	foreign := pod("a", "u1", 7)
+	foreign.Status.Phase = corev1.PodUnknown
+	for rv := uint64(7); rv < 9; rv++ {
+		foreign.ResourceVersion = object.FormatRV(rv)
+		s.mustBatch(t, upsert(t, object.Pods, foreign))
+		if q := s.queue(t); len(q) != 1 || q[0].Op != object.OpOverlay || q[0].UID != "u1" {
+			t.Fatalf("queue %v, expected the overlay once", q)
+		}
+	}
+}
+
 func TestUIDChangeIsDeletedAndAdded(t *testing.T) {
 	s := newStore(t)
 	s.mustBatch(t, upsert(t, object.Pods, pod("a", "u1", 5)))

@@ -34,7 +34,7 @@ func (t *tx) csiNode(old *object.Record, a *arrival) error {
 	}
 	if old.Origin == object.FromEdge {
 		// Its uid was the edge's own invention, so watchers see another object.
-		r, err := merged(a, nil)
+		r, _, err := merged(a, nil)
 		if err != nil {
 			return err
 		}

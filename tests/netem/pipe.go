@@ -13,7 +13,7 @@ const maxHeld = 64 << 20
 type frame struct {
 	data    []byte
 	through time.Time // when its last byte has been transmitted
-	due     time.Time // when it arrives
+	due     time.Time // when it may arrive
 }
 
 // pipe is one direction: a queue before a transmitter of limited rate, and a length of cable behind it. It does no I/O
@@ -23,12 +23,11 @@ type pipe struct {
 	settings Settings
 	loss     *rand.Rand
 	jitter   *rand.Rand
-	// frames are in the order of arrival, which is also that of through and of due.
+	// frames are in the order of arrival and leave in it: one that is due waits for those before it.
 	frames []frame
 	held   int64     // bytes in frames
 	limit  int64     // of held, whatever the settings
 	free   time.Time // when the transmitter is done with all of them
-	last   time.Time // when the last one is due
 	counts Counters
 	// wake has a value when the first frame's due time may have changed.
 	wake chan struct{}
@@ -85,12 +84,10 @@ func (p *pipe) schedule(now time.Time, f *frame) {
 		p.free = p.free.Add(time.Duration(float64(len(f.data)) / float64(p.settings.Rate) * float64(time.Second)))
 	}
 	f.through = p.free
-	due := f.through.Add(p.settings.Delay)
+	f.due = f.through.Add(p.settings.Delay)
 	if p.settings.Jitter > 0 {
-		due = due.Add(time.Duration(p.jitter.Int64N(int64(p.settings.Jitter) + 1)))
+		f.due = f.due.Add(time.Duration(p.jitter.Int64N(int64(p.settings.Jitter) + 1)))
 	}
-	p.last = later(p.last, due)
-	f.due = p.last
 }
 
 func later(a, b time.Time) time.Time {
@@ -106,12 +103,10 @@ func (p *pipe) set(now time.Time, s Settings) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.settings = s
-	p.free, p.last = now, now
+	p.free = now
 	for i := range p.frames {
 		if f := &p.frames[i]; f.through.After(now) {
 			p.schedule(now, f)
-		} else {
-			p.last = later(p.last, f.due)
 		}
 	}
 	p.signal()

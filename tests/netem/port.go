@@ -92,7 +92,7 @@ func (p *port) open() error {
 }
 
 func (p *port) bind(fd int) error {
-	// What the relay sends must not come back to it.
+	// What others send out on the link did not arrive on it.
 	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1); err != nil {
 		return fmt.Errorf("ignore outgoing frames: %w", err)
 	}

@@ -194,6 +194,12 @@ func (r *Report) writeDocs(path string) error {
 	for _, f := range r.Figures {
 		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %d | %s | %s | %s |\n", f.Row, f.What, f.target(), number(f.Median), f.spread(), len(f.Values), f.Unit, f.verdict()+trial(f), f.Load)
 	}
+	b.WriteString("\n")
+	for _, f := range r.Figures {
+		if f.Note != "" {
+			fmt.Fprintf(&b, "- %s: %s\n", f.What, f.Note)
+		}
+	}
 	b.WriteString("\n" + docsEnd)
 	if err := os.WriteFile(path, slices.Concat(before, []byte(b.String()), after), 0o644); err != nil {
 		return fmt.Errorf("write the figures into a page: %w", err)

@@ -1,0 +1,136 @@
+package main
+
+import (
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestCommandLineNamesWhatIsWrong(t *testing.T) {
+	for args, words := range map[string]string{"--only size,dance": `found "dance"`, "now": "flags only", "--repeat -1": "0 or more"} {
+		if _, err := parse(strings.Fields(args), io.Discard); err == nil || !strings.Contains(err.Error(), words) {
+			t.Errorf("%s: expected an error with %q, found %v", args, words, err)
+		}
+	}
+	all, err := parse(nil, io.Discard)
+	if err != nil || !slices.Equal(all.only, rowNames()) {
+		t.Errorf("expected every row by default, found %v, %v", all.only, err)
+	}
+	none, err := parse([]string{"--only", "none"}, io.Discard)
+	if err != nil || len(none.only) != 0 {
+		t.Errorf("expected no row, found %v, %v", none.only, err)
+	}
+}
+
+func TestMedianSpreadAndVerdict(t *testing.T) {
+	odd := Figure{Values: []float64{3, 1, 2}, Limit: atMost(2)}
+	odd.summarize()
+	even := Figure{Values: []float64{1, 4, 2, 3}, Limit: atMost(2)}
+	even.summarize()
+	if odd.Median != 2 || odd.Min != 1 || odd.Max != 3 || odd.verdict() != "met" {
+		t.Errorf("expected median 2 of 1 to 3, met, found %+v, %s", odd, odd.verdict())
+	}
+	if even.Median != 2.5 || even.verdict() != "MISSED" {
+		t.Errorf("expected median 2.5, missed, found %+v, %s", even, even.verdict())
+	}
+	if p := percentile([]float64{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}, 90); p != 9 {
+		t.Errorf("expected the 90th percentile of 1 to 10 to be 9, found %v", p)
+	}
+	if none := (&Figure{Values: []float64{5}}); none.verdict() != "" || none.target() != "" {
+		t.Errorf("expected no verdict without a target, found %q", none.verdict())
+	}
+}
+
+func TestFiguresOfOtherRowsSurvive(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "bench.json")
+	r, err := loadReport(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Figures = []Figure{{Row: "burst", What: "b", Values: []float64{1}}, {Row: "size", What: "a", Values: []float64{1}}}
+	if err := r.save(); err != nil {
+		t.Fatal(err)
+	}
+	if r, err = loadReport(path); err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Figures) != 2 || r.Figures[0].Row != "size" {
+		t.Fatalf("expected both rows in the table's order, found %+v", r.Figures)
+	}
+	r.forget("size")
+	if len(r.Figures) != 1 || r.Figures[0].Row != "burst" {
+		t.Errorf("expected the other row to stay, found %+v", r.Figures)
+	}
+}
+
+func TestDocsKeepWhatIsOutsideOfTheMarkers(t *testing.T) {
+	page := filepath.Join(t.TempDir(), "page.md")
+	if err := os.WriteFile(page, []byte("before\n"+docsBegin+"\nold\n"+docsEnd+"\nafter\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r := &Report{Figures: []Figure{{Row: "size", What: "binary edgecore", Unit: "MB", Limit: atMost(66), Values: []float64{64.5}, Median: 64.5, Note: "a note"}}}
+	for range 2 {
+		if err := r.writeDocs(page); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := string(text)
+	if !strings.HasPrefix(got, "before\n"+docsBegin) || !strings.HasSuffix(got, docsEnd+"\nafter\n") || strings.Contains(got, "old") ||
+		strings.Count(got, "| size | binary edgecore | <= 66 | 64.5 |") != 1 || !strings.Contains(got, "a note") {
+		t.Errorf("expected the figures between the markers and the rest unchanged, found:\n%s", got)
+	}
+	if err := os.WriteFile(page, []byte("no markers"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.writeDocs(page); err == nil || !strings.Contains(err.Error(), docsEnd) {
+		t.Errorf("expected a page without markers to be refused, found %v", err)
+	}
+}
+
+func TestAuditTellsCloudCoresOwnRequestsFromTheNodes(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.log")
+	event := func(second int, rest string) string {
+		return `{"requestReceivedTimestamp":"2026-01-01T00:00:0` + string(rune('0'+second)) + `.000000Z","verb":"patch"` + rest + "}\n"
+	}
+	log := event(1, `,"objectRef":{"resource":"configmaps"}`) + // too early
+		event(3, `,"objectRef":{"resource":"configmaps"}`) +
+		event(3, `,"objectRef":{"resource":"leases"}`) +
+		event(4, `,"objectRef":{"resource":"pods"},"impersonatedUser":{"username":"system:node:a"}`) +
+		event(4, "") + // no object: a request for discovery or health
+		event(9, `,"objectRef":{"resource":"configmaps"}`) // too late
+	if err := os.WriteFile(path, []byte(log), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	at := func(second int) time.Time { return time.Date(2026, 1, 1, 0, 0, second, 0, time.UTC) }
+	got, err := readAudit(path, at(2), at(5))
+	if want := (requests{leases: 1, node: 1, others: 2}); err != nil || got != want {
+		t.Errorf("expected %+v, found %+v, %v", want, got, err)
+	}
+}
+
+func TestOwnProcessIsMeasured(t *testing.T) {
+	rss, anon, err := resident(os.Getpid())
+	if err != nil || anon <= 0 || rss < anon {
+		t.Errorf("expected memory, of which some is anonymous, found %v and %v, %v", rss, anon, err)
+	}
+	before, err := used(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := 0; time.Since(before.at) < 200*time.Millisecond; n++ {
+		_ = n * n
+	}
+	after, err := used(os.Getpid())
+	// On a busy machine this process gets a part of a core only.
+	if percent := after.since(before); err != nil || percent <= 0 || percent > 400 {
+		t.Errorf("expected a busy process to use up to a core or a few, found %v%%, %v", percent, err)
+	}
+}

@@ -1,0 +1,211 @@
+package fleet
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/tether-edge/tether/cloud/hub"
+	"github.com/tether-edge/tether/cloud/state"
+	"github.com/tether-edge/tether/cloud/state/statetest"
+	"github.com/tether-edge/tether/common/object"
+	"github.com/tether-edge/tether/common/pki"
+	"github.com/tether-edge/tether/common/session"
+	"github.com/tether-edge/tether/common/wire"
+	"github.com/tether-edge/tether/tests/cluster"
+)
+
+const patience = 20 * time.Second
+
+// caches presents the cache as the hub wants it.
+type caches struct{ *state.Cache }
+
+func (c caches) Subscribe(node string, notify func([]object.Key)) (session.View, func()) {
+	return c.Cache.Subscribe(node, notify)
+}
+
+// nodes notes the sessions that the hub has.
+type nodes struct {
+	mu       sync.Mutex // guards what follows
+	sessions map[string]string
+	alive    map[string]time.Duration
+}
+
+func (n *nodes) Connected(node, session, _ string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.sessions[node] = session
+}
+
+func (n *nodes) Disconnected(node, session string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.sessions[node] == session {
+		delete(n.sessions, node)
+	}
+}
+
+func (n *nodes) Alive(node, _ string, leaseAge, _ time.Duration) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.alive[node] = leaseAge
+}
+
+func (n *nodes) Restored(string, object.Key, uint64, uint64) {}
+
+func (n *nodes) session(node string) string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.sessions[node]
+}
+
+func (n *nodes) count() (sessions, alive int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return len(n.sessions), len(n.alive)
+}
+
+// realHub is a hub as cloudcore runs it, but for the API server.
+type realHub struct {
+	*hub.Hub
+	api     *statetest.Cluster
+	nodes   *nodes
+	ca      *pki.CA
+	address string
+}
+
+func newHub(t *testing.T) *realHub {
+	t.Helper()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	log := slog.New(slog.NewTextHandler(t.Output(), nil))
+	ca, err := pki.NewCA("edges", time.Hour, time.Now)
+	must(err)
+	dir := t.TempDir()
+	must(ca.Save(dir))
+	pair, err := ca.IssueServer([]string{"127.0.0.1"}, time.Hour)
+	must(err)
+	must(pair.Save(filepath.Join(dir, "server.crt"), filepath.Join(dir, "server.key")))
+	identity, err := pki.NewIdentity(filepath.Join(dir, "server.crt"), filepath.Join(dir, "server.key"), log)
+	must(err)
+	clients, err := pki.NewAuthorities(filepath.Join(dir, pki.CACertFile), log)
+	must(err)
+	codec, err := wire.NewCompressor()
+	must(err)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	must(err)
+
+	h := &realHub{api: statetest.New(), nodes: &nodes{sessions: map[string]string{}, alive: map[string]time.Duration{}}, ca: ca, address: listener.Addr().String()}
+	reg := prometheus.NewRegistry()
+	cache := state.New(state.Config{}, state.Deps{Source: h.api, Compressor: codec, Log: log, Registerer: reg})
+	h.Hub = hub.New(hub.Config{MaxHandshakes: 16, HandshakeTimeout: patience, MaxSessions: 1000, MaxInFlightBytes: 1 << 20, Coalesce: time.Second / 4, Epoch: "one"},
+		hub.Deps{Listener: listener, Identity: identity, Clients: clients, Caches: caches{cache}, Nodes: h.nodes, Log: log, Registry: reg})
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = cache.Start(ctx) })
+	must(cache.WaitSynced(t.Context()))
+	wg.Go(func() { _ = h.Hub.Start(ctx) })
+	t.Cleanup(func() {
+		cancel()
+		wg.Wait()
+	})
+	return h
+}
+
+// newFleet returns a fleet whose edges end with the test.
+func (h *realHub) newFleet(t *testing.T) (*Fleet, context.Context, context.CancelFunc) {
+	f := New(Config{Server: h.address, Host: "127.0.0.1", Prefix: "sim", PingInterval: 200 * time.Millisecond, Dials: 8},
+		Deps{CA: h.ca, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Now: time.Now})
+	ctx, cancel := context.WithTimeout(context.Background(), 3*patience)
+	t.Cleanup(func() {
+		cancel()
+		f.Wait()
+	})
+	return f, ctx, cancel
+}
+
+func TestFleetIsWhatTheHubTakesForEdges(t *testing.T) {
+	h := newHub(t)
+	h.api.Put(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: Name("sim", 0)}})
+	f, ctx, cancel := h.newFleet(t)
+	const edges = 30
+	took, err := f.Grow(ctx, edges)
+	if err != nil || took <= 0 {
+		t.Fatalf("grow: took %s, %v", took, err)
+	}
+	if s := f.Status(); s.Edges != edges || s.Connected != edges || s.Synced != edges || s.Lost != 0 {
+		t.Errorf("expected %d edges, all connected and synced and none lost, found %+v", edges, s)
+	}
+	if n, _ := h.nodes.count(); n != edges {
+		t.Errorf("expected the hub to have %d sessions, found %d", edges, n)
+	}
+	cluster.Eventually(t, patience, "every edge to ping with a healthy lease", func() error {
+		if _, alive := h.nodes.count(); alive != edges {
+			return errCount(alive)
+		}
+		return nil
+	})
+	cancel()
+	f.Wait()
+	cluster.Eventually(t, patience, "the sessions to end with the fleet", func() error {
+		if n, _ := h.nodes.count(); n != 0 {
+			return errCount(n)
+		}
+		return nil
+	})
+}
+
+func TestLostSessionIsCountedAndMadeAnew(t *testing.T) {
+	h := newHub(t)
+	h.api.Put(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: Name("sim", 0)}})
+	f, ctx, _ := h.newFleet(t)
+	if _, err := f.Grow(ctx, 1); err != nil {
+		t.Fatal(err)
+	}
+	first := h.nodes.session(Name("sim", 0))
+	h.End(Name("sim", 0), first)
+	err := f.wait(ctx, func(s Status) bool { return s.Lost == 1 && s.Connected == 1 })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if second := h.nodes.session(Name("sim", 0)); second == first || second == "" {
+		t.Errorf("expected another session than %q, found %q", first, second)
+	}
+	if s := f.Status(); s.LastError == "" {
+		t.Error("expected the reason of the lost session, found none")
+	}
+}
+
+func errCount(n int) error { return fmt.Errorf("there are %d", n) }
+
+func TestStoreSaysWhatTheHubSent(t *testing.T) {
+	s := newStore()
+	node := &wire.Item{Kind: string(object.Nodes), Name: "a", Uid: "u1", ResourceVersion: 7}
+	pod := &wire.Item{Kind: string(object.Pods), Namespace: "n", Name: "p", Uid: "u2", ResourceVersion: 8}
+	s.apply(&wire.Batch{Items: []*wire.Item{node, pod}})
+	var want object.Digest
+	want.Add(object.Key{Kind: object.Pods, Namespace: "n", Name: "p"}, object.Version{UID: "u2", RV: 8})
+	if got := s.digests()[object.Pods]; got != want || s.nodeUID() != "u1" {
+		t.Errorf("expected the digest %v and Node u1, found %v and %q", want, got, s.nodeUID())
+	}
+	if list := s.inventory(object.Pods); len(list) != 1 || len(list[0].Entries) != 1 || list[0].Entries[0].ResourceVersion != 8 || list[0].More {
+		t.Errorf("expected an inventory of one pod, found %v", list)
+	}
+	s.apply(&wire.Batch{Items: []*wire.Item{{Kind: pod.Kind, Namespace: "n", Name: "p", Cause: wire.Cause_CAUSE_DELETED}}})
+	if list := s.inventory(object.Pods); len(list[0].Entries) != 0 {
+		t.Errorf("expected a deleted pod to be gone, found %v", list)
+	}
+}

@@ -15,8 +15,12 @@ import (
 	"github.com/tether-edge/tether/common/wire"
 )
 
-// maxQueued bounds the frames that wait for a slow edge: beyond it nothing more is read from it.
-const maxQueued = 64
+// maxQueued bounds the frames that wait for a slow edge, maxCalls its calls without an answer: beyond either nothing
+// more is read from it.
+const (
+	maxQueued = 64
+	maxCalls  = 64
+)
 
 // conn is one session: a stream, its state machine, and at rest the one goroutine that reads.
 type conn struct {
@@ -34,7 +38,8 @@ type conn struct {
 	mu       sync.Mutex
 	machine  *session.Hub
 	queue    []*wire.Frame // to be written, oldest first
-	room     *sync.Cond    // signalled when queue shrinks or the session ends
+	calls    int           // under way
+	room     *sync.Cond    // signalled when queue or calls shrink or the session ends
 	flushing bool          // a goroutine writes
 	timer    *time.Timer   // next Poll
 	received time.Time
@@ -113,7 +118,7 @@ func (c *conn) receive(f *wire.Frame) error {
 	c.hub.metrics.frames.WithLabelValues("in", wire.Name(f)).Inc()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for len(c.queue) >= maxQueued && !c.over && c.ending == nil {
+	for (len(c.queue) >= maxQueued || c.calls >= maxCalls) && !c.over && c.ending == nil {
 		c.room.Wait()
 	}
 	now := c.hub.deps.Now()
@@ -249,6 +254,7 @@ func (c *conn) handle(effects []session.Effect) {
 		case session.DoWrite:
 			go c.write(e.Write)
 		case session.DoCall:
+			c.calls++
 			go c.call(e.Call)
 		case session.CheckRevision:
 			go c.checkRevision()
@@ -276,6 +282,8 @@ func (c *conn) call(m *wire.Call) {
 	r.Id = m.Id
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.calls--
+	c.room.Broadcast()
 	c.queue = append(c.queue, &wire.Frame{Body: &wire.Frame_Reply{Reply: r}})
 	c.kick()
 }

@@ -182,7 +182,7 @@ func (h *Hub) accept(ctx context.Context, s transport.Stream) {
 		return
 	}
 	log := h.deps.Log.With("node", node, "remote", s.RemoteAddr())
-	_ = s.SetReadDeadline(h.deps.Now().Add(h.cfg.HandshakeTimeout))
+	_ = s.SetReadDeadline(time.Now().Add(h.cfg.HandshakeTimeout)) // the kernel's clock, whatever Now says
 	first, err := wire.Read(s, wire.MaxHandshakeFrame)
 	if err == nil && first.GetHello() == nil {
 		err = fmt.Errorf("%w: the first frame is a %s, expected a hello", session.ErrProtocol, wire.Name(first))

@@ -1,11 +1,9 @@
 package run
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 )
 
 // Logger returns a logger that writes to w. level is debug, info, warn or error; format is text (key=value) or json,
@@ -23,15 +21,4 @@ func Logger(w io.Writer, level, format string) (*slog.Logger, error) {
 		return slog.New(slog.NewJSONHandler(w, opts)), nil
 	}
 	return nil, fmt.Errorf("log format %q: expected text or json", format)
-}
-
-// Main runs start with a logger on standard error and a context that SIGTERM and SIGINT end: what every main does.
-func Main(level, format string, start func(context.Context, *slog.Logger) error) error {
-	log, err := Logger(os.Stderr, level, format)
-	if err != nil {
-		return err
-	}
-	ctx, stop := Signals(context.Background())
-	defer stop()
-	return start(ctx, log)
 }

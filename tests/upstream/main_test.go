@@ -1,6 +1,6 @@
-// Package upstream_test runs cloud/upstream and cloud/node against a real control plane, with the rights of
+// Package upstream runs cloud/upstream and cloud/node against a real control plane, with the rights of
 // build/manifests and no others.
-package upstream_test
+package upstream
 
 import (
 	"context"

@@ -3,8 +3,7 @@ package main
 
 import (
 	"context"
-	"flag"
-	"fmt"
+	"io"
 	"log/slog"
 	"os"
 
@@ -15,37 +14,22 @@ import (
 )
 
 func main() {
-	path := flag.String("config", "/etc/tether/cloudcore.yaml", "configuration file")
-	defaults := flag.Bool("print-defaults", false, "print the default configuration and exit")
-	showVersion := flag.Bool("version", false, "print the version and exit")
-	flag.Parse()
-	var err error
-	switch {
-	case flag.NArg() > 0:
-		err = fmt.Errorf("expected flags only (see --help), found %q", flag.Args())
-	case *showVersion:
-		fmt.Println(version.String("cloudcore"))
-	case *defaults:
-		err = v1alpha1.Print(os.Stdout, v1alpha1.DefaultCloudCore())
-	default:
-		err = start(*path)
-	}
-	if err != nil {
-		fmt.Fprintf(os.Stderr, "cloudcore: %v\n", err)
-		os.Exit(1)
-	}
+	os.Exit(run.Program{
+		Name: "cloudcore", Version: version.String("cloudcore"), Config: "/etc/tether/cloudcore.yaml", Load: load,
+		PrintDefaults: func(w io.Writer) error { return v1alpha1.Print(w, v1alpha1.DefaultCloudCore()) },
+	}.Main(os.Args[1:], os.Stdout, os.Stderr))
 }
 
-func start(path string) error {
+func load(path string) (level, format string, start func(context.Context, *slog.Logger) error, err error) {
 	cfg, err := v1alpha1.LoadCloudCore(path)
 	if err != nil {
-		return err
+		return "", "", nil, err
 	}
-	return run.Main(cfg.Log.Level, cfg.Log.Format, func(ctx context.Context, log *slog.Logger) error {
+	return cfg.Log.Level, cfg.Log.Format, func(ctx context.Context, log *slog.Logger) error {
 		c, err := cloudcore.New(cfg, cloudcore.Deps{Log: log})
 		if err != nil {
 			return err
 		}
 		return c.Start(ctx)
-	})
+	}, nil
 }

@@ -3,8 +3,7 @@ package main
 
 import (
 	"context"
-	"flag"
-	"fmt"
+	"io"
 	"log/slog"
 	"os"
 
@@ -15,37 +14,22 @@ import (
 )
 
 func main() {
-	path := flag.String("config", "/etc/tether/edgecore.yaml", "configuration file")
-	defaults := flag.Bool("print-defaults", false, "print the default configuration and exit")
-	showVersion := flag.Bool("version", false, "print the version and exit")
-	flag.Parse()
-	var err error
-	switch {
-	case flag.NArg() > 0:
-		err = fmt.Errorf("expected flags only (see --help), found %q", flag.Args())
-	case *showVersion:
-		fmt.Println(version.String("edgecore"))
-	case *defaults:
-		err = v1alpha1.Print(os.Stdout, v1alpha1.DefaultEdgeCore())
-	default:
-		err = start(*path)
-	}
-	if err != nil {
-		fmt.Fprintf(os.Stderr, "edgecore: %v\n", err)
-		os.Exit(1)
-	}
+	os.Exit(run.Program{
+		Name: "edgecore", Version: version.String("edgecore"), Config: "/etc/tether/edgecore.yaml", Load: load,
+		PrintDefaults: func(w io.Writer) error { return v1alpha1.Print(w, v1alpha1.DefaultEdgeCore()) },
+	}.Main(os.Args[1:], os.Stdout, os.Stderr))
 }
 
-func start(path string) error {
+func load(path string) (level, format string, start func(context.Context, *slog.Logger) error, err error) {
 	cfg, err := v1alpha1.LoadEdgeCore(path)
 	if err != nil {
-		return err
+		return "", "", nil, err
 	}
-	return run.Main(cfg.Log.Level, cfg.Log.Format, func(ctx context.Context, log *slog.Logger) error {
-		e, err := edgecore.New(ctx, cfg, edgecore.Deps{Log: log})
+	return cfg.Log.Level, cfg.Log.Format, func(ctx context.Context, log *slog.Logger) error {
+		c, err := edgecore.New(ctx, cfg, edgecore.Deps{Log: log})
 		if err != nil {
 			return err
 		}
-		return e.Start(ctx)
-	})
+		return c.Start(ctx)
+	}, nil
 }

@@ -50,7 +50,7 @@ func (h *EdgeHost) linkName(end string) string {
 
 // freeNumber finds a number whose network no link of the machine has an address in.
 func freeNumber(plan int) (int, error) {
-	addresses, err := netlink.AddrList(nil, netlink.FAMILY_V4)
+	addresses, err := whole(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_V4) })
 	if err != nil {
 		return 0, fmt.Errorf("list the machine's addresses: %w", err)
 	}
@@ -198,7 +198,7 @@ func removeLinkNamed(name string) error {
 
 // linksNamed lists the links of the machine whose name begins with prefix.
 func linksNamed(prefix string) ([]string, error) {
-	links, err := netlink.LinkList()
+	links, err := whole(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list the links: %w", err)
 	}

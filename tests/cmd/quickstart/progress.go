@@ -59,7 +59,11 @@ func follow(ctx context.Context, out *screen, steps []step) error {
 		found, err := s.do(ctx)
 		took[i] = time.Since(begun)
 		if err != nil {
-			out.say("FAILED after %s", round(took[i]))
+			word := "FAILED"
+			if ctx.Err() != nil {
+				word = "interrupted"
+			}
+			out.say("%s after %s", word, round(took[i]))
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
 		out.say("%s (%s)", found, round(took[i]))

@@ -158,7 +158,24 @@ func (s *system) killCore(ctx context.Context) (string, error) {
 	if err := s.showAnswers(ctx); err != nil {
 		return "", err
 	}
-	return "edgecore is back, without the cloud, and " + same, nil
+	return "edgecore is back, without the cloud, and " + same, s.showNoLink(ctx)
+}
+
+// showNoLink waits until edgecore has tried to reach the cloud and failed, which takes it three seconds, and says so.
+func (s *system) showNoLink(ctx context.Context) error {
+	_, err := wait(ctx, settle, "edgecore to find no cloud", func(ctx context.Context) error {
+		status, err := s.edge.Status(ctx)
+		if err != nil {
+			return err
+		}
+		words := linkWords(status, time.Now())
+		if status.Link.Connected || !strings.Contains(status.Link.Problem, "dial") {
+			return fmt.Errorf("its link is %s", words)
+		}
+		s.out.say("its link is %s", words)
+		return nil
+	})
+	return err
 }
 
 func (s *system) kubeletRuns(ctx context.Context) error {

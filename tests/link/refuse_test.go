@@ -1,0 +1,138 @@
+package link
+
+import (
+	"encoding/binary"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tether-edge/tether/common/object"
+	"github.com/tether-edge/tether/common/wire"
+)
+
+func TestACertificateOpensOnlyItsOwnNodesSession(t *testing.T) {
+	w := newWorld(t, nil)
+	w.caches.change(object.Key{Kind: object.Nodes, Name: "victim"}, []byte("node"))
+	e := w.join("victim", edgeConfig{cert: "thief"})
+	eventually(t, "the edge is told why", func() bool {
+		p := e.Status().Problem
+		return strings.Contains(p, `calls itself "victim"`) && strings.Contains(p, `certificate says "thief"`)
+	})
+	if w.nodes.session("victim") != "" || e.store.committed() > 0 {
+		t.Error("a certificate for thief opened the session of victim")
+	}
+}
+
+func TestASecondMachineWithTheSameNameIsRefusedWhileTheFirstAnswers(t *testing.T) {
+	w := newWorld(t, nil)
+	p := w.proxy()
+	first := w.join("edge-1", edgeConfig{store: "one", addr: p.addr()})
+	eventually(t, "the first is up", first.up)
+	session := w.nodes.session("edge-1")
+	second := w.join("edge-1", edgeConfig{store: "two"})
+	eventually(t, "the second is told why", func() bool {
+		return strings.Contains(second.Status().Problem, `another edge is connected as node "edge-1"`)
+	})
+	if !first.up() || w.nodes.session("edge-1") != session {
+		t.Error("the first edge lost its session to the second")
+	}
+	second.stop()
+
+	// The first dies without a word: now the name is free within seconds, long before its pings are missed.
+	p.setSilent(true)
+	third := w.join("edge-1", edgeConfig{store: "three"})
+	within(t, 10*time.Second, "the third takes the dead one's place", third.up)
+	first.stop()
+	p.cut()
+}
+
+func TestAnEdgeThatReconnectsTakesItsOwnPlaceAtOnce(t *testing.T) {
+	w := newWorld(t, nil)
+	p := w.proxy()
+	first := w.join("edge-1", edgeConfig{addr: p.addr()})
+	eventually(t, "up", first.up)
+	p.setSilent(true) // the hub does not know that this one is gone
+	again := w.join("edge-1", edgeConfig{})
+	within(t, 5*time.Second, "the same store connects again", again.up)
+	first.stop()
+	p.cut()
+}
+
+func TestAPeerThatBreaksTheProtocolHearsWhyAndDisturbsNobody(t *testing.T) {
+	w := newWorld(t, nil)
+	honest := w.join("honest", edgeConfig{})
+	eventually(t, "the honest edge is up", honest.up)
+	session := w.nodes.session("honest")
+	ping := &wire.Frame{Body: &wire.Frame_Ping{Ping: &wire.Ping{}}}
+	prefix := func(n uint32, b ...byte) []byte { return append(binary.BigEndian.AppendUint32(nil, n), b...) }
+	for _, c := range []struct {
+		name  string
+		hello bool
+		bytes []byte
+		frame *wire.Frame
+		says  string
+	}{
+		{"a frame before hello", false, nil, ping, "expected a hello"},
+		{"garbage before hello", false, prefix(3, 0xff, 0xff, 0xff), nil, "not a Tether frame"},
+		{"a hello that is too large", false, prefix(wire.MaxHandshakeFrame + 1), nil, "expected at most 65536"},
+		{"garbage", true, prefix(3, 0xff, 0xff, 0xff), nil, "not a Tether frame"},
+		{"a frame that is too large", true, prefix(wire.MaxFrame + 1), nil, "expected at most 4194304"},
+		{"an ack of nothing", true, nil, &wire.Frame{Body: &wire.Frame_Ack{Ack: &wire.Ack{Seq: 99}}}, "ack of batch 99"},
+		{"a second hello", true, nil, &wire.Frame{Body: &wire.Frame_Hello{Hello: &wire.Hello{Versions: wire.Versions(), Node: "evil"}}}, "a second hello"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := w.raw("evil")
+			if c.hello {
+				r.hello("evil")
+			}
+			if c.frame != nil {
+				r.send(c.frame)
+			} else if _, err := r.Write(c.bytes); err != nil {
+				t.Fatal(err)
+			}
+			if g := r.goodbye(); g.Reason != wire.Reason_REASON_PROTOCOL || !strings.Contains(g.Message, c.says) {
+				t.Errorf("got %v, want REASON_PROTOCOL that says %q", g, c.says)
+			}
+			eventually(t, "the session is over", func() bool { return w.nodes.session("evil") == "" })
+		})
+	}
+	w.caches.change(configMap("a"), []byte("one"))
+	eventually(t, "the honest edge gets changes", func() bool { return honest.store.get(configMap("a")) == "one" })
+	if w.nodes.session("honest") != session {
+		t.Error("the honest edge lost its session")
+	}
+}
+
+func TestAnUnknownFrameOfANewerEdgeIsIgnored(t *testing.T) {
+	w := newWorld(t, nil)
+	r := w.raw("newer")
+	r.hello("newer")
+	if _, err := r.Write([]byte{0, 0, 0, 3, 0xfa, 0x06, 0x00}); err != nil { // field 111
+		t.Fatal(err)
+	}
+	r.send(&wire.Frame{Body: &wire.Frame_Ping{Ping: &wire.Ping{Id: 42}}})
+	for {
+		f := r.next()
+		if g := f.GetGoodbye(); g != nil {
+			t.Fatalf("the hub said goodbye: %v", g)
+		}
+		if f.GetPong().GetId() == 42 {
+			return
+		}
+	}
+}
+
+func TestAnEdgesWrongClock(t *testing.T) {
+	w := newWorld(t, nil)
+	wrong := func(d time.Duration) edgeConfig {
+		return edgeConfig{clock: func() time.Time { return time.Now().Add(d) }}
+	}
+	for name, d := range map[string]time.Duration{"behind": -time.Hour, "ahead": time.Hour, "almost-a-day-behind": -23 * time.Hour} {
+		eventually(t, "an edge whose clock is "+d.String()+" wrong connects", w.join(name, wrong(d)).up)
+	}
+	e := w.join("epoch", wrong(-40*365*day))
+	eventually(t, "an edge whose clock is 40 years behind says so", func() bool {
+		p := e.Status().Problem
+		return strings.Contains(p, "not valid yet") && strings.Contains(p, "this machine's clock says") && strings.Contains(p, "set the clock")
+	})
+}

@@ -3,7 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
-	"strings"
+	"math/rand/v2"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -24,10 +24,24 @@ const mapsLabel = "bench"
 
 func mapName(i int) string { return fmt.Sprintf("bench-%03d", i) }
 
-// body is the value in words, filled up to bodySize.
-func body(value int) string {
-	text := fmt.Sprintf("%d ", value)
-	return text + strings.Repeat(".", bodySize-len(text))
+// body is a value in words and then bodySize bytes of what a configuration is made of: names that repeat, and numbers.
+func body(i, value int) string {
+	random := rand.New(rand.NewPCG(uint64(i), uint64(value)))
+	text := fmt.Sprintf("%d\n", value)
+	for n := 0; len(text) < bodySize; n++ {
+		text += fmt.Sprintf("sensor-%d.limit=%d.%d\n", n, random.IntN(100), random.IntN(100))
+	}
+	return text[:bodySize]
+}
+
+// randomBody is a value in words and then letters without any order, which compression makes a quarter smaller at best.
+func randomBody(i, value int) string {
+	random := rand.New(rand.NewPCG(uint64(i), uint64(value)))
+	text := fmt.Appendf(nil, "%d\n", value)
+	for len(text) < bodySize {
+		text = append(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+/"[random.IntN(64)])
+	}
+	return string(text)
 }
 
 // valueOf is the value that body wrote; -1 for a body of something else.
@@ -41,7 +55,7 @@ func valueOf(cm *corev1.ConfigMap) int {
 func (s *system) makeMaps(ctx context.Context, n int, node string) error {
 	var sources []corev1.VolumeProjection
 	for i := range n {
-		cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: mapName(i), Labels: map[string]string{mapsLabel: ""}}, Data: map[string]string{"body": body(0)}}
+		cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: mapName(i), Labels: map[string]string{mapsLabel: ""}}, Data: map[string]string{"body": body(i, 0)}}
 		if _, err := s.Admin.CoreV1().ConfigMaps(namespace).Create(ctx, cm, metav1.CreateOptions{}); err != nil {
 			return fmt.Errorf("make ConfigMap %s: %w", cm.Name, err)
 		}
@@ -63,7 +77,11 @@ func (s *system) makeMaps(ctx context.Context, n int, node string) error {
 
 // setMap writes a value and returns when the request was begun and when the answer was there.
 func setMap(ctx context.Context, client kubernetes.Interface, i, value int) (begun, done time.Time, err error) {
-	patch := fmt.Appendf(nil, `{"data":{"body":%q}}`, body(value))
+	return setMapTo(ctx, client, i, body(i, value))
+}
+
+func setMapTo(ctx context.Context, client kubernetes.Interface, i int, text string) (begun, done time.Time, err error) {
+	patch := fmt.Appendf(nil, `{"data":{"body":%q}}`, text)
 	begun = time.Now()
 	_, err = client.CoreV1().ConfigMaps(namespace).Patch(ctx, mapName(i), types.MergePatchType, patch, metav1.PatchOptions{})
 	if err != nil {

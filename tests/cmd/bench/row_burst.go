@@ -51,27 +51,47 @@ func measureBurst(ctx context.Context, b *bench) error {
 	if err != nil {
 		return m.down(err)
 	}
-	var writing, after, requests, down, up []float64
-	note := ""
-	for range b.times(false) {
-		// Nothing else is on its way then, and every key may be sent at once.
-		if err := wait(ctx, 2*time.Second); err != nil {
-			return m.down(err)
+	var sum burstSum
+	for kind, text := range []func(i, value int) string{body, randomBody} {
+		sum = burstSum{}
+		for range b.times(false) {
+			// Nothing else is on its way then, and every key may be sent at once.
+			if err := wait(ctx, 2*time.Second); err != nil {
+				return m.down(err)
+			}
+			r, err := m.burst(ctx, counter, audit, text)
+			if err != nil {
+				return m.down(err)
+			}
+			sum.add(r)
 		}
-		r, err := m.burst(ctx, counter, audit)
-		if err != nil {
-			return m.down(err)
+		if kind == 0 {
+			sum.show(b)
 		}
-		writing, after, requests = append(writing, r.writing), append(after, r.after), append(requests, float64(r.requests.others))
-		down, up = append(down, float64(r.wire.down)/1e3), append(up, float64(r.wire.up)/1e3)
-		note += r.requests.String() + "; "
 	}
-	b.figure(Figure{What: "burst: the writing itself", Unit: "s", Values: writing})
-	b.figure(Figure{What: "burst: last write's return to all final at the edge", Unit: "s", Limit: atMost(0.3), Values: after})
-	b.figure(Figure{What: "burst: API-server requests by cloudcore", Limit: atMost(0), Values: requests, Note: note})
-	b.figure(Figure{What: "burst: cloud to edge", Unit: "KB", Limit: atMost(60), Values: down})
-	b.figure(Figure{What: "burst: edge to cloud", Unit: "KB", Limit: atMost(10), Values: up})
+	b.figure(Figure{What: "burst of random bodies: cloud to edge", Unit: "KB", Values: sum.down, Note: "letters without order, for comparison; the other bodies are lines of name=number"})
+	b.figure(Figure{What: "burst of random bodies: edge to cloud", Unit: "KB", Values: sum.up})
 	return m.down(nil)
+}
+
+// burstSum collects the repetitions.
+type burstSum struct {
+	writing, after, requests, down, up []float64
+	note                               []string
+}
+
+func (s *burstSum) add(r burstResult) {
+	s.writing, s.after, s.requests = append(s.writing, r.writing), append(s.after, r.after), append(s.requests, float64(r.requests.others))
+	s.down, s.up = append(s.down, float64(r.wire.down)/1e3), append(s.up, float64(r.wire.up)/1e3)
+	s.note = append(s.note, r.requests.String())
+}
+
+func (s *burstSum) show(b *bench) {
+	b.figure(Figure{What: "burst: the writing itself", Unit: "s", Values: s.writing})
+	b.figure(Figure{What: "burst: last write's return to all final at the edge", Unit: "s", Limit: atMost(0.3), Values: s.after})
+	b.figure(Figure{What: "burst: API-server requests by cloudcore", Limit: atMost(0), Values: s.requests, Note: strings.Join(s.note, "; ")})
+	b.figure(Figure{What: "burst: cloud to edge", Unit: "KB", Limit: atMost(60), Values: s.down})
+	b.figure(Figure{What: "burst: edge to cloud", Unit: "KB", Limit: atMost(10), Values: s.up})
 }
 
 type burstResult struct {
@@ -80,7 +100,7 @@ type burstResult struct {
 	wire           wireBytes
 }
 
-func (m *mapsSystem) burst(ctx context.Context, counter *wireCounter, audit string) (r burstResult, err error) {
+func (m *mapsSystem) burst(ctx context.Context, counter *wireCounter, audit string, text func(i, value int) string) (r burstResult, err error) {
 	before, err := counter.read(ctx)
 	if err != nil {
 		return r, err
@@ -96,7 +116,7 @@ func (m *mapsSystem) burst(ctx context.Context, counter *wireCounter, audit stri
 			for value := first; value <= m.value; value++ {
 				// A key has one writer, so that its last value is known.
 				for i := worker; i < burstMaps; i += burstWorkers {
-					_, done, err := setMap(gctx, m.Admin, i, value)
+					_, done, err := setMapTo(gctx, m.Admin, i, text(i, value))
 					if err != nil {
 						return err
 					}

@@ -16,7 +16,7 @@ import (
 )
 
 // readyTimeout bounds every wait for a node or for pods; on an idle machine each takes seconds.
-const readyTimeout = 2 * time.Minute
+const readyTimeout = 3 * time.Minute
 
 // system is one Tether system. Each row makes its own, so that none finds what another left.
 type system struct {

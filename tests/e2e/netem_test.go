@@ -1,0 +1,136 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tether-edge/tether/tests/cluster"
+	"github.com/tether-edge/tether/tests/netem"
+)
+
+// newSystemBehind brings up a system for this test alone whose cable goes through a relay. Its edgecore is not yet
+// started: it is to meet the network as the settings make it.
+func newSystemBehind(t *testing.T, bothWays netem.Settings) (*system, *netem.Relay) {
+	t.Helper()
+	p, err := bringUpCloud(t.Context(), cluster.ForTest(t), cluster.EdgeConfig{Name: "edge-1", Split: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &system{parts: p, t: t}
+	s.must(netem.DisableOffload(s.edge.RootLink()))
+	s.must(s.edge.Inside(false, func() error { return netem.DisableOffload("eth0") }))
+	root, edge := s.edge.RelayLinks()
+	relay, _ := netem.ForTest(t, netem.Config{Root: root, Edge: edge, Up: bothWays, Down: bothWays, Seed: 3})
+	return s, relay
+}
+
+// TestASatelliteLinkWithHeavyLossConnectsAndSyncs: a link of 800 ms round trip that loses a tenth of all packets is
+// slow, but the node comes up over it and runs pods; when the link gets better nothing is restarted.
+func TestASatelliteLinkWithHeavyLossConnectsAndSyncs(t *testing.T) {
+	const delay, loss, deadline = 400 * time.Millisecond, 0.1, 3 * time.Minute
+	s, relay := newSystemBehind(t, netem.Settings{Delay: delay, Loss: loss})
+	ctx := t.Context()
+	began := time.Now()
+	s.must(s.edge.StartCore(ctx))
+	s.must(s.edge.WaitReady(ctx, deadline))
+	t.Logf("the node was Ready after %s", time.Since(began).Round(time.Second))
+	s.eventuallyStatus(deadline, "the edge to be in step with the cloud", `"Synced":true`)
+
+	began = time.Now()
+	s.createPod(demoPod("far"))
+	far := s.waitPod("far", deadline, podReady)
+	t.Logf("the pod was Ready after %s", time.Since(began).Round(time.Second))
+	s.answers(far, "/healthz", "")
+	s.wasBad(relay, 2*delay)
+
+	s.must(relay.SetBoth(netem.Settings{}))
+	before := s.containers()
+	s.runPod("near")
+	s.sameContainers(before)
+}
+
+// wasBad proves that the network was what the test says: a connection takes a round trip, and frames were lost.
+func (s *system) wasBad(relay *netem.Relay, roundTrip time.Duration) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), time.Minute)
+	defer cancel()
+	began := time.Now()
+	conn, err := s.edge.DialContext(ctx, "tcp", s.Server())
+	s.must(err)
+	_ = conn.Close()
+	if took := time.Since(began); took < roundTrip {
+		s.t.Errorf("a connection took %s, expected at least the round trip of %s", took, roundTrip)
+	}
+	for _, way := range []netem.Direction{netem.Up, netem.Down} {
+		if c := relay.Counters(way); c.Lost == 0 || c.Sent == 0 || c.Refused+c.Missed > 0 {
+			s.t.Errorf("%s: expected frames sent and frames lost, none refused or missed, found %+v", way, c)
+		}
+	}
+}
+
+// TestABlackHoleIsNoticedByBothEndsAndTheLinkResumes: the network swallows what it takes, in both directions or in
+// one, and no end is told. Each notices by three pings without an answer, and the link is back when the network is.
+func TestABlackHoleIsNoticedByBothEndsAndTheLinkResumes(t *testing.T) {
+	s, relay := newSystemBehind(t, netem.Settings{})
+	s.must(s.edge.StartCore(t.Context()))
+	s.must(s.edge.WaitReady(t.Context(), 2*time.Minute))
+	p := s.runPod("steady")
+	before := s.containers()
+	hole := netem.Settings{Loss: 1}
+	for _, c := range []struct {
+		name     string
+		up, down netem.Settings
+	}{
+		{"both ways", hole, hole},
+		{"only up", hole, netem.Settings{}},
+		{"only down", netem.Settings{}, hole},
+	} {
+		s.eventuallyStatus(time.Minute, "the link to be in step", `"Synced":true`)
+		s.must(errors.Join(relay.Set(netem.Up, c.up), relay.Set(netem.Down, c.down)))
+		// tests/stack sets a ping each 5 s: three of them and a second, and the rest for a busy machine. TCP itself
+		// would take a quarter of an hour.
+		began := time.Now()
+		const noticed = 3*5*time.Second + time.Second + 10*time.Second
+		s.eventuallyStatus(noticed, "the edge to notice a black hole "+c.name, `"Connected":false`)
+		s.eventuallySessions(noticed-time.Since(began), "the hub to notice a black hole "+c.name, 0)
+		t.Logf("a black hole %s was noticed within %s", c.name, time.Since(began).Round(time.Second))
+		s.answers(p, "/healthz", "")
+
+		began = time.Now()
+		s.must(relay.SetBoth(netem.Settings{}))
+		s.eventuallySessions(time.Minute, "the session to be back after a black hole "+c.name, 1)
+		s.eventuallyStatus(time.Minute, "the edge to be in step after a black hole "+c.name, `"Synced":true`)
+		t.Logf("the link was back after %s", time.Since(began).Round(100*time.Millisecond))
+	}
+	s.runPod("after")
+	s.sameContainers(before)
+}
+
+// eventuallySessions waits until CloudCore's hub has so many sessions.
+func (s *system) eventuallySessions(timeout time.Duration, what string, want int) {
+	s.t.Helper()
+	line := fmt.Sprintf("\ntether_hub_sessions %d\n", want)
+	cluster.Eventually(s.t, timeout, what, func() error {
+		response, err := http.Get(s.CloudMetrics())
+		if err != nil {
+			return err
+		}
+		defer response.Body.Close()
+		body, err := io.ReadAll(response.Body)
+		if err != nil {
+			return err
+		}
+		_, found, _ := strings.Cut(string(body), "\ntether_hub_sessions ")
+		found, _, _ = strings.Cut(found, "\n")
+		if !strings.Contains(string(body), line) {
+			return fmt.Errorf("expected %d sessions, found %q", want, found)
+		}
+		return nil
+	})
+}

@@ -110,7 +110,7 @@ func NewHub(cfg HubConfig, view View, now time.Time) *Hub {
 func (h *Hub) Receive(now time.Time, f *wire.Frame) ([]Effect, error) {
 	h.lastReceived = now
 	if hello := f.GetHello(); hello != nil {
-		return h.hello(hello)
+		return h.hello(now, hello)
 	}
 	if h.version == 0 {
 		return nil, protocolError("%s before hello", wire.Name(f))
@@ -138,7 +138,7 @@ func (h *Hub) Receive(now time.Time, f *wire.Frame) ([]Effect, error) {
 	return nil, protocolError("%s from an edge", wire.Name(f))
 }
 
-func (h *Hub) hello(m *wire.Hello) ([]Effect, error) {
+func (h *Hub) hello(now time.Time, m *wire.Hello) ([]Effect, error) {
 	if h.version != 0 {
 		return nil, protocolError("a second hello")
 	}
@@ -162,7 +162,8 @@ func (h *Hub) hello(m *wire.Hello) ([]Effect, error) {
 		held[object.ID(d.Kind)] = object.Digest{Count: d.Count, Sum: [2]uint64{d.Sum0, d.Sum1}}
 	}
 	both, unknown := negotiate(h.cfg.Features, m.Features)
-	welcome := &wire.Welcome{Version: version, Features: both, Session: h.cfg.Session, Epoch: h.cfg.Epoch, NodeUid: h.view.NodeUID()}
+	welcome := &wire.Welcome{Version: version, Features: both, Session: h.cfg.Session, Epoch: h.cfg.Epoch, NodeUid: h.view.NodeUID(),
+		ServerTimeUnixMs: now.UnixMilli()}
 	for _, id := range h.view.Kinds() {
 		kind, ok := object.Lookup(id)
 		if !ok {

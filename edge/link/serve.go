@@ -216,6 +216,9 @@ func (p *peer) welcome(ctx context.Context, w session.Welcomed) error {
 	l.status = Status{Connected: true, Server: p.server, Session: w.Frame.Session, Since: l.deps.Now()}
 	l.mu.Unlock()
 	l.metrics.connects.Inc()
+	if ms := w.Frame.ServerTimeUnixMs; ms > 0 && l.deps.ServerTime != nil {
+		l.deps.ServerTime(time.UnixMilli(ms))
+	}
 	l.deps.Log.Info("link is up", "server", p.server, "session", w.Frame.Session, "differs", w.Frame.Want)
 	return p.takeOutbox(ctx)
 }

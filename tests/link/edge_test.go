@@ -5,6 +5,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -159,6 +160,8 @@ type edge struct {
 	store *store
 	reg   *prometheus.Registry
 	stop  func()
+	// hubTime is what the hub's clock said at the last connect.
+	hubTime atomic.Pointer[time.Time]
 }
 
 // edgeConfig says what is not usual about an edge.
@@ -192,7 +195,8 @@ func (w *world) join(node string, c edgeConfig) *edge {
 			s, err := transport.Dial(ctx, server, pki.ClientTLS(id, w.trust, "127.0.0.1", c.clock))
 			return s, pki.Explain(err, c.clock)
 		},
-		Store: e.store, LeaseAge: func() time.Duration { return 5 * time.Second }, Log: quiet(), Now: c.clock, Registry: e.reg})
+		ServerTime: func(hub time.Time) { e.hubTime.Store(&hub) },
+		Store:      e.store, LeaseAge: func() time.Duration { return 5 * time.Second }, Log: quiet(), Now: c.clock, Registry: e.reg})
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -56,6 +56,24 @@ func TestAnEdgeThatReconnectsTakesItsOwnPlaceAtOnce(t *testing.T) {
 	within(t, 5*time.Second, "the same store connects again", again.up)
 	first.stop()
 	p.cut()
+
+	// The old connection still answers: it gives way all the same.
+	old := w.raw("edge-2")
+	old.hello("edge-2")
+	eventually(t, "it has a session", func() bool { return w.nodes.session("edge-2") != "" })
+	w.raw("edge-2").hello("edge-2")
+	for {
+		f := old.next()
+		if f.GetPing() != nil {
+			old.send(&wire.Frame{Body: &wire.Frame_Pong{Pong: &wire.Pong{}}})
+		}
+		if g := f.GetGoodbye(); g != nil {
+			if g.Reason != wire.Reason_REASON_REPLACED {
+				t.Errorf("the old connection got %v, want REASON_REPLACED", g)
+			}
+			return
+		}
+	}
 }
 
 func TestAPeerThatBreaksTheProtocolHearsWhyAndDisturbsNobody(t *testing.T) {
@@ -128,7 +146,11 @@ func TestAnEdgesWrongClock(t *testing.T) {
 		return edgeConfig{clock: func() time.Time { return time.Now().Add(d) }}
 	}
 	for name, d := range map[string]time.Duration{"behind": -time.Hour, "ahead": time.Hour, "almost-a-day-behind": -23 * time.Hour} {
-		eventually(t, "an edge whose clock is "+d.String()+" wrong connects", w.join(name, wrong(d)).up)
+		e := w.join(name, wrong(d))
+		eventually(t, "an edge whose clock is "+d.String()+" wrong connects", e.up)
+		if hub := e.hubTime.Load(); hub == nil || time.Since(*hub).Abs() > time.Minute {
+			t.Errorf("the edge was told that the hub's clock says %v", hub)
+		}
 	}
 	e := w.join("epoch", wrong(-40*365*day))
 	eventually(t, "an edge whose clock is 40 years behind says so", func() bool {

@@ -2,11 +2,13 @@ package link
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -57,6 +59,35 @@ func TestAnEdgeThatNeverReadsCostsItsWindowAndHoldsUpNobody(t *testing.T) {
 	}
 	if limit := w.cfg.MaxInFlightBytes + size; got == 0 || got > limit {
 		t.Errorf("%d bytes are on their way to an edge that acknowledges nothing, want at most %d", got, limit)
+	}
+}
+
+func TestAnEdgeCannotStartAnyNumberOfRequests(t *testing.T) {
+	w := newWorld(t, nil)
+	var under, most atomic.Int64
+	release := make(chan struct{})
+	w.up.call = func(context.Context, string, *wire.Call) *wire.Reply {
+		most.Store(max(most.Load(), under.Add(1)))
+		<-release
+		under.Add(-1)
+		return &wire.Reply{Code: 200}
+	}
+	r := w.raw("greedy")
+	r.hello("greedy")
+	const n, limit = 500, 64
+	for i := range n {
+		r.send(&wire.Frame{Body: &wire.Frame_Call{Call: &wire.Call{Id: uint64(i + 1), Verb: "get", Kind: "pods", Name: "a"}}})
+	}
+	eventually(t, "calls are under way", func() bool { return under.Load() == limit })
+	close(release)
+	seen := map[uint64]bool{}
+	for len(seen) < n {
+		if a := r.next().GetReply(); a != nil {
+			seen[a.Id] = true
+		}
+	}
+	if most.Load() > limit {
+		t.Errorf("%d requests were under way at once for one edge, want at most %d", most.Load(), limit)
 	}
 }
 

@@ -223,6 +223,9 @@ func TestAtRestASessionIsOneGoroutineAndNoneIsLeft(t *testing.T) {
 	}
 	w.stop()
 	eventually(t, "no goroutine is left", func() bool { return runtime.NumGoroutine() <= before })
+	if got := w.caches.subscribers(); got != 0 {
+		t.Errorf("%d sessions that ended still hear of changes", got)
+	}
 }
 
 func TestManyEdgesAtOnce(t *testing.T) {

@@ -1,0 +1,112 @@
+package link
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/goleak"
+
+	"github.com/tether-edge/tether/common/object"
+	"github.com/tether-edge/tether/common/session"
+	"github.com/tether-edge/tether/common/transport"
+	"github.com/tether-edge/tether/common/wire"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// fakeStore is an empty store whose commits a test may hold up or fail.
+type fakeStore struct {
+	commit func([]Incoming) error
+
+	mu     sync.Mutex // guards all below
+	synced []object.ID
+}
+
+func (*fakeStore) Digests(context.Context) (map[object.ID]object.Digest, error) { return nil, nil }
+func (*fakeStore) Inventory(context.Context, object.ID, func(object.Key, object.Version) error) error {
+	return nil
+}
+func (*fakeStore) NodeUID(context.Context) (string, error)                { return "", nil }
+func (*fakeStore) ID() string                                             { return "db" }
+func (*fakeStore) Epoch() string                                          { return "" }
+func (*fakeStore) SetEpoch(context.Context, string) error                 { return nil }
+func (s *fakeStore) ApplyBatch(_ context.Context, items []Incoming) error { return s.commit(items) }
+func (*fakeStore) Outbox(context.Context) (Outbox, error)                 { return emptyOutbox{}, nil }
+func (*fakeStore) Drop(context.Context, uint64) error                     { return nil }
+func (*fakeStore) Dropped() []uint64                                      { return nil }
+func (*fakeStore) Load(context.Context, uint64) (o object.Outgoing, ok bool, err error) {
+	return o, false, nil
+}
+func (s *fakeStore) MarkSynced(_ context.Context, kinds []object.ID) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.synced = append(s.synced, kinds...)
+	return nil
+}
+
+type emptyOutbox struct{}
+
+func (emptyOutbox) C() <-chan struct{}                                     { return nil }
+func (emptyOutbox) Take(context.Context) ([]session.Head, []uint64, error) { return nil, nil, nil }
+func (emptyOutbox) Close()                                                 {}
+
+// start runs a Link with that dialler until the returned function is called.
+func start(t *testing.T, s *fakeStore, dial func(ctx context.Context, server string) (transport.Stream, error)) (*Link, func()) {
+	t.Helper()
+	l, err := New(Config{Node: "edge", Servers: []string{"one:1", "two:1"}}, Deps{Dial: dial, Store: s,
+		LeaseAge: func() time.Duration { return -1 }, Log: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); _ = l.Start(ctx) }()
+	return l, func() { cancel(); <-done }
+}
+
+// cloud is the hub's end of a stream in memory.
+type cloud struct {
+	t *testing.T
+	transport.Stream
+	got chan *wire.Frame
+}
+
+// newCloud returns an edge's end and the hub's, which reads all that comes.
+func newCloud(t *testing.T) (transport.Stream, *cloud) {
+	edge, hub := transport.Pipe(nil, nil)
+	c := &cloud{t, hub, make(chan *wire.Frame, 100)}
+	go func() {
+		defer close(c.got)
+		for {
+			f, err := wire.Read(hub, wire.MaxFrame)
+			if err != nil {
+				return
+			}
+			c.got <- f
+		}
+	}()
+	return edge, c
+}
+
+func (c *cloud) send(f *wire.Frame) {
+	c.t.Helper()
+	b, err := wire.Append(nil, f)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if _, err := c.Write(b); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func (c *cloud) welcome() {
+	c.t.Helper()
+	if f := <-c.got; f.GetHello() == nil {
+		c.t.Fatalf("the first frame is %v, want a hello", f)
+	}
+	c.send(&wire.Frame{Body: &wire.Frame_Welcome{Welcome: &wire.Welcome{Version: wire.Version, Session: "s1"}}})
+}

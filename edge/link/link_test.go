@@ -1,0 +1,226 @@
+package link
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tether-edge/tether/common/object"
+	"github.com/tether-edge/tether/common/transport"
+	"github.com/tether-edge/tether/common/wire"
+)
+
+// A slow satellite link: each attempt takes 20 s. Those that begin later do not end those that began earlier.
+func TestNewAttemptsGiveNoneUpAndTheFirstToFinishWins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		var mu sync.Mutex
+		var starts []time.Duration
+		servers := map[string]int{}
+		ended := 0
+		var hub *cloud
+		l, stop := start(t, &fakeStore{}, func(ctx context.Context, server string) (transport.Stream, error) {
+			mu.Lock()
+			n := len(starts)
+			starts = append(starts, time.Since(began))
+			servers[server]++
+			mu.Unlock()
+			if n == 1 {
+				select {
+				case <-time.After(20 * time.Second):
+					edge, c := newCloud(t)
+					hub = c
+					return edge, nil
+				case <-ctx.Done():
+				}
+			}
+			<-ctx.Done()
+			mu.Lock()
+			defer mu.Unlock()
+			ended++
+			return nil, ctx.Err()
+		})
+		time.Sleep(25 * time.Second) // fake: nothing waits for real
+		synctest.Wait()
+		mu.Lock()
+		if hub == nil {
+			t.Fatalf("the attempt that took 20 s did not win; attempts began at %v", starts)
+		}
+		for i := 1; i < len(starts); i++ {
+			if gap := starts[i] - starts[i-1]; gap < attemptMin || gap > attemptMax {
+				t.Errorf("attempt %d began %s after the one before it, want %s to %s", i+1, gap, attemptMin, attemptMax)
+			}
+		}
+		if len(starts) > maxAttempts || ended != len(starts)-1 || len(servers) != 2 {
+			t.Errorf("%d attempts at %v, %d ended: want at most %d, at both servers, and all but the winner ended", len(starts), servers, ended, maxAttempts)
+		}
+		mu.Unlock()
+		hub.welcome()
+		synctest.Wait()
+		if !l.Status().Connected {
+			t.Errorf("got %+v, want connected", l.Status())
+		}
+		stop()
+		_ = hub.Close()
+	})
+}
+
+// dials counts tries with their times, and answers each by the same error.
+func dials(t *testing.T, err error, life time.Duration) []time.Time {
+	var mu sync.Mutex
+	var times []time.Time
+	_, stop := start(t, &fakeStore{}, func(context.Context, string) (transport.Stream, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		times = append(times, time.Now())
+		return nil, err
+	})
+	time.Sleep(life) // fake
+	stop()
+	return times
+}
+
+func TestAnUnwillingServerIsNotHammered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		times := dials(t, &transport.RefusedError{Err: errors.New("tls: unknown certificate authority")}, time.Hour)
+		if n := len(times); n < 60 || n > 300 {
+			t.Errorf("%d tries in an hour of refusals, want about 120", n)
+		}
+		for i := 1; i < len(times); i++ {
+			if gap := times[i].Sub(times[i-1]); gap > refusalMax+time.Second {
+				t.Errorf("the edge paused for %s, want at most about %s", gap, refusalMax)
+			}
+		}
+		times = dials(t, &transport.RefusedError{Status: 503, RetryAfter: 2 * time.Minute, Err: errors.New("full")}, time.Hour)
+		if n := len(times); n < 29 || n > 31 {
+			t.Errorf("%d tries in an hour with Retry-After: 120, want 30", n)
+		}
+	})
+}
+
+func TestALostNetworkIsTriedAgainWithinSecondsForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		times := dials(t, errors.New("network is unreachable"), time.Hour)
+		for i := 1; i < len(times); i++ {
+			if gap := times[i].Sub(times[i-1]); gap > attemptMax {
+				t.Fatalf("no try for %s without a network, want one every %s at least", gap, attemptMax)
+			}
+		}
+		if len(times) < 1200 {
+			t.Errorf("%d tries in an hour", len(times))
+		}
+	})
+}
+
+func TestTheHubSaysWhenToComeBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var times []time.Time
+		_, stop := start(t, &fakeStore{}, func(context.Context, string) (transport.Stream, error) {
+			times = append(times, time.Now())
+			edge, c := newCloud(t)
+			go func() {
+				c.welcome()
+				c.send(&wire.Frame{Body: &wire.Frame_Goodbye{Goodbye: &wire.Goodbye{Reason: wire.Reason_REASON_DRAIN, ComeBackMs: 7000}}})
+				for range c.got {
+				}
+				_ = c.Close()
+			}()
+			return edge, nil
+		})
+		time.Sleep(8 * time.Second) // fake
+		stop()
+		if len(times) != 2 || times[1].Sub(times[0]) < 7*time.Second {
+			t.Errorf("the edge dialled at %v, want twice, 7 s apart", times)
+		}
+	})
+}
+
+// session is one session with a store that commits as told.
+func connected(t *testing.T, s *fakeStore) (*Link, *cloud, func()) {
+	edge, hub := newCloud(t)
+	first := make(chan transport.Stream, 1)
+	first <- edge
+	l, stop := start(t, s, func(ctx context.Context, _ string) (transport.Stream, error) {
+		select {
+		case e := <-first:
+			return e, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	})
+	hub.welcome()
+	return l, hub, func() { stop(); _ = hub.Close() }
+}
+
+func batch(seq uint64, items ...*wire.Item) *wire.Frame {
+	return &wire.Frame{Body: &wire.Frame_Batch{Batch: &wire.Batch{Seq: seq, Items: items}}}
+}
+
+func TestAnAckFollowsTheCommit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		commit := make(chan error)
+		s := &fakeStore{commit: func([]Incoming) error { return <-commit }}
+		l, hub, stop := connected(t, s)
+		hub.send(batch(1, &wire.Item{Kind: "pods", Name: "a", ResourceVersion: 5}))
+		hub.send(&wire.Frame{Body: &wire.Frame_Synced{Synced: &wire.Synced{Kinds: []string{"pods"}, Seq: 1}}})
+		synctest.Wait()
+		select {
+		case f := <-hub.got:
+			t.Fatalf("the commit is not over, and the edge sent %v", f)
+		default:
+		}
+		if len(s.synced) > 0 || l.Status().Synced {
+			t.Error("the sync was noted before its last batch was committed")
+		}
+		commit <- nil
+		if f := <-hub.got; f.GetAck().GetSeq() != 1 {
+			t.Errorf("after the commit the edge sent %v, want an ack of 1", f)
+		}
+		synctest.Wait()
+		if len(s.synced) != 1 || !l.Status().Synced {
+			t.Errorf("the sync was not noted: %v", s.synced)
+		}
+		stop()
+	})
+}
+
+func TestABadBodyIsHandedOnAsBadAndStopsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var got []Incoming
+		s := &fakeStore{commit: func(items []Incoming) error { got = append(got, items...); return nil }}
+		_, hub, stop := connected(t, s)
+		hub.send(batch(1,
+			&wire.Item{Kind: "pods", Name: "bad", ResourceVersion: 5, Body: []byte("no zstd"), Compression: wire.Compression_COMPRESSION_ZSTD},
+			&wire.Item{Kind: "pods", Name: "good", ResourceVersion: 6, Body: []byte("body")},
+			&wire.Item{Kind: "pods", Name: "gone", ResourceVersion: 7, Cause: wire.Cause_CAUSE_NODE_GONE}))
+		if f := <-hub.got; f.GetAck().GetSeq() != 1 {
+			t.Errorf("got %v, want an ack", f)
+		}
+		if len(got) != 3 || got[0].Bad == nil || got[1].Bad != nil || string(got[1].Body) != "body" || got[2].Cause != object.CauseNodeGone {
+			t.Errorf("the store got %+v", got)
+		}
+		stop()
+	})
+}
+
+func TestADatabaseThatFailsAcknowledgesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &fakeStore{commit: func([]Incoming) error { return errors.New("disk full") }}
+		l, hub, stop := connected(t, s)
+		hub.send(batch(1, &wire.Item{Kind: "pods", Name: "a", ResourceVersion: 5}))
+		for f := range hub.got {
+			if f.GetAck() != nil {
+				t.Errorf("a batch that was not committed was acknowledged")
+			}
+		}
+		synctest.Wait()
+		if st := l.Status(); st.Connected || !strings.Contains(st.Problem, "local database failed") || !strings.Contains(st.Problem, "disk full") {
+			t.Errorf("got %+v, want a problem that names the database", st)
+		}
+		stop()
+	})
+}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestVerbsSayWhatToDoWhereNothingRuns(t *testing.T) {
@@ -51,6 +52,31 @@ func TestStepsStopAtTheFirstFailureAndNameIt(t *testing.T) {
 		if !strings.Contains(out.String(), words) {
 			t.Errorf("expected the progress to say %q, found:\n%s", words, out.String())
 		}
+	}
+}
+
+func TestAWaitInVainTellsTheLastAnswerAndNotItsOwnEnd(t *testing.T) {
+	asked := 0
+	_, err := wait(t.Context(), 200*time.Millisecond, "a door that opens", func(ctx context.Context) error {
+		if asked++; asked > 1 {
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		return errors.New("it is locked")
+	})
+	if err == nil || !strings.Contains(err.Error(), "a door that opens") || !strings.Contains(err.Error(), "it is locked") {
+		t.Errorf("expected what was waited for and the last answer, found %v", err)
+	}
+}
+
+func TestThingsDoneAtOnceEndTogetherAtTheFirstFailure(t *testing.T) {
+	broken := errors.New("broken")
+	err := atOnce(t.Context(), &screen{out: io.Discard}, []step{
+		{"one", func(ctx context.Context) (string, error) { <-ctx.Done(); return "", ctx.Err() }},
+		{"other", func(context.Context) (string, error) { return "", broken }},
+	})
+	if !errors.Is(err, broken) || !strings.HasPrefix(err.Error(), "other: ") {
+		t.Errorf("expected the error of the thing that failed, with its name, found %v", err)
 	}
 }
 

@@ -110,10 +110,14 @@ func wait(ctx context.Context, timeout time.Duration, what string, ask func(cont
 	defer cancel()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
+	var last error
 	for {
-		last := ask(ctx)
-		if last == nil {
+		err := ask(ctx)
+		if err == nil {
 			return time.Since(begun), nil
+		}
+		if last == nil || ctx.Err() == nil { // a question that the deadline cut short says nothing
+			last = err
 		}
 		select {
 		case <-ctx.Done():

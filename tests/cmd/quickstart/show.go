@@ -95,7 +95,7 @@ func (s *system) showAnswers(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		s.out.say("edge$ curl http://%s:8080/  ->  %s says %q", r.ip, r.pod, message)
+		s.out.say("edge: GET http://%s:8080/ -> %s says %q", r.ip, r.pod, message)
 	}
 	return nil
 }

@@ -69,6 +69,33 @@ func TestNewAttemptsGiveNoneUpAndTheFirstToFinishWins(t *testing.T) {
 	})
 }
 
+func TestAttemptsUnderWayAreBoundedAndEachEndsByItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		open, most := 0, 0
+		_, stop := start(t, &fakeStore{}, func(ctx context.Context, _ string) (transport.Stream, error) {
+			began := time.Now()
+			mu.Lock()
+			open++
+			most = max(most, open)
+			mu.Unlock()
+			<-ctx.Done()
+			mu.Lock()
+			defer mu.Unlock()
+			open--
+			if life := time.Since(began); life > attemptLife {
+				t.Errorf("an attempt lived for %s, want at most %s", life, attemptLife)
+			}
+			return nil, ctx.Err()
+		})
+		time.Sleep(time.Hour) // fake
+		stop()
+		if most > maxAttempts || most < maxAttempts/2 || open != 0 {
+			t.Errorf("up to %d attempts were under way, and %d are left: want at most %d, and none", most, open, maxAttempts)
+		}
+	})
+}
+
 // dials counts tries with their times, and answers each by the same error.
 func dials(t *testing.T, err error, life time.Duration) []time.Time {
 	var mu sync.Mutex
@@ -139,7 +166,7 @@ func TestTheHubSaysWhenToComeBack(t *testing.T) {
 	})
 }
 
-// session is one session with a store that commits as told.
+// connected returns a session with a store that commits as told.
 func connected(t *testing.T, s *fakeStore) (*Link, *cloud, func()) {
 	edge, hub := newCloud(t)
 	first := make(chan transport.Stream, 1)

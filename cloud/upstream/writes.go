@@ -81,6 +81,10 @@ func (j *job) parseCreate() error {
 	if j.key.Kind != object.Events {
 		return fmt.Errorf("%s: an edge creates Events only", j.key)
 	}
+	return j.parseEvent()
+}
+
+func (j *job) parseEvent() error {
 	if err := j.parseObject(); err != nil {
 		return err
 	}
@@ -98,12 +102,7 @@ func (j *job) parseCreate() error {
 
 // create makes an Event. An Event that is there already was made by an earlier try of this write.
 func (a *Applier) create(ctx context.Context, j *job) answer {
-	e := j.object.(*corev1.Event)
-	if e.Source.Host != j.node || (e.ReportingInstance != "" && e.ReportingInstance != j.node) {
-		a.m.dropped.WithLabelValues("foreign source").Inc()
-		ans := fault(http.StatusForbidden, metav1.StatusReasonForbidden,
-			"%s: the Event's source is host %q, reporting instance %q; node %q reports its own only", j.key, e.Source.Host, e.ReportingInstance, j.node)
-		ans.final = true
+	if ans, foreign := a.foreignEvent(j); foreign {
 		return ans
 	}
 	ans := a.write(ctx, j, http.MethodPost, "")
@@ -113,9 +112,36 @@ func (a *Applier) create(ctx context.Context, j *job) answer {
 	return ans
 }
 
+// foreignEvent refuses an Event about what another node says.
+func (a *Applier) foreignEvent(j *job) (answer, bool) {
+	e := j.object.(*corev1.Event)
+	if e.Source.Host == j.node && (e.ReportingInstance == "" || e.ReportingInstance == j.node) {
+		return answer{}, false
+	}
+	a.m.dropped.WithLabelValues("foreign source").Inc()
+	ans := fault(http.StatusForbidden, metav1.StatusReasonForbidden,
+		"%s: the Event's source is host %q, reporting instance %q; node %q reports its own only", j.key, e.Source.Host, e.ReportingInstance, j.node)
+	ans.final = true
+	return ans, true
+}
+
+// putEvent replaces an Event by its newer count. The API server creates one that is not there (any more).
+func (a *Applier) putEvent(ctx context.Context, j *job) answer {
+	if ans, foreign := a.foreignEvent(j); foreign {
+		return ans
+	}
+	j.object.SetResourceVersion("")
+	j.object.SetUID("")
+	return a.write(ctx, j, http.MethodPut, j.key.Name)
+}
+
 func (j *job) parsePut() error {
-	if j.key.Kind != object.CSINodes {
-		return fmt.Errorf("%s: an edge puts its CSINode only", j.key)
+	switch j.key.Kind {
+	case object.Events:
+		return j.parseEvent()
+	case object.CSINodes:
+	default:
+		return fmt.Errorf("%s: an edge puts its CSINode and its Events only", j.key)
 	}
 	if j.key.Name != j.node {
 		return fmt.Errorf("%s: node %q puts its own CSINode only", j.key, j.node)
@@ -123,8 +149,11 @@ func (j *job) parsePut() error {
 	return j.parseObject()
 }
 
-// put creates the node's CSINode, or replaces the one that is there.
+// put creates the node's CSINode or an Event, or replaces the one that is there.
 func (a *Applier) put(ctx context.Context, j *job) answer {
+	if j.key.Kind == object.Events {
+		return a.putEvent(ctx, j)
+	}
 	mode, err := a.decided(ctx)
 	if err != nil {
 		return answer{err: err}

@@ -1,6 +1,7 @@
 package kubeapi
 
 import (
+	"context"
 	"fmt"
 
 	"k8s.io/apiserver/pkg/registry/rest"
@@ -26,6 +27,10 @@ func (s *Server) resourceOf(kind object.Kind) *resource {
 	r := &resource{s: s, kind: kind, src: s.deps.Store, synced: func() bool { return s.deps.Store.Synced(id) }, guarded: guarded[id]}
 	always := func() bool { return true }
 	switch id {
+	case object.CSINodes:
+		// The kubelet counts its tries from the first answer, and each needs the Node: where that is not registered yet
+		// and the cable is out, an answer would end the process.
+		r.synced = func() bool { return s.deps.Store.Synced(id) && s.nodeKnown() }
 	case object.Events:
 		r.src, r.synced = s.events, always
 	case object.Leases:
@@ -33,6 +38,12 @@ func (s *Server) resourceOf(kind object.Kind) *resource {
 	}
 	r.table = tableOf(r)
 	return r
+}
+
+// nodeKnown reports that the store holds this node's own Node.
+func (s *Server) nodeKnown() bool {
+	_, ok, err := s.deps.Store.Get(context.Background(), object.Key{Kind: object.Nodes, Name: s.cfg.NodeName})
+	return ok && err == nil
 }
 
 // install makes the endpoints of all kinds.

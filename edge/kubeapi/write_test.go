@@ -350,6 +350,11 @@ func TestACSINodeIsLocalFirst(t *testing.T) {
 	e := newEnv(t)
 	ctx := t.Context()
 	nodes := e.client.StorageV1().CSINodes()
+	// Where the Node is not registered yet, no answer: the kubelet would count its tries from it, and end the process.
+	if _, err := nodes.Get(ctx, node, metav1.GetOptions{}); !apierrors.IsServiceUnavailable(err) {
+		t.Fatalf("get before the Node is known: %v, expected 503", err)
+	}
+	e.store.fromCloud(t, object.Nodes, e.node())
 	if _, err := nodes.Get(ctx, node, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
 		t.Fatalf("get: %v, expected 404", err)
 	}

@@ -147,8 +147,12 @@ func poll(ctx context.Context, what string, ask func() error) error {
 	defer tick.Stop()
 	var last error
 	for {
-		if last = ask(); last == nil {
+		err := ask()
+		if err == nil {
 			return nil
+		}
+		if last == nil || ctx.Err() == nil { // the question that the deadline cut short says nothing
+			last = err
 		}
 		select {
 		case <-ctx.Done():

@@ -390,8 +390,18 @@ func TestEventsArriveOnce(t *testing.T) {
 	if r := s.apply(s.n1, w); r.Code != 409 {
 		t.Errorf("sent again: got %v, expected a final 409", r)
 	}
+	e.Count = 7
+	for _, name := range []string{"p.1", "p.2"} { // one that is there, and one that is gone: both end up as sent
+		e.Name = name
+		if r := s.apply(s.n1, &wire.Write{Id: 6, Kind: "events", Namespace: s.ns, Name: name, Op: wire.Op_OP_PUT, Body: encode(t, object.Events, e)}); !r.Final || r.Code > 201 {
+			t.Errorf("a newer count of %s got %v", name, r)
+		}
+		if got, err := shared.client.CoreV1().Events(s.ns).Get(t.Context(), name, metav1.GetOptions{}); err != nil || got.Count != 7 {
+			t.Errorf("event %s: %v, %v; expected count 7", name, got, err)
+		}
+	}
 	gone := *e
-	gone.Namespace, gone.InvolvedObject.Namespace = "nowhere", "nowhere"
+	gone.Name, gone.Namespace, gone.InvolvedObject.Namespace = "p.1", "nowhere", "nowhere"
 	if r := s.apply(s.n1, &wire.Write{Kind: "events", Namespace: "nowhere", Name: "p.1", Op: wire.Op_OP_CREATE, Body: encode(t, object.Events, &gone)}); r.Code != 404 {
 		t.Errorf("an event of a namespace that is gone got %v, expected a final 404", r)
 	}

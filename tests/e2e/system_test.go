@@ -199,15 +199,6 @@ func podReady(p *corev1.Pod) error {
 	return errors.New(describe(p))
 }
 
-func podPhase(want corev1.PodPhase) func(*corev1.Pod) error {
-	return func(p *corev1.Pod) error {
-		if p.Status.Phase != want {
-			return errors.New(describe(p))
-		}
-		return nil
-	}
-}
-
 // describe says in one line how a pod is.
 func describe(p *corev1.Pod) string {
 	text := fmt.Sprintf("phase %s %s %s", p.Status.Phase, p.Status.Reason, p.Status.Message)

@@ -44,8 +44,6 @@ func (q *fifo) push(k object.Key) { q.keys = append(q.keys, k) }
 
 func (q *fifo) len() int { return len(q.keys) - q.head }
 
-func (q *fifo) peek() object.Key { return q.keys[q.head] }
-
 func (q *fifo) pop() object.Key {
 	k := q.keys[q.head]
 	q.keys[q.head] = object.Key{}

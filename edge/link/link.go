@@ -153,8 +153,7 @@ func (l *Link) Start(ctx context.Context) error {
 		}
 		var wait time.Duration
 		if err == nil {
-			var end ended
-			end = l.serve(ctx, stream, server)
+			end := l.serve(ctx, stream, server)
 			err = end.err
 			if end.welcomed {
 				refusals = 0

@@ -35,18 +35,6 @@ type system struct {
 	t *testing.T
 }
 
-// newSystem brings up a system for this test alone.
-func newSystem(t *testing.T) *system { return newSystemWith(t, cluster.EdgeConfig{Name: "edge-1"}) }
-
-func newSystemWith(t *testing.T, edge cluster.EdgeConfig) *system {
-	t.Helper()
-	p, err := bringUp(t.Context(), cluster.ForTest(t), edge)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &system{parts: p, t: t}
-}
-
 // bringUp starts everything on an empty cluster and waits for the node to be Ready.
 func bringUp(ctx context.Context, c *cluster.Cluster, edge cluster.EdgeConfig) (*parts, error) {
 	p, err := bringUpCloud(ctx, c, edge)

@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"time"
-
-	"github.com/tether-edge/tether/tests/stack"
 )
 
 // The rest before memory is read, and the time over which idle CPU is taken.
@@ -36,7 +34,37 @@ func measureMemory(ctx context.Context, b *bench) error {
 		b.figure(Figure{What: "edgecore anonymous, " + pods, Unit: "MiB", Limit: atMost(30), Values: anon[i]})
 	}
 	b.figure(Figure{What: "idle CPU, 10 pods", Unit: "% of a core", Limit: atMost(1.2), Values: cpu})
-	return s.down(nil)
+	return s.down(s.stockMemory(ctx))
+}
+
+// stockMemory reads the same of a stock kubelet, once, for comparison.
+func (s *system) stockMemory(ctx context.Context) error {
+	const name = "edge-stock"
+	kubelet, err := s.stockKubelet(ctx, name)
+	if err != nil {
+		return err
+	}
+	if err := s.deploy(ctx, name, name); err != nil {
+		return err
+	}
+	if _, err := s.scale(ctx, name, 10); err != nil {
+		return err
+	}
+	if err := s.bench.rest(ctx, memoryRest); err != nil {
+		return err
+	}
+	rss, anon, err := resident(kubelet.PID())
+	if err != nil {
+		return err
+	}
+	percent, err := s.bench.idle(ctx, kubelet.PID(), cpuTime)
+	if err != nil {
+		return err
+	}
+	s.bench.figure(Figure{What: "for comparison: stock kubelet resident, 10 pods", Unit: "MiB", Values: []float64{rss}})
+	s.bench.figure(Figure{What: "for comparison: stock kubelet anonymous, 10 pods", Unit: "MiB", Values: []float64{anon}})
+	s.bench.figure(Figure{What: "for comparison: stock kubelet idle CPU, 10 pods", Unit: "% of a core", Values: []float64{percent}})
+	return nil
 }
 
 func (s *system) memoryOnce(ctx context.Context, name string, memory func(pods int, rss, anon float64), cpu func(float64)) error {
@@ -64,7 +92,11 @@ func (s *system) memoryOnce(ctx context.Context, name string, memory func(pods i
 		}
 		memory(i, rss, anon)
 	}
-	percent, err := s.bench.idle(ctx, e, cpuTime)
+	pid, err := e.CorePID()
+	if err != nil {
+		return err
+	}
+	percent, err := s.bench.idle(ctx, pid, cpuTime)
 	if err != nil {
 		return err
 	}
@@ -75,12 +107,8 @@ func (s *system) memoryOnce(ctx context.Context, name string, memory func(pods i
 	return e.Supervisor.Stop(30 * time.Second)
 }
 
-// idle takes edgecore's use of CPU over d, in percent of one core.
-func (b *bench) idle(ctx context.Context, e *stack.Edge, d time.Duration) (float64, error) {
-	pid, err := e.CorePID()
-	if err != nil {
-		return 0, err
-	}
+// idle takes a process's use of CPU over d, in percent of one core.
+func (b *bench) idle(ctx context.Context, pid int, d time.Duration) (float64, error) {
 	before, err := used(pid)
 	if err != nil {
 		return 0, err

@@ -18,7 +18,7 @@ func measurePods(ctx context.Context, b *bench) error {
 	}
 	names := []string{"edge-tether", "edge-stock"}
 	if _, err = s.edge(ctx, names[0]); err == nil {
-		err = s.stockKubelet(ctx, names[1])
+		_, err = s.stockKubelet(ctx, names[1])
 	}
 	for _, name := range names {
 		if err == nil {

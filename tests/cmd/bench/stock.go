@@ -26,32 +26,32 @@ import (
 
 // stockKubelet makes an edge host with a stock kubelet that talks to the API server itself, and waits until it is Ready.
 // It is built with the flags of Tether's own programs and configured as the kubelet in edgecore is.
-func (s *system) stockKubelet(ctx context.Context, name string) error {
+func (s *system) stockKubelet(ctx context.Context, name string) (*cluster.Process, error) {
 	program, err := s.bench.buildStockKubelet(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	h, err := s.host(ctx, name)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	dir := filepath.Join(h.Dir(), "kubelet")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return fmt.Errorf("prepare the stock kubelet: %w", err)
+		return nil, fmt.Errorf("prepare the stock kubelet: %w", err)
 	}
 	if err := s.nodeKubeconfig(ctx, name, filepath.Join(dir, "kubeconfig")); err != nil {
-		return err
+		return nil, err
 	}
 	config := filepath.Join(dir, "config.yaml")
 	if err := os.WriteFile(config, []byte(s.stockConfig(h)), 0o644); err != nil {
-		return fmt.Errorf("prepare the stock kubelet: %w", err)
+		return nil, fmt.Errorf("prepare the stock kubelet: %w", err)
 	}
-	_, err = h.Start(cluster.ProcessConfig{Name: "kubelet-" + name, Argv: []string{program, "--config", config, "--kubeconfig", filepath.Join(dir, "kubeconfig"),
+	p, err := h.Start(cluster.ProcessConfig{Name: "kubelet-" + name, Argv: []string{program, "--config", config, "--kubeconfig", filepath.Join(dir, "kubeconfig"),
 		"--hostname-override", name, "--node-ip", h.Address(), "--cert-dir", filepath.Join(dir, "pki")}})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return until(ctx, poll, readyTimeout, "the stock kubelet's node", func() error { return s.nodeReady(ctx, name) })
+	return p, until(ctx, poll, readyTimeout, "the stock kubelet's node", func() error { return s.nodeReady(ctx, name) })
 }
 
 // buildStockKubelet builds tests/cmd/stockkubelet as `make build` builds Tether's programs.

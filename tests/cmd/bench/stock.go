@@ -20,6 +20,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	"k8s.io/client-go/util/retry"
 
 	"github.com/tether-edge/tether/tests/cluster"
 )
@@ -131,8 +132,17 @@ func (s *system) sign(ctx context.Context, name string, request []byte) ([]byte,
 	if err != nil {
 		return nil, err
 	}
-	csr.Status.Conditions = []certificatesv1.CertificateSigningRequestCondition{{Type: certificatesv1.CertificateApproved, Status: corev1.ConditionTrue, Reason: "Bench"}}
-	if _, err := csrs.UpdateApproval(ctx, name, csr, metav1.UpdateOptions{}); err != nil {
+	approved := []certificatesv1.CertificateSigningRequestCondition{{Type: certificatesv1.CertificateApproved, Status: corev1.ConditionTrue, Reason: "Bench"}}
+	// The control plane's own approver may write to it first.
+	err = retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+		if csr, err = csrs.Get(ctx, name, metav1.GetOptions{}); err != nil {
+			return err
+		}
+		csr.Status.Conditions = approved
+		_, err = csrs.UpdateApproval(ctx, name, csr, metav1.UpdateOptions{})
+		return err
+	})
+	if err != nil {
 		return nil, err
 	}
 	err = until(ctx, poll, readyTimeout, "the signer", func() error {

@@ -123,7 +123,7 @@ func (k *Keeper) tell(ctx context.Context, n *corev1.Node) error {
 		ObjectMeta:     metav1.ObjectMeta{GenerateName: n.Name + ".", Namespace: metav1.NamespaceDefault},
 		InvolvedObject: corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: n.Name, UID: types.UID(n.UID)},
 		Reason:         "EdgeNodeRecreated",
-		Message:        "The Node was deleted while its edge was not removed: CloudCore created it again. To remove a node for good use keadm node remove.",
+		Message:        "The Node was deleted while its edge was not removed: CloudCore created it again. To remove a node for good, annotate its Lease in kube-node-lease with tether.io/removed first.",
 		Type:           corev1.EventTypeWarning,
 		Source:         corev1.EventSource{Component: fieldManager},
 		FirstTimestamp: now, LastTimestamp: now, Count: 1,

@@ -104,15 +104,15 @@ type Link struct {
 
 // Status describes the link to people.
 type Status struct {
-	Connected bool
-	Server    string
-	Session   string
+	Connected bool   `json:"connected"`
+	Server    string `json:"server,omitempty"`
+	Session   string `json:"session,omitempty"`
 	// Since is when the present state began.
-	Since time.Time
+	Since time.Time `json:"since"`
 	// Synced reports that the session has caught up with the cloud.
-	Synced bool
+	Synced bool `json:"synced"`
 	// Problem says why there is no link.
-	Problem string
+	Problem string `json:"problem,omitempty"`
 }
 
 // New returns a Link that does not yet dial.

@@ -17,14 +17,15 @@ const rvJump = 1 << 32
 // Status says how the store came up. It does not change after Open.
 type Status struct {
 	// Damaged is why the database was set aside at Open, or "".
-	Damaged string
+	Damaged string `json:"damaged,omitempty"`
 	// SetAside is where it was moved to, or "".
-	SetAside string
+	SetAside string `json:"setAside,omitempty"`
 	// Restored says what the new one was made from: "copy", "salvage" (all objects could be read from the damaged
 	// file), "nothing", or "" if there was no damage.
-	Restored string
+	Restored string `json:"restored,omitempty"`
 	// Writes and Objects are how many outgoing writes and object rows were read from the damaged file.
-	Writes, Objects int
+	Writes  int `json:"writes,omitempty"`
+	Objects int `json:"objects,omitempty"`
 }
 
 // Status returns how the store came up.

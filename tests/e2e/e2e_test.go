@@ -123,7 +123,7 @@ func TestColdCloudDeletesNothing(t *testing.T) {
 	s.must(s.Cloud.Kill())
 	s.must(s.Cloud.Restart())
 	s.must(s.CloudReady(context.Background()))
-	s.eventuallyStatus(30*time.Second, "the edge to be back", `"Synced":true`)
+	s.eventuallyStatus(30*time.Second, "the edge to be back", `"synced":true`)
 	s.sameContainers(before)
 	// The link works again, both ways.
 	s.runPod("after")

@@ -40,7 +40,7 @@ func TestASatelliteLinkWithHeavyLossConnectsAndSyncs(t *testing.T) {
 	s.must(s.edge.StartCore(ctx))
 	s.must(s.edge.WaitReady(ctx, deadline))
 	t.Logf("the node was Ready after %s", time.Since(began).Round(time.Second))
-	s.eventuallyStatus(deadline, "the edge to be in step with the cloud", `"Synced":true`)
+	s.eventuallyStatus(deadline, "the edge to be in step with the cloud", `"synced":true`)
 
 	began = time.Now()
 	s.createPod(demoPod("far"))
@@ -91,13 +91,13 @@ func TestABlackHoleIsNoticedByBothEndsAndTheLinkResumes(t *testing.T) {
 		{"only up", hole, netem.Settings{}},
 		{"only down", netem.Settings{}, hole},
 	} {
-		s.eventuallyStatus(time.Minute, "the link to be in step", `"Synced":true`)
+		s.eventuallyStatus(time.Minute, "the link to be in step", `"synced":true`)
 		s.must(errors.Join(relay.Set(netem.Up, c.up), relay.Set(netem.Down, c.down)))
 		// tests/stack sets a ping each 5 s: three of them and a second, and the rest for a busy machine. TCP itself
 		// would take a quarter of an hour.
 		began := time.Now()
 		const noticed = 3*5*time.Second + time.Second + 10*time.Second
-		s.eventuallyStatus(noticed, "the edge to notice a black hole "+c.name, `"Connected":false`)
+		s.eventuallyStatus(noticed, "the edge to notice a black hole "+c.name, `"connected":false`)
 		s.eventuallySessions(noticed-time.Since(began), "the hub to notice a black hole "+c.name, 0)
 		t.Logf("a black hole %s was noticed within %s", c.name, time.Since(began).Round(time.Second))
 		s.answers(p, "/healthz", "")
@@ -105,7 +105,7 @@ func TestABlackHoleIsNoticedByBothEndsAndTheLinkResumes(t *testing.T) {
 		began = time.Now()
 		s.must(relay.SetBoth(netem.Settings{}))
 		s.eventuallySessions(time.Minute, "the session to be back after a black hole "+c.name, 1)
-		s.eventuallyStatus(time.Minute, "the edge to be in step after a black hole "+c.name, `"Synced":true`)
+		s.eventuallyStatus(time.Minute, "the edge to be in step after a black hole "+c.name, `"synced":true`)
 		t.Logf("the link was back after %s", time.Since(began).Round(100*time.Millisecond))
 	}
 	s.runPod("after")

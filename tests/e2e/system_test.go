@@ -288,11 +288,11 @@ func (s *system) eventuallyStatus(timeout time.Duration, what, want string) {
 func (s *system) cut() {
 	s.t.Helper()
 	s.must(s.edge.Cut())
-	s.eventuallyStatus(time.Minute, "the edge to notice the cut", `"Connected":false`)
+	s.eventuallyStatus(time.Minute, "the edge to notice the cut", `"connected":false`)
 }
 
 func (s *system) heal() {
 	s.t.Helper()
 	s.must(s.edge.Heal(context.Background()))
-	s.eventuallyStatus(time.Minute, "the link to be back", `"Synced":true`)
+	s.eventuallyStatus(time.Minute, "the link to be back", `"synced":true`)
 }

@@ -180,12 +180,15 @@ func (t *tx) reassert(a *arrival, served object.Object, overlay []byte) error {
 	if waits {
 		return nil
 	}
+	return t.queueOverlay(a.Key, a.Version.UID, overlay)
+}
+
+func (t *tx) queueOverlay(k object.Key, uid string, overlay []byte) error {
 	priority := podPriority
-	if a.Key.Kind == object.Nodes {
+	if k.Kind == object.Nodes {
 		priority = ownNodePriority
 	}
-	return t.queue(object.Outgoing{Key: a.Key, UID: a.Version.UID, Op: object.OpOverlay, Body: overlay,
-		Class: object.ClassState, Priority: priority})
+	return t.queue(object.Outgoing{Key: k, UID: uid, Op: object.OpOverlay, Body: overlay, Class: object.ClassState, Priority: priority})
 }
 
 // merged builds the record of what the cloud sent with the edge's overlay in it, and returns the object it serves too.

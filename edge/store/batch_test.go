@@ -52,6 +52,29 @@ func TestWhatTheCloudOverwroteIsAssertedAgain(t *testing.T) {
 	}
 }
 
+// A cluster that was restored from a backup lacks what the edge had delivered, though the versions agree.
+func TestANewEpochAssertsAllAgain(t *testing.T) {
+	s := newStore(t)
+	s.mustBatch(t, upsert(t, object.Pods, pod("a", "u1", 5)))
+	s.mustApply(t, withStatus(t, s.mustGet(t, podKey("a")), corev1.PodRunning))
+	for _, h := range s.queue(t) {
+		if err := s.Drop(t.Context(), h.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, c := range []struct {
+		epoch string
+		queue int
+	}{{"e1", 0}, {"e1", 0}, {"e2", 1}} {
+		if err := s.SetEpoch(t.Context(), c.epoch); err != nil {
+			t.Fatal(err)
+		}
+		if q := s.queue(t); len(q) != c.queue {
+			t.Fatalf("step %d, epoch %s: queue %v, expected %d overlays", i, c.epoch, q, c.queue)
+		}
+	}
+}
+
 func TestUIDChangeIsDeletedAndAdded(t *testing.T) {
 	s := newStore(t)
 	s.mustBatch(t, upsert(t, object.Pods, pod("a", "u1", 5)))

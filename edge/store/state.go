@@ -18,12 +18,46 @@ func (s *Store) Epoch() string {
 	return s.epoch
 }
 
-// SetEpoch stores the cloud's epoch.
+// SetEpoch stores the cloud's epoch. Where it was another one, the cluster may have gone back in time, to a state that
+// lacks what the edge had written into it though the versions agree: every overlay is queued again.
 func (s *Store) SetEpoch(ctx context.Context, epoch string) error {
-	return s.write(ctx, &request{op: "set the epoch", do: func(t *tx) error {
+	return s.write(ctx, &request{op: "set the epoch", durable: true, do: func(t *tx) error {
+		before := s.Epoch()
 		t.effects.epoch, t.changed = &epoch, true
+		if before != "" && before != epoch {
+			if err := t.assertAll(); err != nil {
+				return err
+			}
+		}
 		return t.c.setMeta(metaEpoch, epoch)
 	}})
+}
+
+// assertAll queues every overlay again. The hub makes no request for those that the cluster shows already.
+func (t *tx) assertAll() error {
+	var keys []object.Key
+	err := t.c.query("SELECT kind, namespace, name FROM objects WHERE overlay IS NOT NULL AND origin = 0 AND tombstone = 0 AND held = 0", nil,
+		func(scan func(...any) error) error {
+			var kind string
+			var k object.Key
+			err := scan(&kind, &k.Namespace, &k.Name)
+			k.Kind = object.ID(kind)
+			keys = append(keys, k)
+			return err
+		})
+	if err != nil {
+		return wrap("list overlays", err)
+	}
+	for _, k := range keys {
+		r, err := t.c.record(k)
+		if err != nil || r == nil {
+			return err
+		}
+		if err := t.queueOverlay(k, r.Version.UID, r.Overlay); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // MarkSynced records that the store holds all that the cloud has of the kinds. Once so, a kind stays so.

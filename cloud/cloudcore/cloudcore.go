@@ -94,6 +94,7 @@ func New(cfg *v1alpha1.CloudCore, deps Deps) (*CloudCore, error) {
 
 // Start runs until ctx is done. An API server that is away is waited for.
 func (c *CloudCore) Start(ctx context.Context) error {
+	run.SaveMemory()
 	metrics, err := net.Listen("tcp", c.cfg.Metrics.BindAddress)
 	if err != nil {
 		return fmt.Errorf("listen for metrics: %w", err)

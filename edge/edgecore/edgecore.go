@@ -164,6 +164,7 @@ func (e *EdgeCore) leaseAge() time.Duration {
 // Start runs until ctx is done or a component ends. The link and the local API are up before the kubelet is tried: a
 // kubelet that ends the process at every start costs them one short break per try.
 func (e *EdgeCore) Start(ctx context.Context) error {
+	run.SaveMemory()
 	metrics, err := net.Listen("tcp", e.cfg.Metrics.BindAddress)
 	if err != nil {
 		return fmt.Errorf("listen for metrics: %w", err)

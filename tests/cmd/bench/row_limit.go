@@ -87,7 +87,7 @@ func (s *system) bisect(ctx context.Context, e *stack.Edge) (smallest int, note 
 
 // tryLimit starts edgecore in a memory group and looks how it does. The pods run on meanwhile, outside of the group.
 func (s *system) tryLimit(ctx context.Context, e *stack.Edge, mebibytes int) (ok bool, told string, err error) {
-	program, err := cluster.Program(ctx, "edgecore")
+	program, err := s.ownEdgecore(ctx)
 	if err != nil {
 		return false, "", err
 	}
@@ -193,13 +193,34 @@ func groupUse(dir string) string {
 	return "an unknown amount"
 }
 
-// dropCache lets go of the pages of a file that no process has mapped.
+// ownEdgecore is a copy of edgecore that no other process of the machine has mapped: what is mapped cannot be dropped
+// from the page cache, and its pages are the group's that read them first.
+func (s *system) ownEdgecore(ctx context.Context) (string, error) {
+	program, err := cluster.Program(ctx, "edgecore")
+	if err != nil {
+		return "", err
+	}
+	binary, err := os.ReadFile(program)
+	if err != nil {
+		return "", fmt.Errorf("copy edgecore: %w", err)
+	}
+	own := filepath.Join(s.cluster.Dir(), "edgecore-of-its-own")
+	if err := os.WriteFile(own, binary, 0o755); err != nil {
+		return "", fmt.Errorf("copy edgecore: %w", err)
+	}
+	return own, nil
+}
+
+// dropCache lets go of the pages of a file that no process has mapped, and first writes those that are not on the disk.
 func dropCache(path string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return fmt.Errorf("drop the page cache: %w", err)
 	}
 	defer f.Close()
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("drop the page cache of %s: %w", path, err)
+	}
 	if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
 		return fmt.Errorf("drop the page cache of %s: %w", path, err)
 	}

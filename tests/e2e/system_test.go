@@ -201,11 +201,16 @@ func describe(p *corev1.Pod) string {
 	return text
 }
 
-// answers waits until the pod's server answers on a path, asked from inside the edge.
+// answers waits until the pod's server answers on a path, asked from inside the edge. The address is the one that the
+// cluster shows at the time: after a power cut it is another one, and takes a moment to get there.
 func (s *system) answers(p *corev1.Pod, path, want string) {
 	s.t.Helper()
 	cluster.Eventually(s.t, 20*time.Second, "pod "+p.Name+" to answer "+path, func() error {
-		body, err := s.edge.Get(context.Background(), "http://"+p.Status.PodIP+":8080"+path)
+		ip := p.Status.PodIP
+		if now, err := s.Admin.CoreV1().Pods(namespace).Get(context.Background(), p.Name, metav1.GetOptions{}); err == nil && now.UID == p.UID {
+			ip = now.Status.PodIP
+		}
+		body, err := s.edge.Get(context.Background(), "http://"+ip+":8080"+path)
 		if err == nil && !strings.Contains(body, want) {
 			err = fmt.Errorf("expected %q in its answer, found %q", want, body)
 		}

@@ -68,7 +68,7 @@ type Hub struct {
 	pingInterval time.Duration
 	lastReceived time.Time
 
-	kinds     map[object.ID]object.Kind
+	kinds     []object.ID                                 // those that this session syncs, known to object.Lookup
 	awaiting  map[object.ID]map[object.Key]object.Version // kinds whose Inventory is not complete
 	entries   map[object.Key]*entry
 	queues    [ranks]fifo // ready keys by rank
@@ -101,8 +101,8 @@ func NewHub(cfg HubConfig, view View, now time.Time) *Hub {
 	cfg.RecheckBehind = cmp.Or(cfg.RecheckBehind, 2*time.Second)
 	return &Hub{
 		cfg: cfg, view: view, lastReceived: now, pingInterval: 15 * time.Second,
-		kinds: map[object.ID]object.Kind{}, awaiting: map[object.ID]map[object.Key]object.Version{},
-		entries: map[object.Key]*entry{}, behind: map[object.Key]time.Time{}, writes: map[object.Key][]*wire.Write{},
+		awaiting: map[object.ID]map[object.Key]object.Version{},
+		entries:  map[object.Key]*entry{}, behind: map[object.Key]time.Time{}, writes: map[object.Key][]*wire.Write{},
 	}
 }
 
@@ -165,11 +165,10 @@ func (h *Hub) hello(now time.Time, m *wire.Hello) ([]Effect, error) {
 	welcome := &wire.Welcome{Version: version, Features: both, Session: h.cfg.Session, Epoch: h.cfg.Epoch, NodeUid: h.view.NodeUID(),
 		ServerTimeUnixMs: now.UnixMilli()}
 	for _, id := range h.view.Kinds() {
-		kind, ok := object.Lookup(id)
-		if !ok {
+		if _, ok := object.Lookup(id); !ok {
 			continue
 		}
-		h.kinds[id] = kind
+		h.kinds = append(h.kinds, id)
 		welcome.Kinds = append(welcome.Kinds, string(id))
 		if !h.adopt(id, held[id]) {
 			h.awaiting[id] = map[object.Key]object.Version{}
@@ -254,7 +253,7 @@ func (h *Hub) compare(now time.Time, id object.ID, got map[object.Key]object.Ver
 // Changed marks keys whose content or visibility may have changed. It costs one entry per distinct key.
 func (h *Hub) Changed(now time.Time, keys []object.Key) {
 	for _, k := range keys {
-		if _, ok := h.kinds[k.Kind]; !ok {
+		if !slices.Contains(h.kinds, k.Kind) {
 			continue // before Hello, or a kind that is not synced
 		}
 		if _, ok := h.awaiting[k.Kind]; ok {
@@ -300,7 +299,8 @@ func (h *Hub) visible(k object.Key) bool {
 func (h *Hub) enqueue(k object.Key, e *entry) {
 	delete(h.behind, k)
 	e.phase = ready
-	h.queues[h.kinds[k.Kind].Rank].push(k)
+	kind, _ := object.Lookup(k.Kind)
+	h.queues[kind.Rank].push(k)
 }
 
 func (h *Hub) ack(seq uint64) error {

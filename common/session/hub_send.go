@@ -213,7 +213,7 @@ func (h *Hub) settle() *wire.Synced {
 	}
 	h.announced = true
 	s := &wire.Synced{Seq: h.seq, Restored: h.restored}
-	for id := range h.kinds {
+	for _, id := range h.kinds {
 		s.Kinds = append(s.Kinds, string(id))
 	}
 	slices.Sort(s.Kinds)

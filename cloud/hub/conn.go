@@ -177,12 +177,23 @@ func (c *conn) flush() {
 			_, err = c.stream.Write(buf)
 		}
 		if err != nil {
-			c.log.Info("write failed", "error", err)
-			_ = c.stream.Close()
+			c.fail(err)
 			return
 		}
 		c.hub.metrics.bytesOut.Add(float64(len(buf)))
 	}
+}
+
+// fail ends the session after a write failed. The reader may be waiting for room: it must hear of it.
+func (c *conn) fail(err error) {
+	c.log.Info("write failed", "error", err)
+	c.mu.Lock()
+	if c.ending == nil {
+		c.ending = &session.Close{Message: "write failed: " + err.Error()}
+	}
+	c.room.Broadcast()
+	c.mu.Unlock()
+	_ = c.stream.Close()
 }
 
 // comeBack spreads the edges of a hub that shuts down; an edge in another trouble decides for itself.
@@ -201,6 +212,7 @@ func (c *conn) next() (frames []*wire.Frame, bye *session.Close) {
 		return nil, nil
 	}
 	if c.ending != nil {
+		c.room.Broadcast()
 		return nil, c.ending
 	}
 	if len(c.queue) == 0 {
@@ -208,6 +220,7 @@ func (c *conn) next() (frames []*wire.Frame, bye *session.Close) {
 		effects, next := c.machine.Poll(now)
 		c.handle(effects)
 		if c.ending != nil {
+			c.room.Broadcast()
 			return nil, c.ending
 		}
 		if len(c.queue) == 0 {
@@ -309,6 +322,7 @@ func (c *conn) end(reason wire.Reason, message string) {
 	if c.ending == nil {
 		c.ending = &session.Close{Reason: reason, Message: message}
 	}
+	c.room.Broadcast()
 	if c.flushing || c.over {
 		// The flusher says goodbye when its write is through; one that is stuck must not hold up the end.
 		time.AfterFunc(2*time.Second, func() { _ = c.stream.Close() })

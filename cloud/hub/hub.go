@@ -91,8 +91,10 @@ type Hub struct {
 	sessions map[string]*conn // by node
 	epoch    string
 	restores int
-	draining bool
-	open     sync.WaitGroup
+	// restoredAt is when the epoch last changed.
+	restoredAt time.Time
+	draining   bool
+	open       sync.WaitGroup
 }
 
 // New returns a Hub that does not yet listen.
@@ -207,6 +209,11 @@ func (h *Hub) accept(ctx context.Context, s transport.Stream) {
 func (h *Hub) take(ctx context.Context, c *conn) bool {
 	for {
 		h.mu.Lock()
+		if h.draining {
+			h.mu.Unlock()
+			goodbye(c.stream, wire.Reason_REASON_DRAIN, "the hub shuts down", spread(2*time.Second))
+			return false
+		}
 		old := h.sessions[c.node]
 		if old == nil || old.closed() {
 			h.sessions[c.node] = c
@@ -258,11 +265,18 @@ func (h *Hub) drain() {
 	}
 }
 
+// restoreQuiet is how long further reports of a restore belong to the same one.
+const restoreQuiet = 10 * time.Minute
+
 // restored notes that the API server went back in time: sessions from now on are of a new epoch.
 func (h *Hub) restored(node string, r session.DeclareRestore) {
 	h.mu.Lock()
-	h.restores++
-	h.epoch = fmt.Sprintf("%s+%d@%d", h.cfg.Epoch, h.restores, r.Server)
+	// All edges that saw the lost history say the same, and one that lies must not make the others write all anew.
+	if now := h.deps.Now(); h.restoredAt.IsZero() || now.Sub(h.restoredAt) > restoreQuiet {
+		h.restoredAt = now
+		h.restores++
+		h.epoch = fmt.Sprintf("%s+%d@%d", h.cfg.Epoch, h.restores, r.Server)
+	}
 	h.mu.Unlock()
 	h.metrics.restores.Inc()
 	h.deps.Log.Error("the API server is older than what an edge has seen: etcd was restored", "node", node,

@@ -79,7 +79,7 @@ func (a *Applier) forbidden(j *job, ans answer) (final bool) {
 		return false
 	}
 	a.m.forbidden.WithLabelValues(opName(j.write.Op), string(j.key.Kind)).Inc()
-	if j.write.Op != wire.Op_OP_CREATE || j.key.Kind != object.Events {
+	if j.key.Kind != object.Events {
 		return false
 	}
 	if !a.denied.tooLong(j) {

@@ -64,7 +64,8 @@ func (r *recent) newer(key object.Key, cached uint64) (object.Object, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	w := r.objects[key]
-	if w == nil || w.rv <= cached {
+	// What was written long ago is in the cache, unless the API server went back in time.
+	if w == nil || w.rv <= cached || r.clock.Now().Sub(w.at) > recentFor {
 		return nil, false
 	}
 	return w.object, true

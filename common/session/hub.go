@@ -326,8 +326,10 @@ func (h *Hub) RevisionChecked(server uint64) []Effect {
 		if e.sent.RV <= server {
 			continue // the cache will get there
 		}
-		h.restored = true
-		effects = append(effects, DeclareRestore{Key: k, Held: e.sent.RV, Server: server})
+		if !h.restored {
+			h.restored = true
+			effects = append(effects, DeclareRestore{Key: k, Held: e.sent.RV, Server: server})
+		}
 		// From here on the edge's version counts as older than any: the hub's stream decides.
 		e.sent.RV = 1
 		h.enqueue(k, e)

@@ -39,6 +39,7 @@ type peer struct {
 	outbox   Outbox
 	welcomed bool
 	comeBack time.Duration
+	again    bool          // a write that was to be sent was gone
 	done     chan struct{} // closed when the session is over
 }
 
@@ -127,8 +128,12 @@ func (p *peer) loop(ctx context.Context, frames <-chan *wire.Frame, failed <-cha
 	defer timer.Stop()
 	for {
 		effects, next := p.machine.Poll(now(), session.Vitals{LeaseAge: l.deps.LeaseAge(), Dropped: l.deps.Store.Dropped()})
+		p.again = false
 		if err := p.do(ctx, effects); err != nil {
 			return err
+		}
+		if p.again {
+			continue // what was gone left room for another write
 		}
 		timer.Reset(max(next.Sub(now()), time.Millisecond))
 		var err error
@@ -274,6 +279,7 @@ func (p *peer) write(ctx context.Context, id uint64) error {
 	}
 	if !ok {
 		p.machine.Gone(id)
+		p.again = true
 		return nil
 	}
 	body, packed := p.l.codec.Compress(o.Body)

@@ -83,6 +83,18 @@ func Extend(previous *Overlay, before, after Object) (*Overlay, error) {
 	return nil, fmt.Errorf("extend overlay: a kubelet owns fields of Pods and Nodes only, not of a %T", before)
 }
 
+// ClaimResources makes o own every capacity and allocatable entry of n. A Node that is made anew comes without a status:
+// what the kubelet reported when it registered is then nowhere but in the Node that was.
+func (o *Overlay) ClaimResources(n *corev1.Node) {
+	if o.Node == nil {
+		o.Node = &corev1.NodeStatus{}
+	}
+	status := n.Status.DeepCopy()
+	o.Node.Capacity, o.Node.Allocatable = status.Capacity, status.Allocatable
+	o.Capacity = changedKeys(nil, nil, quantities(status.Capacity))
+	o.Allocatable = changedKeys(nil, nil, quantities(status.Allocatable))
+}
+
 // Merge returns base with the overlay's fields in it. base is not changed. A nil overlay, or one of another type
 // than base, merges nothing.
 func Merge(base Object, o *Overlay) Object {

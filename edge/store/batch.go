@@ -130,15 +130,16 @@ func (t *tx) arrive(old *object.Record, a *arrival) error {
 	}
 	same := old != nil && old.Version.UID == a.Version.UID
 	var overlay []byte
+	var err error
 	if same {
 		overlay = old.Overlay
 	}
 	if old != nil && !same && t.s.ownNode(a.Key) && old.Overlay != nil {
 		// The machine did not change because its Node was made anew. Without the status that the kubelet wrote it would
 		// reject pods for want of capacity, and they would be Failed for good.
-		overlay = old.Overlay
-		if err := t.queue(object.Outgoing{Key: a.Key, UID: a.Version.UID, Op: object.OpOverlay, Body: overlay,
-			Class: object.ClassState, Priority: ownNodePriority}); err != nil {
+		if overlay, err = ownNodeOverlay(old); err != nil {
+			t.s.log.Warn("the stored Node does not decode, what the kubelet wrote is lost", "error", err)
+		} else if err := t.queueOverlay(a.Key, a.Version.UID, overlay); err != nil {
 			return err
 		}
 	}
@@ -189,6 +190,22 @@ func (t *tx) queueOverlay(k object.Key, uid string, overlay []byte) error {
 		priority = ownNodePriority
 	}
 	return t.queue(object.Outgoing{Key: k, UID: uid, Op: object.OpOverlay, Body: overlay, Class: object.ClassState, Priority: priority})
+}
+
+// ownNodeOverlay is what the edge keeps of its own Node when the cloud makes it anew: what the kubelet wrote, and all
+// resources, those included that came with the first registration.
+func ownNodeOverlay(old *object.Record) ([]byte, error) {
+	o, err := object.DecodeOverlay(old.Overlay)
+	if err != nil {
+		return nil, err
+	}
+	kind, _ := object.Lookup(object.Nodes)
+	n, err := object.Decode(kind, old.Body)
+	if err != nil {
+		return nil, err
+	}
+	o.ClaimResources(n.(*corev1.Node))
+	return object.EncodeOverlay(o)
 }
 
 // merged builds the record of what the cloud sent with the edge's overlay in it, and returns the object it serves too.

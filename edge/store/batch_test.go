@@ -196,11 +196,13 @@ func TestOutOfInterestWaitsForThePodThatRefersToIt(t *testing.T) {
 func TestOwnNodeIsNeverRemovedAndKeepsItsStatusWhenReCreated(t *testing.T) {
 	s := newStore(t)
 	n := &corev1.Node{ObjectMeta: meta("", testNode, "n1", 5)}
+	// What came with the registration is the cloud's base, and must not be lost either.
+	n.Status.Capacity = corev1.ResourceList{"memory": *quantity("8Gi")}
 	k := object.KeyOf(object.Nodes, n)
 	s.mustBatch(t, upsert(t, object.Nodes, n))
 	r := s.mustGet(t, k)
 	after := n.DeepCopy()
-	after.Status.Capacity = corev1.ResourceList{"cpu": *quantity("4")}
+	after.Status.Capacity["cpu"] = *quantity("4")
 	o, err := object.Extend(nil, n, after)
 	if err != nil {
 		t.Fatal(err)
@@ -226,7 +228,7 @@ func TestOwnNodeIsNeverRemovedAndKeepsItsStatusWhenReCreated(t *testing.T) {
 	if got.Held || got.Version.UID != "n2" {
 		t.Fatalf("held %v, uid %s", got.Held, got.Version.UID)
 	}
-	if c := decode[*corev1.Node](t, object.Nodes, got.Body).Status.Capacity; c.Cpu().String() != "4" {
+	if c := decode[*corev1.Node](t, object.Nodes, got.Body).Status.Capacity; c.Cpu().String() != "4" || c.Memory().String() != "8Gi" {
 		t.Fatalf("capacity %v: the kubelet would reject pods", c)
 	}
 	if q := s.queue(t); len(q) != 1 || q[0].UID != "n2" || q[0].Op != object.OpOverlay {

@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"net/url"
 	"os"
+	"sync"
 	"time"
 )
 
@@ -16,16 +17,18 @@ var copied = []string{"meta", "kinds", "objects", "tokens"}
 // A copier refreshes the second copy: once a sync was ever completed, if something changed since the last copy, and not
 // more often than CopyInterval.
 type copier struct {
-	s        *Store
+	s *Store
+	// mu lets one refresh run at a time, and guards what follows.
+	mu       sync.Mutex
 	seen     uint64 // s.changes at the last look
 	last     uint32 // fingerprint of what was copied
 	lastTime time.Time
 	known    bool
 }
 
-func (s *Store) newCopier() *copier { return &copier{s: s} }
-
 func (k *copier) refresh(ctx context.Context) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	s := k.s
 	if !s.EverSynced() {
 		return nil

@@ -379,7 +379,7 @@ func TestCopyIsMadeOnceASyncIsCompleteAndOnlyIfSomethingChanged(t *testing.T) {
 	clock := &fakeClock{now: time.Now()}
 	cfg := testConfig(t.TempDir())
 	s, _ := running(t, cfg, Deps{Clock: clock})
-	k := s.newCopier()
+	k := s.copies // the store's own, which its upkeep uses too
 	refresh := func() time.Time {
 		t.Helper()
 		if err := k.refresh(t.Context()); err != nil {
@@ -397,7 +397,9 @@ func TestCopyIsMadeOnceASyncIsCompleteAndOnlyIfSomethingChanged(t *testing.T) {
 	}
 	s.markAll(t)
 	waitForCopy(t, s)
-	k = s.newCopier()
+	k.mu.Lock()
+	k.known, k.seen = false, 0 // as a new process, which learns from the file
+	k.mu.Unlock()
 	first := refresh()
 	clock.add(2 * time.Hour)
 	if refresh() != first {

@@ -44,6 +44,7 @@ type Store struct {
 	rvLimit   atomic.Uint64
 
 	firstSync chan struct{}
+	copies    *copier
 
 	// mu guards the fields below. It is never held during a read or write of the database.
 	mu            sync.Mutex
@@ -78,6 +79,7 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Store, error) {
 		damage: make(chan error, 1), closed: make(chan struct{}), stopped: make(chan struct{}), firstSync: make(chan struct{}),
 		feeds: map[object.ID]*feed{}, synced: map[object.ID]bool{}, outboxes: map[*Outbox]struct{}{},
 	}
+	s.copies = &copier{s: s}
 	if s.clock == nil {
 		s.clock = systemClock{}
 	}

@@ -25,7 +25,6 @@ func (s *Store) upkeep(ctx context.Context) {
 	tick := time.NewTicker(upkeepEach)
 	defer tick.Stop()
 	var swept time.Time
-	copies := s.newCopier()
 	synced := s.firstSync
 	for {
 		s.report(ctx, "expire outgoing writes", s.expireIfAny(ctx))
@@ -34,7 +33,7 @@ func (s *Store) upkeep(ctx context.Context) {
 			s.report(ctx, "erase left-over tokens", s.sweepTokens(ctx))
 		}
 		s.report(ctx, "shrink the database", s.shrink(ctx))
-		if err := copies.refresh(ctx); err != nil {
+		if err := s.copies.refresh(ctx); err != nil {
 			s.metrics.copyFail.Inc()
 			s.report(ctx, "refresh the second copy", err)
 		}

@@ -126,6 +126,9 @@ func (v references) claims(pod *corev1.Pod) {
 			v.add(ResourceClaims, *c.ResourceClaimName)
 			continue
 		}
+		if c.ResourceClaimTemplateName == nil {
+			continue
+		}
 		for _, s := range pod.Status.ResourceClaimStatuses {
 			if s.Name == c.Name && s.ResourceClaimName != nil {
 				v.add(ResourceClaims, *s.ResourceClaimName)

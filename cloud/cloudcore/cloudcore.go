@@ -151,7 +151,7 @@ func (c *CloudCore) serveEdges(ctx context.Context) error {
 	h := hub.New(hub.Config{MaxHandshakes: c.cfg.Hub.MaxHandshakes, HandshakeTimeout: c.cfg.Hub.HandshakeTimeout.Std(),
 		MaxSessions: c.cfg.Hub.MaxSessions, MaxInFlightBytes: int(c.cfg.Hub.MaxInFlightBytes), Coalesce: c.cfg.Hub.Coalesce.Std(), Epoch: epoch},
 		hub.Deps{Listener: listener, Identity: identity, Clients: clients, Caches: caches{c.cache}, Upstream: c.up,
-			Nodes: nodes{c.nodes}, Log: c.deps.Log.With("part", "hub"), Now: c.deps.Now, Registry: c.reg})
+			Nodes: c.nodes, Log: c.deps.Log.With("part", "hub"), Now: c.deps.Now, Registry: c.reg})
 	c.hub.Store(h)
 	c.deps.Log.Info("listening for edges", "address", listener.Addr().String())
 	return h.Start(ctx)
@@ -195,9 +195,3 @@ func (c caches) Subscribe(node string, notify func([]object.Key)) (session.View,
 	view, cancel := c.Cache.Subscribe(node, notify)
 	return view, cancel
 }
-
-// nodes presents the keeper as the hub wants it.
-type nodes struct{ *node.Keeper }
-
-// Restored is said by the hub's log and metric; the keeper has no part in it.
-func (nodes) Restored(string, object.Key, uint64, uint64) {}

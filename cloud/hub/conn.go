@@ -15,11 +15,12 @@ import (
 	"github.com/tether-edge/tether/common/wire"
 )
 
-// maxQueued bounds the frames that wait for a slow edge, maxCalls its calls without an answer: beyond either nothing
-// more is read from it.
+// maxQueued bounds the frames that wait for a slow edge, maxCalls its calls without an answer, maxHeld the bytes of its
+// calls and writes without one, decompressed: beyond any of them nothing more is read from it.
 const (
 	maxQueued = 64
 	maxCalls  = 64
+	maxHeld   = 4 << 20
 )
 
 // conn is one session: a stream, its state machine, and at rest the one goroutine that reads.
@@ -39,7 +40,8 @@ type conn struct {
 	machine  *session.Hub
 	queue    []*wire.Frame // to be written, oldest first
 	calls    int           // under way
-	room     *sync.Cond    // signalled when queue or calls shrink or the session ends
+	asked    int           // bytes of these
+	room     *sync.Cond    // signalled when queue, calls or writes shrink or the session ends
 	flushing bool          // a goroutine writes
 	timer    *time.Timer   // next Poll
 	received time.Time
@@ -118,7 +120,8 @@ func (c *conn) receive(f *wire.Frame) error {
 	c.hub.metrics.frames.WithLabelValues("in", wire.Name(f)).Inc()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for (len(c.queue) >= maxQueued || c.calls >= maxCalls) && !c.over && c.ending == nil {
+	for (len(c.queue) >= maxQueued || c.calls >= maxCalls || c.asked+c.machine.Held() >= maxHeld) && !c.over && c.ending == nil {
+		c.machine.Heard(c.hub.deps.Now()) // it is the hub that keeps the edge waiting
 		c.room.Wait()
 	}
 	now := c.hub.deps.Now()
@@ -268,6 +271,7 @@ func (c *conn) handle(effects []session.Effect) {
 			go c.write(e.Write)
 		case session.DoCall:
 			c.calls++
+			c.asked += len(e.Call.Body)
 			go c.call(e.Call)
 		case session.CheckRevision:
 			go c.checkRevision()
@@ -287,6 +291,7 @@ func (c *conn) write(w *wire.Write) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.handle(c.machine.Written(w, r))
+	c.room.Broadcast()
 	c.kick()
 }
 
@@ -296,6 +301,7 @@ func (c *conn) call(m *wire.Call) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.calls--
+	c.asked -= len(m.Body)
 	c.room.Broadcast()
 	c.queue = append(c.queue, &wire.Frame{Body: &wire.Frame_Reply{Reply: r}})
 	c.kick()

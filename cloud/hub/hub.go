@@ -50,7 +50,7 @@ type Nodes interface {
 	Disconnected(node, session string)
 	// Alive tells how long ago the node's kubelet renewed its lease; negative where it never did.
 	Alive(node, session string, leaseAge, pingInterval time.Duration)
-	// Restored tells that the API server is older than what an edge has seen.
+	// Restored tells that the API server is older than what an edge has seen: once for each restore, by the first edge.
 	Restored(node string, key object.Key, held, server uint64)
 }
 
@@ -272,7 +272,9 @@ const restoreQuiet = 10 * time.Minute
 func (h *Hub) restored(node string, r session.DeclareRestore) {
 	h.mu.Lock()
 	// All edges that saw the lost history say the same, and one that lies must not make the others write all anew.
-	if now := h.deps.Now(); h.restoredAt.IsZero() || now.Sub(h.restoredAt) > restoreQuiet {
+	now := h.deps.Now()
+	first := h.restoredAt.IsZero() || now.Sub(h.restoredAt) > restoreQuiet
+	if first {
 		h.restoredAt = now
 		h.restores++
 		h.epoch = fmt.Sprintf("%s+%d@%d", h.cfg.Epoch, h.restores, r.Server)
@@ -281,7 +283,9 @@ func (h *Hub) restored(node string, r session.DeclareRestore) {
 	h.metrics.restores.Inc()
 	h.deps.Log.Error("the API server is older than what an edge has seen: etcd was restored", "node", node,
 		"key", r.Key.String(), "held", r.Held, "server", r.Server)
-	h.deps.Nodes.Restored(node, r.Key, r.Held, r.Server)
+	if first {
+		h.deps.Nodes.Restored(node, r.Key, r.Held, r.Server)
+	}
 }
 
 func (h *Hub) currentEpoch() string {

@@ -113,6 +113,7 @@ type Keeper struct {
 	// Each queue holds names or keys; workers read the current state and retry on error.
 	leases, nodes workqueue.TypedRateLimitingInterface[string]
 	pods          workqueue.TypedRateLimitingInterface[object.Key]
+	notices       workqueue.TypedRateLimitingInterface[notice]
 
 	// mu guards records and what they point to, and waiting.
 	mu sync.Mutex
@@ -163,7 +164,7 @@ func New(cfg Config, deps Deps) (*Keeper, error) {
 	}
 	k := &Keeper{
 		cfg: cfg, deps: deps, records: map[string]*record{}, waiting: map[string]map[object.Key]struct{}{},
-		leases: newQueue[string](), nodes: newQueue[string](), pods: newQueue[object.Key](),
+		leases: newQueue[string](), nodes: newQueue[string](), pods: newQueue[object.Key](), notices: newQueue[notice](),
 	}
 	k.m = newMetrics(deps.Registerer, k)
 	return k, nil
@@ -181,11 +182,13 @@ func (k *Keeper) Start(ctx context.Context) error {
 		k.leases.ShutDown()
 		k.nodes.ShutDown()
 		k.pods.ShutDown()
+		k.notices.ShutDown()
 		work.Wait()
 	}()
 	for range k.cfg.Workers {
 		work.Go(func() { serve(ctx, k, k.leases, "lease", k.syncLease) })
 	}
+	work.Go(func() { serve(ctx, k, k.notices, "event", k.syncNotice) })
 	// Leases are renewed from the first moment on; the rest needs the cache.
 	if err := k.deps.Cache.WaitSynced(ctx); err != nil {
 		return nil

@@ -112,27 +112,7 @@ func (k *Keeper) recreate(ctx context.Context, node string) error {
 	}
 	k.m.recreated.Inc()
 	k.deps.Log.Warn("the Node of an edge was deleted: it was created again from the copy in its lease", "node", node, "uid", made.UID)
-	return k.tell(ctx, made)
-}
-
-// tell records an Event about a Node that was created again. It fails for no other reason than the API server's
-// absence; the Node is there in any case, so the Event is tried once.
-func (k *Keeper) tell(ctx context.Context, n *corev1.Node) error {
-	now := metav1.NewTime(k.deps.Clock.Now())
-	_, err := k.deps.Client.CoreV1().Events(metav1.NamespaceDefault).Create(ctx, &corev1.Event{
-		ObjectMeta:     metav1.ObjectMeta{GenerateName: n.Name + ".", Namespace: metav1.NamespaceDefault},
-		InvolvedObject: corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: n.Name, UID: types.UID(n.UID)},
-		Reason:         "EdgeNodeRecreated",
-		Message:        "The Node was deleted while its edge was not removed: CloudCore created it again. To remove a node for good, annotate its Lease in kube-node-lease with tether.io/removed first.",
-		Type:           corev1.EventTypeWarning,
-		Source:         corev1.EventSource{Component: fieldManager},
-		FirstTimestamp: now, LastTimestamp: now, Count: 1,
-		ReportingController: "tether.io/cloudcore",
-	}, metav1.CreateOptions{FieldManager: fieldManager})
-	if err != nil {
-		k.m.failures.WithLabelValues("event").Inc()
-		k.deps.Log.Warn("cannot record an Event about a Node that was created again", "node", n.Name, "err", err)
-	}
+	k.tell(made)
 	return nil
 }
 

@@ -43,8 +43,12 @@ type HubConfig struct {
 	Window int
 	// BatchBytes is where a batch is closed (128 KiB).
 	BatchBytes int
-	// Coalesce is the least time between two versions of one key (250 ms).
+	// Coalesce is the least time between two versions of one key (250 ms). A key that goes on changing is sent again
+	// when it has been quiet for half of it, and every fourfold of it at the latest.
 	Coalesce time.Duration
+	// Gather is the least time between two small batches without a pod (20 ms): what changes meanwhile goes together,
+	// in one frame, one commit and one acknowledgement. The first batch after it goes at once.
+	Gather time.Duration
 	// RecheckBehind is how often the API server is asked again while the edge is ahead of the cache (2 s).
 	RecheckBehind time.Duration
 }
@@ -70,6 +74,7 @@ type Hub struct {
 
 	kinds     []object.ID                                 // those that this session syncs, known to object.Lookup
 	awaiting  map[object.ID]map[object.Key]object.Version // kinds whose Inventory is not complete
+	listed    int                                         // entries of all inventories so far
 	entries   map[object.Key]*entry
 	queues    [ranks]fifo // ready keys by rank
 	removals  fifo        // ready keys of non-pods that are no longer visible: they go last
@@ -80,11 +85,13 @@ type Hub struct {
 	announced bool // Synced was sent
 
 	seq      uint64
+	batched  time.Time // when the last batch was made
 	inFlight int
 	flights  []flight // unacknowledged batches, oldest first
 
 	writes map[object.Key][]*wire.Write // received and not answered, by key: the first of each is being applied
 	count  int                          // writes in total
+	held   int                          // bytes that they take, see Held
 }
 
 // flight is a batch that is not acknowledged.
@@ -98,6 +105,7 @@ func NewHub(cfg HubConfig, view View, now time.Time) *Hub {
 	cfg.Window = cmp.Or(cfg.Window, 1<<20)
 	cfg.BatchBytes = cmp.Or(cfg.BatchBytes, 128<<10)
 	cfg.Coalesce = cmp.Or(cfg.Coalesce, 250*time.Millisecond)
+	cfg.Gather = cmp.Or(cfg.Gather, 20*time.Millisecond)
 	cfg.RecheckBehind = cmp.Or(cfg.RecheckBehind, 2*time.Second)
 	return &Hub{
 		cfg: cfg, view: view, lastReceived: now, pingInterval: 15 * time.Second,
@@ -105,6 +113,9 @@ func NewHub(cfg HubConfig, view View, now time.Time) *Hub {
 		entries:  map[object.Key]*entry{}, behind: map[object.Key]time.Time{}, writes: map[object.Key][]*wire.Write{},
 	}
 }
+
+// Heard notes that the edge is alive though its frame cannot be taken yet.
+func (h *Hub) Heard(now time.Time) { h.lastReceived = now }
 
 // Receive takes a frame from the edge. An error ends the session.
 func (h *Hub) Receive(now time.Time, f *wire.Frame) ([]Effect, error) {
@@ -208,6 +219,9 @@ func (h *Hub) inventory(now time.Time, m *wire.Inventory) error {
 	if len(m.Entries) > wire.MaxInventoryEntries {
 		return protocolError("inventory of %d entries, limit %d", len(m.Entries), wire.MaxInventoryEntries)
 	}
+	if h.listed += len(m.Entries); h.listed > maxInventory {
+		return protocolError("the inventories have more than %d entries in all", maxInventory)
+	}
 	for _, e := range m.Entries {
 		k := object.Key{Kind: id, Namespace: e.Namespace, Name: e.Name}
 		if err := k.Validate(); err != nil {
@@ -218,9 +232,6 @@ func (h *Hub) inventory(now time.Time, m *wire.Inventory) error {
 		}
 		got[k] = object.Version{UID: e.Uid, RV: e.ResourceVersion}
 	}
-	if len(got) > maxInventory {
-		return protocolError("inventory of %q has more than %d entries", m.Kind, maxInventory)
-	}
 	if m.More {
 		return nil
 	}
@@ -229,8 +240,9 @@ func (h *Hub) inventory(now time.Time, m *wire.Inventory) error {
 	return nil
 }
 
-// maxInventory bounds the objects of one kind that an edge may say it holds: a node has at most some hundred pods.
-const maxInventory = 200_000
+// maxInventory bounds the objects that an edge may say it holds. A node has at most some hundred pods; what they refer to
+// and the Services of their namespaces are a few thousand more.
+const maxInventory = 32_768
 
 // compare marks what the edge holds and what it lacks, in key order so that sessions are reproducible.
 func (h *Hub) compare(now time.Time, id object.ID, got map[object.Key]object.Version) {
@@ -277,7 +289,9 @@ func (h *Hub) markDirty(now time.Time, k object.Key) {
 		// What it referred to may go at once, and must not go before it.
 		h.later.remove(k)
 		h.enqueue(k, e)
-	case e.phase == ready || e.phase == delayed || e.phase == leaving:
+	case e.phase == delayed:
+		e.touched = now
+	case e.phase == ready || e.phase == leaving:
 		// One entry, however many changes; the current state is read when there is room.
 	case e.at.IsZero() || !now.Before(e.at.Add(h.cfg.Coalesce)):
 		h.enqueue(k, e)
@@ -286,9 +300,19 @@ func (h *Hub) markDirty(now time.Time, k object.Key) {
 		h.enqueue(k, e)
 	default:
 		delete(h.behind, k)
-		e.phase = delayed
-		h.later.add(k, e.at.Add(h.cfg.Coalesce))
+		e.phase, e.touched = delayed, now
+		h.later.add(k, h.due(e))
 	}
+}
+
+// due is when a key that was sent lately is sent again: once it has been quiet for half the coalescing time, and never
+// sooner after its last version than that time, nor later than four times it.
+func (h *Hub) due(e *entry) time.Time {
+	due := e.at.Add(h.cfg.Coalesce)
+	if quiet := e.touched.Add(h.cfg.Coalesce / 2); quiet.After(due) {
+		due = earlier(quiet, e.at.Add(4*h.cfg.Coalesce))
+	}
+	return due
 }
 
 func (h *Hub) visible(k object.Key) bool {

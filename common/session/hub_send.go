@@ -23,7 +23,9 @@ func (h *Hub) Poll(now time.Time) (effects []Effect, next time.Time) {
 		return nil, next
 	}
 	h.wake(now)
-	if b := h.batch(now); b != nil {
+	if at := h.gathered(); at.After(now) {
+		next = earlier(next, at)
+	} else if b := h.batch(now); b != nil {
 		effects = append(effects, Send{&wire.Frame{Body: &wire.Frame_Batch{Batch: b}}})
 		if h.inFlight < h.cfg.Window && h.ready() > 0 && !h.removalsWait() {
 			next = now
@@ -52,6 +54,18 @@ func earlier(a, b time.Time) time.Time {
 	return a
 }
 
+// gatherMax is how many ready keys are worth a batch of their own at once.
+const gatherMax = 64
+
+// gathered is when the next batch may be made, zero if at once. A burst of small changes over many keys would else cost
+// a frame, a commit and an acknowledgement for each. A pod does not wait, nor does the first sync.
+func (h *Hub) gathered() time.Time {
+	if n := h.ready(); n == 0 || n >= gatherMax || h.queues[podRank].len() > 0 || !h.announced {
+		return time.Time{}
+	}
+	return h.batched.Add(h.cfg.Gather)
+}
+
 // wake queues the keys whose coalescing time is over and those whose cache has caught up with the edge.
 func (h *Hub) wake(now time.Time) {
 	for {
@@ -59,9 +73,15 @@ func (h *Hub) wake(now time.Time) {
 		if !ok {
 			break
 		}
-		if e := h.entries[k]; e != nil && e.phase == delayed {
-			h.enqueue(k, e)
+		e := h.entries[k]
+		if e == nil || e.phase != delayed {
+			continue
 		}
+		if due := h.due(e); due.After(now) {
+			h.later.add(k, due)
+			continue
+		}
+		h.enqueue(k, e)
 	}
 	for _, k := range slices.SortedFunc(mapKeys(h.behind), object.Key.Compare) {
 		if e := h.entries[k]; h.view.Revision(k.Kind) >= e.sent.RV {
@@ -131,6 +151,9 @@ func (h *Hub) batch(now time.Time) *wire.Batch {
 		return nil
 	}
 	h.seq++
+	if h.batched = now; h.ready() > 0 {
+		h.batched = time.Time{} // what did not fit has waited
+	}
 	b.Seq = h.seq
 	h.inFlight += size
 	h.flights = append(h.flights, flight{h.seq, size})

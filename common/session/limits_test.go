@@ -54,6 +54,22 @@ func TestAPeerThatGoesPastALimitEndsItsSession(t *testing.T) {
 			}
 			return err
 		},
+		"entries of all kinds": func() (err error) {
+			h := NewHub(HubConfig{Node: "edge"}, newTraceView(), now)
+			hello := &wire.Hello{Versions: wire.Versions(), Node: "edge", Kinds: []*wire.KindDigest{
+				{Kind: string(object.Pods), Count: 1}, {Kind: string(object.Secrets), Count: 1}}}
+			if _, err := h.Receive(now, &wire.Frame{Body: &wire.Frame_Hello{Hello: hello}}); err != nil {
+				t.Fatal(err)
+			}
+			for i := 0; i <= maxInventory/wire.MaxInventoryEntries && err == nil; i++ {
+				m := &wire.Inventory{Kind: string([]object.ID{object.Pods, object.Secrets}[i%2]), More: true}
+				for j := range wire.MaxInventoryEntries {
+					m.Entries = append(m.Entries, &wire.InventoryEntry{Name: fmt.Sprintf("%d-%d", i, j), Uid: "u", ResourceVersion: 1})
+				}
+				_, err = h.Receive(now, &wire.Frame{Body: &wire.Frame_Inventory{Inventory: m}})
+			}
+			return err
+		},
 		"a long uid": func() (err error) {
 			e := &wire.InventoryEntry{Name: "a", Uid: string(make([]byte, object.MaxUID+1)), ResourceVersion: 1}
 			_, err = hub().Receive(now, &wire.Frame{Body: &wire.Frame_Inventory{Inventory: &wire.Inventory{Kind: string(object.Pods), Entries: []*wire.InventoryEntry{e}}}})

@@ -15,7 +15,7 @@ const (
 	clean phase = iota
 	// ready: to be sent as soon as there is room.
 	ready
-	// delayed: sent less than the coalescing time ago; waits for its turn.
+	// delayed: sent a short while ago, or still changing; waits for its turn, see Hub.due.
 	delayed
 	// leaving: ready, no longer visible and no pod: goes after everything else.
 	leaving
@@ -28,8 +28,10 @@ type entry struct {
 	// sent is the version that the edge holds or that was last put on the stream to it. RV 0: none.
 	sent object.Version
 	// at is when the last change of the key was put on the stream; zero if none was in this session.
-	at    time.Time
-	phase phase
+	at time.Time
+	// touched is when a delayed key last changed.
+	touched time.Time
+	phase   phase
 	// inRemovals: the key stands in the queue of removals, which it may no longer belong to.
 	inRemovals bool
 }

@@ -24,13 +24,13 @@ type Compressor struct {
 // NewCompressor returns a Compressor with small windows, for objects of up to MaxBody.
 func NewCompressor() (*Compressor, error) {
 	enc, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedDefault),
-		zstd.WithWindowSize(64<<10), zstd.WithEncoderCRC(false), zstd.WithLowerEncoderMem(true),
+		zstd.WithWindowSize(64<<10), zstd.WithEncoderCRC(false), zstd.WithLowerEncoderMem(true), zstd.WithSingleSegment(true),
 		zstd.WithEncoderDictRaw(dictionaryID, []byte(dictionary)))
 	if err != nil {
 		return nil, fmt.Errorf("make zstd encoder: %w", err)
 	}
 	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
-		zstd.WithDecoderMaxMemory(MaxBody), zstd.WithDecoderDictRaw(dictionaryID, []byte(dictionary)))
+		zstd.WithDecoderMaxMemory(MaxBody), zstd.WithDecodeAllCapLimit(true), zstd.WithDecoderDictRaw(dictionaryID, []byte(dictionary)))
 	if err != nil {
 		return nil, fmt.Errorf("make zstd decoder: %w", err)
 	}
@@ -49,17 +49,36 @@ func (c *Compressor) Compress(body []byte) (out []byte, compressed bool) {
 	return out, true
 }
 
-// Decompress is the inverse of Compress. It returns an error for damaged input and for input of more than MaxBody
-// bytes after decompression.
+// Decompress is the inverse of Compress. It returns an error for damaged input, for input that has more or fewer bytes
+// after decompression than its header declares, and for more than MaxBody.
 func (c *Compressor) Decompress(body []byte) ([]byte, error) {
-	out, err := c.dec.DecodeAll(body, nil)
-	if err != nil {
-		return nil, fmt.Errorf("decompress body of %d bytes (limit %d after decompression): %w", len(body), MaxBody, err)
+	var h zstd.Header
+	switch err := h.Decode(body); {
+	case err != nil:
+		return nil, fmt.Errorf("decompress body of %d bytes: %w", len(body), err)
+	case !h.HasFCS:
+		return nil, fmt.Errorf("decompress body of %d bytes: its header declares no size: %w", len(body), ErrGarbage)
+	case h.FrameContentSize > MaxBody:
+		return nil, fmt.Errorf("decompress body of %d bytes: %d after decompression, limit %d: %w", len(body), h.FrameContentSize, MaxBody, ErrTooLarge)
 	}
-	if len(out) > MaxBody {
-		return nil, fmt.Errorf("decompress body of %d bytes: %d after decompression, limit %d: %w", len(body), len(out), MaxBody, ErrTooLarge)
+	out, err := c.dec.DecodeAll(body, make([]byte, 0, h.FrameContentSize))
+	if err != nil {
+		return nil, fmt.Errorf("decompress body of %d bytes, declared as %d: %w", len(body), h.FrameContentSize, err)
 	}
 	return out, nil
+}
+
+// OpenSize is how many bytes Open may take for a body: the size that the body declares, which Open does not exceed.
+// Nothing is decompressed for it.
+func OpenSize(body []byte, how Compression) int {
+	if how == Compression_COMPRESSION_NONE {
+		return len(body)
+	}
+	var h zstd.Header
+	if err := h.Decode(body); err != nil || !h.HasFCS || h.FrameContentSize > MaxBody {
+		return len(body) // Open will refuse it
+	}
+	return len(body) + int(h.FrameContentSize)
 }
 
 // Open returns a body as sent, decompressed where the frame says so.

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/klauspost/compress/zstd"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -139,6 +140,41 @@ func FuzzRead(f *testing.F) {
 			t.Errorf("a frame that was read cannot be written: %v", err)
 		}
 	})
+}
+
+// A body says beforehand how much memory it takes, and cannot take more.
+func TestABodyDeclaresItsSize(t *testing.T) {
+	c, err := NewCompressor()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []int{compressMin, 200, 300, 1024, 5000, 100_000, MaxBody} {
+		packed, ok := c.Compress(make([]byte, n))
+		if !ok {
+			t.Fatalf("%d zeros do not compress", n)
+		}
+		if got := OpenSize(packed, Compression_COMPRESSION_ZSTD); got != len(packed)+n {
+			t.Errorf("%d bytes, compressed to %d: declared as %d in all", n, len(packed), got)
+		}
+		if out, err := c.Open(packed, Compression_COMPRESSION_ZSTD); err != nil || len(out) != n {
+			t.Errorf("%d bytes come back as %d: %v", n, len(out), err)
+		}
+	}
+	small, _ := c.Compress(make([]byte, 200))
+	large, _ := c.Compress(make([]byte, MaxBody))
+	if out, err := c.Open(append(small, large...), Compression_COMPRESSION_ZSTD); err == nil {
+		t.Errorf("a body declared as 200 bytes was opened to %d", len(out))
+	}
+	plain, err := zstd.NewWriter(nil, zstd.WithSingleSegment(false))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Open(plain.EncodeAll(make([]byte, 200), nil), Compression_COMPRESSION_ZSTD); !errors.Is(err, ErrGarbage) {
+		t.Errorf("a body without a declared size: %v, expected ErrGarbage", err)
+	}
+	if got := OpenSize(make([]byte, 300), Compression_COMPRESSION_NONE); got != 300 {
+		t.Errorf("300 bytes as they are: %d", got)
+	}
 }
 
 func FuzzDecompress(f *testing.F) {

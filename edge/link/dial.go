@@ -16,6 +16,9 @@ const (
 	attemptLife = 30 * time.Second
 	// Between two attempts pass attemptMin to attemptMax, at random, so that the edges of a site do not come together.
 	attemptMin, attemptMax = 500 * time.Millisecond, 3 * time.Second
+	// quickAttempts is how many first attempts follow each other three times as fast: most servers that are gone are back,
+	// or are replaced, within two seconds.
+	quickAttempts = 5
 	// maxAttempts bounds those under way.
 	maxAttempts = 16
 )
@@ -56,7 +59,7 @@ func (l *Link) connect(ctx context.Context) (transport.Stream, string, error) {
 		}
 	}()
 	begin()
-	timer := time.NewTimer(between())
+	timer := time.NewTimer(between(next))
 	defer timer.Stop()
 	for {
 		select {
@@ -73,15 +76,20 @@ func (l *Link) connect(ctx context.Context) (transport.Stream, string, error) {
 			if open < maxAttempts {
 				begin()
 			}
-			timer.Reset(between())
+			timer.Reset(between(next))
 		case <-ctx.Done():
 			return nil, "", fmt.Errorf("connect: %w", ctx.Err())
 		}
 	}
 }
 
-func between() time.Duration {
-	return attemptMin + time.Duration(rand.Int64N(int64(attemptMax-attemptMin)))
+// between is the pause after the nth attempt.
+func between(n int) time.Duration {
+	d := attemptMin + time.Duration(rand.Int64N(int64(attemptMax-attemptMin)))
+	if n <= quickAttempts {
+		d /= 3
+	}
+	return d
 }
 
 // note keeps the latest reason for people who ask.

@@ -9,9 +9,7 @@ package link
 
 import (
 	"context"
-	"errors"
 	"log/slog"
-	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -136,12 +134,9 @@ func (l *Link) Status() Status {
 	return l.status
 }
 
-// refusalMax is the most that the edge waits after a server refused it.
-const refusalMax = time.Minute
-
 // Start keeps the link until ctx is done.
 func (l *Link) Start(ctx context.Context) error {
-	refusals := 0
+	retry := patience{random: l.random}
 	said := ""
 	for ctx.Err() == nil {
 		stream, server, err := l.connect(ctx)
@@ -153,10 +148,11 @@ func (l *Link) Start(ctx context.Context) error {
 		}
 		var wait time.Duration
 		if err == nil {
+			begun := l.deps.Now()
 			end := l.serve(ctx, stream, server)
 			err = end.err
 			if end.welcomed {
-				refusals = 0
+				retry.served(l.deps.Now().Sub(begun))
 			}
 			wait = end.comeBack
 		}
@@ -170,29 +166,11 @@ func (l *Link) Start(ctx context.Context) error {
 		}
 		l.down(err)
 		if wait == 0 {
-			wait = l.backoff(err, &refusals)
+			wait = retry.after(err)
 		}
 		l.pause(ctx, wait)
 	}
 	return nil
-}
-
-// backoff returns how long to wait before the next connect. Lost networks are tried again at once (connect itself
-// paces its attempts); refusals back off with full jitter.
-func (l *Link) backoff(err error, refusals *int) time.Duration {
-	var refused *transport.RefusedError
-	switch {
-	case errors.As(err, &refused):
-		if refused.RetryAfter > 0 {
-			return min(refused.RetryAfter, 10*time.Minute)
-		}
-	case errors.Is(err, errHandshake) || errors.Is(err, session.ErrProtocol) || errors.Is(err, errStore):
-	default:
-		return time.Duration(rand.Int64N(int64(500 * time.Millisecond)))
-	}
-	ceiling := min(time.Second<<min(*refusals, 10), refusalMax)
-	*refusals++
-	return 200*time.Millisecond + time.Duration(rand.Int64N(int64(ceiling)))
 }
 
 func (l *Link) pause(ctx context.Context, d time.Duration) {

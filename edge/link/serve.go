@@ -12,9 +12,11 @@ import (
 	"github.com/tether-edge/tether/common/wire"
 )
 
-// errHandshake marks a session that ended before its Welcome; errStore one that ended because the database failed.
+// errHandshake marks a session that ended before its Welcome; errUnwanted one that the hub ended because of this edge;
+// errStore one that ended because the database failed.
 var (
 	errHandshake = errors.New("the server ended the handshake")
+	errUnwanted  = errors.New("the hub does not want this session")
 	errStore     = errors.New("the local database failed")
 )
 
@@ -202,6 +204,10 @@ func (p *peer) do(ctx context.Context, effects []session.Effect) error {
 
 func (p *peer) closed(c session.Close) error {
 	p.comeBack = c.ComeBack
+	switch c.Reason {
+	case wire.Reason_REASON_PROTOCOL, wire.Reason_REASON_REFUSED, wire.Reason_REASON_REPLACED:
+		return fmt.Errorf("%w (%s): %s", errUnwanted, c.Reason, c.Message)
+	}
 	return fmt.Errorf("closed (%s): %s", c.Reason, c.Message)
 }
 

@@ -15,6 +15,8 @@ var (
 	ErrClosed = errors.New("the store is closed")
 	// ErrDamaged: the database was found damaged while in use. The next Open repairs it.
 	ErrDamaged = errors.New("the database is damaged")
+	// errTorn: a transaction was committed and could not be made visible.
+	errTorn = errors.New("the database and its readers no longer agree")
 	// ErrNewer: the database was written by a newer version. It was left as it is.
 	ErrNewer = errors.New("the database has a newer schema")
 )

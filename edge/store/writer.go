@@ -95,10 +95,14 @@ func (w *writer) group(first *request) []*request {
 }
 
 // serve commits a group. If the transaction as a whole fails, each request is tried by itself, so that one that does
-// not fit on the disk does not take the others along. It returns an error only if the database is damaged.
+// not fit on the disk does not take the others along. It returns an error only if the database is damaged, or if memory
+// and database no longer agree.
 func (w *writer) serve(g []*request) error {
 	begun := time.Now()
 	errs, err := w.commit(g)
+	if errors.Is(err, errTorn) {
+		return err // the callers see the store end
+	}
 	if err != nil && len(g) > 1 && !isDamage(err) {
 		for _, r := range g {
 			if err := w.serve([]*request{r}); err != nil {
@@ -196,7 +200,8 @@ func (w *writer) finish(t *tx) error {
 	if t.extended && !w.full {
 		// Versions of a block may be shown only once the block is on the disk: an fsynced commit takes it there.
 		if err := errors.Join(w.synchronous(true), w.c.setMeta(metaRVBlock, object.FormatRV(t.limit))); err != nil {
-			return err
+			// The group is committed and may not be shown: neither yes nor no is true. The next start sorts it out.
+			return fmt.Errorf("%w: reserve versions: %w", errTorn, err)
 		}
 	}
 	w.next, w.limit, w.used = t.next, t.limit, t.used

@@ -34,16 +34,6 @@ func body(i, value int) string {
 	return text[:bodySize]
 }
 
-// randomBody is a value in words and then letters without any order, which compression makes a quarter smaller at best.
-func randomBody(i, value int) string {
-	random := rand.New(rand.NewPCG(uint64(i), uint64(value)))
-	text := fmt.Appendf(nil, "%d\n", value)
-	for len(text) < bodySize {
-		text = append(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+/"[random.IntN(64)])
-	}
-	return string(text)
-}
-
 // valueOf is the value that body wrote; -1 for a body of something else.
 func valueOf(cm *corev1.ConfigMap) int {
 	value := -1

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -136,10 +137,7 @@ func (c *CloudCore) serveEdges(ctx context.Context) error {
 	if err := c.cache.WaitSynced(ctx); err != nil {
 		return nil
 	}
-	epoch, err := c.prepare(ctx)
-	if err != nil {
-		return err
-	}
+	epoch := c.prepare(ctx)
 	if ctx.Err() != nil {
 		return nil
 	}
@@ -149,7 +147,7 @@ func (c *CloudCore) serveEdges(ctx context.Context) error {
 		return fmt.Errorf("listen for edges: %w", err)
 	}
 	h := hub.New(hub.Config{MaxHandshakes: c.cfg.Hub.MaxHandshakes, HandshakeTimeout: c.cfg.Hub.HandshakeTimeout.Std(),
-		MaxSessions: c.cfg.Hub.MaxSessions, MaxInFlightBytes: int(c.cfg.Hub.MaxInFlightBytes), Coalesce: c.cfg.Hub.Coalesce.Std(), Epoch: epoch},
+		MaxSessions: c.cfg.Hub.MaxSessions, MaxInFlightBytes: int(c.cfg.Hub.MaxInFlightBytes), Coalesce: c.cfg.Hub.Coalesce.Std(), Epoch: epoch, Address: c.address()},
 		hub.Deps{Listener: listener, Identity: identity, Clients: clients, Caches: caches{c.cache}, Upstream: c.up,
 			Nodes: c.nodes, Log: c.deps.Log.With("part", "hub"), Now: c.deps.Now, Registry: c.reg})
 	c.hub.Store(h)
@@ -157,30 +155,41 @@ func (c *CloudCore) serveEdges(ctx context.Context) error {
 	return h.Start(ctx)
 }
 
-// prepare learns the cluster's identity and how to act as a node. It tries until ctx is done, except where CloudCore's
-// own rights are at fault in a way that an operator must mend.
-func (c *CloudCore) prepare(ctx context.Context) (epoch string, err error) {
+// prepare learns the cluster's identity and how to act as a node. It tries until ctx is done, less and less often: rights
+// that are missing are an operator's to give, and each try is some fifteen requests.
+func (c *CloudCore) prepare(ctx context.Context) (epoch string) {
 	said := ""
-	for ctx.Err() == nil {
-		var ns metav1.Object
-		ns, err = c.client.CoreV1().Namespaces().Get(ctx, metav1.NamespaceSystem, metav1.GetOptions{})
+	for wait := time.Second; ctx.Err() == nil; wait = min(2*wait, 30*time.Second) {
+		ns, err := c.client.CoreV1().Namespaces().Get(ctx, metav1.NamespaceSystem, metav1.GetOptions{})
 		if err == nil {
 			epoch = string(ns.GetUID())
 			err = c.up.Probe(ctx)
 		}
 		if err == nil {
-			return epoch, nil
+			return epoch
 		}
 		if err.Error() != said {
 			said = err.Error()
 			c.deps.Log.Error("not ready for edges, trying again", "error", err)
 		}
 		select {
-		case <-time.After(time.Second):
+		case <-time.After(wait):
 		case <-ctx.Done():
 		}
 	}
-	return "", nil
+	return ""
+}
+
+// address is where this CloudCore says that it is; the machine's name if it was not told.
+func (c *CloudCore) address() string {
+	host := c.cfg.Hub.BindAddress
+	if a := c.cfg.Hub.AdvertiseAddresses; len(a) > 0 {
+		host = a[0]
+	}
+	if host == "" {
+		host, _ = os.Hostname() // empty says it as well
+	}
+	return net.JoinHostPort(host, strconv.Itoa(c.cfg.Hub.WebSocketPort))
 }
 
 // clock adapts a func to the packages' one-method clocks.

@@ -25,22 +25,26 @@ const (
 
 // conn is one session: a stream, its state machine, and at rest the one goroutine that reads.
 type conn struct {
-	hub    *Hub
-	node   string
-	id     string
-	store  string
-	stream transport.Stream
-	log    *slog.Logger
-	ctx    context.Context
-	cancel context.CancelFunc
-	done   chan struct{} // closed when the session is over
+	hub   *Hub
+	node  string
+	id    string
+	store string
+	// software is what the edge says that it runs.
+	software string
+	stream   transport.Stream
+	log      *slog.Logger
+	ctx      context.Context
+	cancel   context.CancelFunc
+	done     chan struct{} // closed when the session is over
 
 	// mu guards all below.
 	mu       sync.Mutex
 	machine  *session.Hub
+	welcomed bool
 	queue    []*wire.Frame // to be written, oldest first
 	calls    int           // under way
 	asked    int           // bytes of these
+	owed     int           // bytes of replies in queue and being written
 	room     *sync.Cond    // signalled when queue, calls or writes shrink or the session ends
 	flushing bool          // a goroutine writes
 	timer    *time.Timer   // next Poll
@@ -50,8 +54,8 @@ type conn struct {
 }
 
 func (h *Hub) newConn(node string, s transport.Stream, hello *wire.Hello, log *slog.Logger) *conn {
-	id := fmt.Sprintf("%s-%d", h.currentEpoch(), h.serial.Add(1))
-	c := &conn{hub: h, node: node, id: id, store: hello.Store, stream: s, log: log.With("session", id), done: make(chan struct{})}
+	id := fmt.Sprintf("%s-%d", h.instance, h.serial.Add(1))
+	c := &conn{hub: h, node: node, id: id, store: hello.Store, software: hello.Software, stream: s, log: log.With("session", id), done: make(chan struct{})}
 	c.room = sync.NewCond(&c.mu)
 	return c
 }
@@ -69,9 +73,6 @@ func (c *conn) run(ctx context.Context, hello *wire.Frame) {
 	c.machine = session.NewHub(session.HubConfig{Node: c.node, Session: c.id, Epoch: c.hub.currentEpoch(),
 		Features: cfg.Features, Window: cfg.MaxInFlightBytes, Coalesce: cfg.Coalesce}, view, start)
 	c.mu.Unlock()
-	c.hub.deps.Nodes.Connected(c.node, c.id, c.stream.RemoteAddr())
-	c.hub.metrics.connects.Inc()
-	c.log.Info("edge connected", "software", hello.GetHello().Software)
 
 	err := c.receive(hello)
 	for err == nil {
@@ -82,7 +83,9 @@ func (c *conn) run(ctx context.Context, hello *wire.Frame) {
 	}
 	unsubscribe()
 	c.finish(err)
-	c.hub.deps.Nodes.Disconnected(c.node, c.id)
+	if c.welcomed {
+		c.hub.deps.Nodes.Disconnected(c.node, c.id)
+	}
 	c.log.Info("edge disconnected", "reason", c.reason(err), "after", c.hub.deps.Now().Sub(start).Round(time.Millisecond))
 }
 
@@ -120,7 +123,7 @@ func (c *conn) receive(f *wire.Frame) error {
 	c.hub.metrics.frames.WithLabelValues("in", wire.Name(f)).Inc()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for (len(c.queue) >= maxQueued || c.calls >= maxCalls || c.asked+c.machine.Held() >= maxHeld) && !c.over && c.ending == nil {
+	for (len(c.queue) >= maxQueued || c.calls >= maxCalls || c.full()) && !c.over && c.ending == nil {
 		c.machine.Heard(c.hub.deps.Now()) // it is the hub that keeps the edge waiting
 		c.room.Wait()
 	}
@@ -135,6 +138,9 @@ func (c *conn) receive(f *wire.Frame) error {
 	c.kick()
 	return nil
 }
+
+// full reports that the edge is owed so much that nothing more is done for it. Called with mu held.
+func (c *conn) full() bool { return c.asked+c.owed+c.machine.Held() >= maxHeld }
 
 // changed is told by the caches. It may be called before the machine exists: Hello then sees the change.
 func (c *conn) changed(keys []object.Key) {
@@ -167,24 +173,44 @@ func (c *conn) flush() {
 			}
 			return
 		}
-		buf = buf[:0]
 		var err error
-		for _, f := range frames {
-			c.hub.metrics.sent(f)
-			if buf, err = wire.Append(buf, f); err != nil {
-				break
+		for len(frames) > 0 && err == nil {
+			// Small frames go in one write; a buffer of all would double what a slow edge costs.
+			buf = buf[:0]
+			replies := 0
+			for len(frames) > 0 && len(buf) < writeSize && err == nil {
+				f := frames[0]
+				frames[0], frames = nil, frames[1:]
+				c.hub.metrics.sent(f)
+				replies += len(f.GetReply().GetBody())
+				buf, err = wire.Append(buf, f)
 			}
-		}
-		if err == nil {
-			_ = c.stream.SetWriteDeadline(time.Now().Add(time.Minute))
-			_, err = c.stream.Write(buf)
+			if err == nil {
+				_ = c.stream.SetWriteDeadline(time.Now().Add(time.Minute))
+				_, err = c.stream.Write(buf)
+			}
+			c.wrote(replies)
+			c.hub.metrics.bytesOut.Add(float64(len(buf)))
 		}
 		if err != nil {
 			c.fail(err)
 			return
 		}
-		c.hub.metrics.bytesOut.Add(float64(len(buf)))
 	}
+}
+
+// writeSize is how much is written at once.
+const writeSize = 64 << 10
+
+// wrote notes that replies of that size are no longer the hub's.
+func (c *conn) wrote(replies int) {
+	if replies == 0 {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.owed -= replies
+	c.room.Broadcast()
 }
 
 // fail ends the session after a write failed. The reader may be waiting for room: it must hear of it.
@@ -264,6 +290,11 @@ func (c *conn) handle(effects []session.Effect) {
 				c.ending = &e
 			}
 		case session.Welcomed:
+			// Not before: an edge that is turned away must not look alive.
+			c.welcomed = true
+			c.hub.deps.Nodes.Connected(c.node, c.id, c.hub.cfg.Address)
+			c.hub.metrics.connects.Inc()
+			c.log.Info("edge connected", "software", c.software)
 			if len(e.Unknown) > 0 {
 				c.log.Info("the edge offers features that this hub does not know", "features", e.Unknown)
 			}
@@ -296,10 +327,16 @@ func (c *conn) write(w *wire.Write) {
 }
 
 func (c *conn) call(m *wire.Call) {
+	c.mu.Lock()
+	for c.owed >= maxHeld && !c.over && c.ending == nil {
+		c.room.Wait() // the edge reads its replies before it gets more
+	}
+	c.mu.Unlock()
 	r := c.hub.deps.Upstream.Call(c.ctx, c.node, m)
 	r.Id = m.Id
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.owed += len(r.Body)
 	c.calls--
 	c.asked -= len(m.Body)
 	c.room.Broadcast()

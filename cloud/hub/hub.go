@@ -64,6 +64,8 @@ type Config struct {
 	// Epoch names the cluster's history; see wire.Welcome.
 	Epoch    string
 	Features []string
+	// Address is where this CloudCore is, for other replicas and people.
+	Address string
 }
 
 // Deps are what a Hub works with.
@@ -84,7 +86,9 @@ type Hub struct {
 	cfg     Config
 	deps    Deps
 	metrics *metrics
-	serial  atomic.Uint64
+	// instance tells this hub's sessions from those of other replicas and of earlier starts.
+	instance string
+	serial   atomic.Uint64
 
 	// mu guards all below; open is counted up only while draining is false.
 	mu       sync.Mutex
@@ -102,7 +106,7 @@ func New(cfg Config, deps Deps) *Hub {
 	if deps.Now == nil {
 		deps.Now = time.Now
 	}
-	h := &Hub{cfg: cfg, deps: deps, sessions: map[string]*conn{}, epoch: cfg.Epoch}
+	h := &Hub{cfg: cfg, deps: deps, instance: fmt.Sprintf("%08x", rand.Uint32()), sessions: map[string]*conn{}, epoch: cfg.Epoch}
 	h.metrics = newMetrics(deps.Registry, h.count)
 	return h
 }
@@ -116,7 +120,7 @@ func (h *Hub) Start(ctx context.Context) error {
 		TLS:           pki.ServerTLS(h.deps.Identity, h.deps.Clients, h.deps.Now),
 		MaxHandshakes: h.cfg.MaxHandshakes, HandshakeTimeout: h.cfg.HandshakeTimeout,
 		Admit: h.admit, Log: h.deps.Log,
-	}, func(s transport.Stream) { h.accept(sctx, s) })
+	}, func(s transport.Stream, greeted func()) { h.accept(sctx, s, greeted) })
 	err := srv.Serve(ctx, h.deps.Listener)
 	h.drain()
 	cancel()
@@ -170,7 +174,7 @@ func (h *Hub) End(node, session string) {
 }
 
 // accept reads the Hello, takes the node's place and serves the session until it ends.
-func (h *Hub) accept(ctx context.Context, s transport.Stream) {
+func (h *Hub) accept(ctx context.Context, s transport.Stream, greeted func()) {
 	if !h.begin() {
 		goodbye(s, wire.Reason_REASON_DRAIN, "the hub shuts down", spread(2*time.Second))
 		return
@@ -196,6 +200,7 @@ func (h *Hub) accept(ctx context.Context, s transport.Stream) {
 		return
 	}
 	_ = s.SetReadDeadline(time.Time{})
+	greeted()
 	c := h.newConn(node, s, first.GetHello(), log)
 	if !h.take(ctx, c) {
 		return

@@ -258,6 +258,7 @@ func (k *Keeper) Connected(node, session, address string) {
 	k.mu.Lock()
 	r := k.record(node)
 	r.session, r.address, r.claimed, r.stale = session, address, false, false
+	r.known = r.known && !r.removed // somebody may have taken that back
 	r.ping, r.kubelet = 0, now
 	k.mu.Unlock()
 	k.leases.Add(node)

@@ -98,6 +98,7 @@ func (r *record) load(l *coordinationv1.Lease) {
 	r.rv, r.leaseEpoch, r.copied, r.removed = "", 0, "", false
 	r.changes++
 	if l == nil {
+		r.claimed = false // it went with the claim
 		return
 	}
 	r.rv = l.ResourceVersion
@@ -130,8 +131,19 @@ func (k *Keeper) plan(node string) (change *leaseChange, rv string, again time.D
 	now := k.deps.Clock.Now()
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if r = k.records[node]; r == nil || r.removed {
+	if r = k.records[node]; r == nil {
 		return nil, "", 0
+	}
+	if r.removed {
+		if r.session == "" {
+			return nil, "", 0
+		}
+		if !r.stale {
+			k.deps.Log.Warn("an edge is connected whose lease says that its node was removed: it is not renewed until the annotation is gone", "node", node, "annotation", AnnotationRemoved)
+		}
+		// The Lease is read again then.
+		r.known, r.stale = false, true
+		return nil, "", k.interval()
 	}
 	c := &leaseChange{session: r.session, address: r.address, epoch: r.epoch}
 	if copied != nil {

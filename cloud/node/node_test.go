@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"strings"
@@ -176,6 +177,54 @@ func TestARenewalIsNeverEarlierThanTheLast(t *testing.T) {
 		if got := nextRenewal(now, last); !got.Equal(want) {
 			t.Errorf("at %s after %s: %s, expected %s", now, last, got, want)
 		}
+	}
+}
+
+// Who marked a lease by mistake takes that back, and the node lives.
+func TestARemovalThatIsTakenBackIsSeen(t *testing.T) {
+	k, clock := newKeeper(t, objects{})
+	leases := k.deps.Client.CoordinationV1().Leases(LeaseNamespace)
+	lease := &coordinationv1.Lease{}
+	lease.Name, lease.ResourceVersion, lease.Annotations = "n1", "1", map[string]string{AnnotationRemoved: "true"}
+	if _, err := leases.Create(t.Context(), lease, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	k.Connected("n1", "s1", "a:1")
+	renewed, again := renew(t, k)
+	if renewed || again <= 0 {
+		t.Fatalf("renewed %t, looked at again in %s; expected no renewal and another look", renewed, again)
+	}
+	lease.Annotations = nil
+	if _, err := leases.Update(t.Context(), lease, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	clock.add(again)
+	k.Alive("n1", "s1", 0, time.Second)
+	if renewed, _ := renew(t, k); !renewed {
+		t.Error("the lease is not renewed though the annotation is gone")
+	}
+}
+
+// A lease that somebody deleted is made again with all that says who holds the node.
+func TestADeletedLeaseIsClaimedAgain(t *testing.T) {
+	k, clock := newKeeper(t, objects{})
+	k.Connected("n1", "s1", "a:1")
+	_, again := renew(t, k)
+	leases := k.deps.Client.CoordinationV1().Leases(LeaseNamespace)
+	if err := leases.Delete(t.Context(), "n1", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	clock.add(again)
+	k.Alive("n1", "s1", 0, time.Second)
+	if _, err := k.syncLease(t.Context(), "n1"); !errors.Is(err, errChanged) {
+		t.Fatalf("got %v, expected the write to find nothing", err)
+	}
+	if renewed, _ := renew(t, k); !renewed {
+		t.Fatal("the lease is not made again")
+	}
+	l, err := leases.Get(t.Context(), "n1", metav1.GetOptions{})
+	if err != nil || l.Annotations[AnnotationSession] != "s1" || l.Annotations[AnnotationReplica] != "a:1" {
+		t.Errorf("the lease has annotations %v, %v", l.Annotations, err)
 	}
 }
 

@@ -3,7 +3,6 @@ package state
 import (
 	"bytes"
 	"fmt"
-	"math"
 	"unique"
 
 	corev1 "k8s.io/api/core/v1"
@@ -11,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/tether-edge/tether/common/object"
+	"github.com/tether-edge/tether/common/wire"
 )
 
 // An arrival is what is kept of an object that a list or watch has brought: its encoded form and what interest needs.
@@ -49,8 +49,8 @@ func newArrival(k object.Kind, o object.Object) *arrival {
 		a.err = err
 		return a
 	}
-	if len(data) > math.MaxUint32 {
-		a.err = fmt.Errorf("encoded object has %d bytes", len(data))
+	if len(data) > wire.MaxBody {
+		a.err = fmt.Errorf("encoded object has %d bytes, the link carries at most %d", len(data), wire.MaxBody)
 		return a
 	}
 	// The encoder's buffer has room to grow, which would be kept with it.

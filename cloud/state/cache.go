@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/tether-edge/tether/common/object"
 )
@@ -80,6 +81,8 @@ type Cache struct {
 	// running is Start's context for lookups, guarded by mu; nil before Start and after its end.
 	running context.Context
 	stripes stripes
+	// asking lets one read of the API server's revision serve all who ask.
+	asking singleflight.Group
 }
 
 // New returns a Cache that is empty until Start.
@@ -249,13 +252,27 @@ func (c *Cache) Kinds() []object.ID {
 
 // ServerRevision asks the API server for its current resourceVersion by a quorum read. A value below what an edge
 // holds shows that etcd was restored from a backup.
+// Those who ask while it is being read share one read, however many they are.
 func (c *Cache) ServerRevision(ctx context.Context) (uint64, error) {
-	rv, err := c.deps.Source.Revision(ctx)
-	if err != nil {
-		return 0, fmt.Errorf("read the API server's revision: %w", err)
+	shared := c.asking.DoChan("", func() (any, error) {
+		// The first asker's session may end; the others still want the answer.
+		rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), revisionTimeout)
+		defer cancel()
+		return c.deps.Source.Revision(rctx)
+	})
+	select {
+	case r := <-shared:
+		if r.Err != nil {
+			return 0, fmt.Errorf("read the API server's revision: %w", r.Err)
+		}
+		return r.Val.(uint64), nil
+	case <-ctx.Done():
+		return 0, fmt.Errorf("read the API server's revision: %w", ctx.Err())
 	}
-	return rv, nil
 }
+
+// revisionTimeout bounds one read of the API server's revision.
+const revisionTimeout = 10 * time.Second
 
 // Object returns the current object of that key, whoever may see it. It is decoded anew for each call: the caller owns
 // it. ok is false where the cache has none.

@@ -145,6 +145,13 @@ func (s *store) Replace(list []any, rv string) error {
 	if err != nil {
 		return fmt.Errorf("list of %s: %w", s.k.id, err)
 	}
+	// A list of an older cluster says so before it shows anything: who takes an object from it must know that it is old.
+	s.c.mu.Lock()
+	before := s.k.revision.Load()
+	if at < before {
+		s.c.g.advance(s.k, at)
+	}
+	s.c.mu.Unlock()
 	names := make(map[name]struct{}, len(list))
 	for len(list) > 0 {
 		n := min(chunk, len(list))
@@ -167,7 +174,7 @@ func (s *store) Replace(list []any, rv string) error {
 		})
 	}
 	s.removeAllBut(names)
-	s.finish(at)
+	s.finish(before, at)
 	return nil
 }
 
@@ -199,10 +206,10 @@ func (s *store) removeAllBut(names map[name]struct{}) {
 	}
 }
 
-// finish ends the taking in of a list of revision at.
-func (s *store) finish(at uint64) {
+// finish ends the taking in of a list of revision at, which came after revision before.
+func (s *store) finish(before, at uint64) {
 	s.c.mu.Lock()
-	before, first := s.k.revision.Load(), !s.k.listed
+	first := !s.k.listed
 	s.k.listed = true
 	s.c.g.advance(s.k, at)
 	s.c.mu.Unlock()

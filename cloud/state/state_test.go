@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -246,7 +247,7 @@ func TestRelistDeletesWhatIsGoneAndKeepsTheRest(t *testing.T) {
 	cluster := statetest.New()
 	cluster.Put(node("n"))
 	var pods []object.Key
-	for i := range 1200 {
+	for i := range 8000 {
 		k, _ := cluster.Put(pod("ns", fmt.Sprint(i), "n"))
 		pods = append(pods, k)
 	}
@@ -285,6 +286,64 @@ func TestRevisionFollowsEventsAndBookmarks(t *testing.T) {
 	cluster.Fail(true)
 	if _, err := w.cache.ServerRevision(context.Background()); !errors.Is(err, statetest.ErrUnavailable) {
 		t.Errorf("ServerRevision of a failing API server: %v", err)
+	}
+}
+
+// Of an etcd that was restored a session must see that it is older before it sees anything old: an object that looks
+// like the newest would be sent to an edge that has seen more.
+func TestARestoredClusterSaysSoBeforeItShowsAnything(t *testing.T) {
+	cluster := statetest.New()
+	w := synced(t, cluster, state.Config{})
+	var mu sync.Mutex // guards early and told
+	var early []string
+	told := 0
+	var v *state.View
+	ready := make(chan struct{})
+	var restored atomic.Bool
+	v, cancel := w.cache.Subscribe("n", func(keys []object.Key) {
+		<-ready
+		if !restored.Load() {
+			return
+		}
+		for _, k := range keys {
+			item, ok := v.Get(k)
+			if !ok || k.Kind != object.ConfigMaps {
+				continue
+			}
+			mu.Lock()
+			told++
+			if rv := v.Revision(k.Kind); item.Version.RV == 900 && rv > 900 {
+				early = append(early, fmt.Sprintf("%s is shown with %d while the cache says that it is at %d", k, item.Version.RV, rv))
+			}
+			mu.Unlock()
+		}
+	})
+	defer cancel()
+	close(ready)
+	p := pod("ns", "p", "n")
+	var keys []object.Key
+	for i := range 8000 {
+		name := fmt.Sprint("cm-", i)
+		p.Spec.Volumes = append(p.Spec.Volumes, corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{
+			ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: name}}}})
+		key, _ := cluster.Put(configMap("ns", name, "1"))
+		keys = append(keys, key)
+	}
+	cluster.Put(p)
+	eventually(t, "the node sees them all", func() bool { return has(v, keys[len(keys)-1]) && has(v, keys[0]) })
+	told0 := func() bool { mu.Lock(); defer mu.Unlock(); return told > 0 }
+	// What is under way of the first sync is told before the restore.
+	last, _ := cluster.Put(configMap("ns", "cm-0", "2"))
+	eventually(t, "the last change", func() bool { i, _ := v.Get(last); return i.Version.RV > 8000 })
+	w.caughtUp(v, object.ConfigMaps, object.Pods)
+	restored.Store(true)
+	cluster.Restore(900)
+	eventually(t, "the cache went back", func() bool { return v.Revision(object.ConfigMaps) <= 900 })
+	eventually(t, "the node was told", told0)
+	mu.Lock()
+	defer mu.Unlock()
+	if len(early) > 0 {
+		t.Errorf("%d objects too early, such as: %s", len(early), early[0])
 	}
 }
 

@@ -67,7 +67,18 @@ type MarkSynced struct {
 type SendWrite struct{ ID uint64 }
 
 // DropWrite (edge) asks to remove an outbox entry: the answer is final.
-type DropWrite struct{ Result *wire.Result }
+type DropWrite struct {
+	Key    object.Key
+	Result *wire.Result
+}
+
+// WriteFailed (edge) tells that a write was not taken, for the nth time in a row, and when its key is tried again.
+type WriteFailed struct {
+	Key      object.Key
+	Result   *wire.Result
+	Failures int
+	Again    time.Duration
+}
 
 // Answer (edge) hands over the Reply to a Call.
 type Answer struct{ Reply *wire.Reply }
@@ -108,6 +119,7 @@ func (ApplyBatch) effect()     {}
 func (MarkSynced) effect()     {}
 func (SendWrite) effect()      {}
 func (DropWrite) effect()      {}
+func (WriteFailed) effect()    {}
 func (Answer) effect()         {}
 func (SendInventory) effect()  {}
 func (DoWrite) effect()        {}

@@ -17,6 +17,8 @@ type EdgeConfig struct {
 	Features []string
 	// Store is the identifier of the edge's store.
 	Store string
+	// Kinds are those that the edge knows (those of common/object): the hub sends no others.
+	Kinds []object.ID
 	// PingInterval is how often the edge pings (15 s). Three pings without an answer make a dead link.
 	PingInterval time.Duration
 	// WriteWindow is the most writes without an answer (64).
@@ -29,6 +31,7 @@ type EdgeConfig struct {
 
 // Held is what an edge says of itself when it connects.
 type Held struct {
+	// Digests are of the kinds that it holds any of.
 	Digests map[object.ID]object.Digest
 	NodeUID string
 	Epoch   string
@@ -65,6 +68,11 @@ func NewEdge(cfg EdgeConfig, held Held) *Edge {
 	cfg.WriteWindow = cmp.Or(cfg.WriteWindow, 64)
 	cfg.RetryMin = cmp.Or(cfg.RetryMin, time.Second)
 	cfg.RetryMax = cmp.Or(cfg.RetryMax, time.Minute)
+	if cfg.Kinds == nil {
+		for _, k := range object.Synced() {
+			cfg.Kinds = append(cfg.Kinds, k.ID())
+		}
+	}
 	if cfg.Rand == nil {
 		cfg.Rand = func() float64 { return 1 }
 	}
@@ -76,20 +84,11 @@ func (e *Edge) Start(now time.Time) []Effect {
 	e.lastReceived, e.lastPing = now, now
 	h := &wire.Hello{Versions: wire.Versions(), Features: e.cfg.Features, Node: e.cfg.Node, NodeUid: e.held.NodeUID,
 		Epoch: e.held.Epoch, Software: e.cfg.Software, Store: e.cfg.Store, PingIntervalMs: e.cfg.PingInterval.Milliseconds()}
-	for _, id := range sortedKinds(e.held.Digests) {
-		d := e.held.Digests[id]
+	for _, id := range slices.Sorted(slices.Values(e.cfg.Kinds)) {
+		d := e.held.Digests[id] // none of it: zero
 		h.Kinds = append(h.Kinds, &wire.KindDigest{Kind: string(id), Count: d.Count, Sum0: d.Sum[0], Sum1: d.Sum[1]})
 	}
 	return []Effect{Send{&wire.Frame{Body: &wire.Frame_Hello{Hello: h}}}}
-}
-
-func sortedKinds[V any](m map[object.ID]V) []object.ID {
-	out := make([]object.ID, 0, len(m))
-	for id := range m {
-		out = append(out, id)
-	}
-	slices.Sort(out)
-	return out
 }
 
 // Receive takes a frame from the hub. An error ends the session.

@@ -179,6 +179,9 @@ func (h *Hub) hello(now time.Time, m *wire.Hello) ([]Effect, error) {
 		if _, ok := object.Lookup(id); !ok {
 			continue
 		}
+		if _, ok := held[id]; !ok {
+			continue // an older edge does not know it
+		}
 		h.kinds = append(h.kinds, id)
 		welcome.Kinds = append(welcome.Kinds, string(id))
 		if !h.adopt(id, held[id]) {

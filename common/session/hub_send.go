@@ -186,11 +186,13 @@ func (h *Hub) podsThatGo(now time.Time, b *wire.Batch, size *int) {
 func (h *Hub) take(now time.Time, k object.Key, b *wire.Batch, size *int) {
 	e := h.entries[k]
 	e.phase = clean
+	// Before the object: a cache that catches up in between must not make an older one look like the newest.
+	seen := h.view.Revision(k.Kind)
 	item, visible := h.view.Get(k)
 	if !visible && h.view.Pending(k) {
 		return // Changed will name it again
 	}
-	if (!visible || item.Version.RV < e.sent.RV) && h.view.Revision(k.Kind) < e.sent.RV {
+	if (!visible || item.Version.RV < e.sent.RV) && seen < e.sent.RV {
 		// The edge has seen more than this cache: nothing may be sent or deleted on such ground.
 		e.phase = behind
 		h.behind[k] = now

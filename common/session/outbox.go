@@ -118,7 +118,7 @@ func (o *outbox) result(now time.Time, r *wire.Result) []Effect {
 	if r.Final {
 		l.failures = 0
 		o.remove(r.Id)
-		return []Effect{DropWrite{r}}
+		return []Effect{DropWrite{Key: l.key, Result: r}}
 	}
 	l.sending = 0
 	o.open--
@@ -131,7 +131,7 @@ func (o *outbox) result(now time.Time, r *wire.Result) []Effect {
 	l.resting = true
 	o.resting.add(l.key, now.Add(wait))
 	o.arrange(l)
-	return nil
+	return []Effect{WriteFailed{Key: l.key, Result: r, Failures: l.failures, Again: wait}}
 }
 
 // lines is a heap of lines by the priority and age of their first write.

@@ -220,7 +220,14 @@ func (tr *trace) connect(a args) {
 		d.Add(k, v)
 		held.Digests[k.Kind] = d
 	}
-	tr.edge = NewEdge(EdgeConfig{Node: "edge", Software: "v1", Store: "db1", Features: tr.list(a, "edgefeatures"),
+	kinds := tr.view.Kinds()
+	if a["edgekinds"] != "" {
+		kinds = nil
+		for _, id := range tr.list(a, "edgekinds") {
+			kinds = append(kinds, object.ID(id))
+		}
+	}
+	tr.edge = NewEdge(EdgeConfig{Node: "edge", Software: "v1", Store: "db1", Kinds: kinds, Features: tr.list(a, "edgefeatures"),
 		WriteWindow: int(tr.number(a, "writes", 0))}, held)
 	tr.edgeDid(tr.edge.Start(tr.now))
 	for id, k := range tr.keys {

@@ -174,6 +174,8 @@ func (tr *trace) effect(who string, e Effect) {
 		tr.say("%s: call %s", who, describe(e.Call.ProtoReflect()))
 	case Answer:
 		tr.say("%s: answer %s", who, describe(e.Reply.ProtoReflect()))
+	case WriteFailed:
+		tr.say("%s: write of %s failed (%d), failure %d, again in %s", who, e.Key, e.Result.Code, e.Failures, e.Again)
 	case CheckRevision:
 		tr.say("%s: ask the API server for its resourceVersion", who)
 	case DeclareRestore:

@@ -88,7 +88,9 @@ func serve(t *testing.T, change func(*ServerConfig)) *server {
 	s := &server{authority: a, addr: l.Addr().String(), streams: make(chan Stream, 64)}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- NewServer(cfg, func(st Stream) { s.streams <- st }).Serve(ctx, l) }()
+	go func() {
+		done <- NewServer(cfg, func(st Stream, greeted func()) { greeted(); s.streams <- st }).Serve(ctx, l)
+	}()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {

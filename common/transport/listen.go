@@ -19,7 +19,8 @@ import (
 type ServerConfig struct {
 	// TLS demands and verifies client certificates (pki.ServerTLS).
 	TLS *tls.Config
-	// MaxHandshakes bounds the connections between accept and an accepted stream; more wait in the kernel's queue.
+	// MaxHandshakes bounds the connections between accept and the end of their first words; more wait in the kernel's
+	// queue.
 	MaxHandshakes int
 	// HandshakeTimeout bounds the time of one of them.
 	HandshakeTimeout time.Duration
@@ -31,14 +32,15 @@ type ServerConfig struct {
 // Server accepts streams from edges.
 type Server struct {
 	cfg      ServerConfig
-	accept   func(Stream)
+	accept   func(s Stream, greeted func())
+	limit    *handshakes
 	upgrader websocket.Upgrader
 }
 
 // NewServer returns a Server that hands each accepted stream to accept, in a goroutine of its own; accept owns the
-// stream.
-func NewServer(cfg ServerConfig, accept func(Stream)) *Server {
-	return &Server{cfg: cfg, accept: accept, upgrader: websocket.Upgrader{
+// stream. It counts as a handshake until greeted is called or accept returns.
+func NewServer(cfg ServerConfig, accept func(s Stream, greeted func())) *Server {
+	return &Server{cfg: cfg, accept: accept, limit: newHandshakes(cfg.MaxHandshakes), upgrader: websocket.Upgrader{
 		HandshakeTimeout: cfg.HandshakeTimeout, ReadBufferSize: readBuffer, WriteBufferPool: writeBuffers,
 		Subprotocols: []string{subprotocol},
 		// Browsers are not expected, and a certificate is demanded anyway.
@@ -52,21 +54,25 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	config.NextProtos = []string{"http/1.1"}
 	mux := http.NewServeMux()
 	mux.HandleFunc(Path, s.upgrade)
-	limit := newHandshakes(s.cfg.MaxHandshakes)
 	srv := &http.Server{
-		Handler: mux, TLSConfig: config, ConnState: limit.track,
-		ReadHeaderTimeout: s.cfg.HandshakeTimeout, MaxHeaderBytes: 8 << 10,
+		Handler: mux, TLSConfig: config, ConnState: s.limit.track,
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
+		// The whole request, a body that never comes included. An upgrade clears it.
+		ReadTimeout: s.cfg.HandshakeTimeout, MaxHeaderBytes: 8 << 10,
 		IdleTimeout: time.Second,
 		ErrorLog:    slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelInfo),
 	}
 	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
 	defer stop()
-	err := srv.ServeTLS(&boundedListener{Listener: l, limit: limit, done: ctx.Done()}, "", "")
+	err := srv.ServeTLS(&boundedListener{Listener: l, limit: s.limit, done: ctx.Done()}, "", "")
 	if ctx.Err() != nil || errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}
 	return fmt.Errorf("serve %s: %w", l.Addr(), err)
 }
+
+// connKey is the key of a request's connection in its context.
+type connKey struct{}
 
 func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) {
 	if wait := s.cfg.Admit(); wait > 0 {
@@ -74,8 +80,14 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "not now", http.StatusServiceUnavailable)
 		return
 	}
+	// A hijacked connection is no longer the HTTP server's: its slot is given back here. One that was not keeps it.
+	conn, _ := r.Context().Value(connKey{}).(net.Conn)
+	release := sync.OnceFunc(func() { s.limit.release(conn) })
 	ws, err := s.upgrader.Upgrade(w, r, nil)
 	if err != nil {
+		if s.limit.wasHijacked(conn) {
+			release()
+		}
 		s.cfg.Log.Info("upgrade to WebSocket failed", "remote", r.RemoteAddr, "error", err)
 		return
 	}
@@ -83,34 +95,56 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		s.cfg.Log.Warn("stream refused", "remote", r.RemoteAddr, "error", err)
 		_ = ws.NetConn().Close()
+		release()
 		return
 	}
 	// A goroutine of its own: the HTTP server's has a deep stack and buffers that an idle stream need not hold.
-	go s.accept(stream)
+	go func() {
+		defer release()
+		s.accept(stream, release)
+	}()
 }
 
-// handshakes counts the connections that are not yet streams.
+// handshakes counts the connections that have not said who they are.
 type handshakes struct {
 	slots chan struct{}
 	mu    sync.Mutex
-	held  map[net.Conn]bool // guarded by mu: connections that hold a slot
+	// held, guarded by mu, are the connections that hold a slot; true once the HTTP server has given one away.
+	held map[net.Conn]bool
 }
 
 func newHandshakes(n int) *handshakes {
 	return &handshakes{slots: make(chan struct{}, n), held: map[net.Conn]bool{}}
 }
 
-func (h *handshakes) track(c net.Conn, state http.ConnState) {
+// release gives a connection's slot back, once.
+func (h *handshakes) release(c net.Conn) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if _, ok := h.held[c]; ok {
+		delete(h.held, c)
+		<-h.slots
+	}
+}
+
+func (h *handshakes) wasHijacked(c net.Conn) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.held[c]
+}
+
+func (h *handshakes) track(c net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew:
+		h.mu.Lock()
+		h.held[c] = false
+		h.mu.Unlock()
+	case http.StateHijacked:
+		h.mu.Lock()
 		h.held[c] = true
-	case http.StateHijacked, http.StateClosed:
-		if h.held[c] {
-			delete(h.held, c)
-			<-h.slots
-		}
+		h.mu.Unlock()
+	case http.StateClosed:
+		h.release(c)
 	}
 }
 

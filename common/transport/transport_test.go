@@ -244,6 +244,65 @@ func TestHandshakesAreBoundedBeforeTLSAndAnHonestEdgeGetsIn(t *testing.T) {
 	}
 }
 
+// A client that announces a body and never sends it, and one that upgrades and never says who it is, hold a place for a
+// bounded time.
+func TestNobodyHoldsAPlaceForEver(t *testing.T) {
+	const most = 2
+	silent := make(chan Stream, most)
+	a := newAuthority(t)
+	cfg := ServerConfig{TLS: pki.ServerTLS(a.identity(a.ca.IssueServer([]string{"127.0.0.1"}, 30*day)), a.trust, time.Now),
+		MaxHandshakes: most, HandshakeTimeout: time.Second, Admit: func() time.Duration { return 0 }, Log: quiet()}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ungreeted := make(chan struct{})
+	srv := NewServer(cfg, func(s Stream, _ func()) { silent <- s; <-ungreeted; _ = s.Close() })
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- srv.Serve(ctx, l) }()
+	defer func() { cancel(); <-done }()
+	config := pki.ClientTLS(a.node("edge-1", 30*day), a.trust, "127.0.0.1", time.Now)
+	for range most {
+		c, err := tls.Dial("tcp", l.Addr().String(), config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := io.WriteString(c, "POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var streams []Stream
+	for range most {
+		dctx, stop := context.WithTimeout(t.Context(), 10*time.Second)
+		s, err := Dial(dctx, l.Addr().String(), config)
+		stop()
+		if err != nil {
+			t.Fatalf("places were held for ever by requests without their body: %v", err)
+		}
+		streams = append(streams, s)
+		<-silent
+	}
+	// Both places are held by streams that have said nothing.
+	dctx, stop := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	if s, err := Dial(dctx, l.Addr().String(), config); err == nil {
+		t.Error("streams that said nothing do not count as handshakes")
+		_ = s.Close()
+	}
+	stop()
+	close(ungreeted)
+	dctx, stop = context.WithTimeout(t.Context(), 10*time.Second)
+	defer stop()
+	s, err := Dial(dctx, l.Addr().String(), config)
+	if err != nil {
+		t.Fatalf("their places were not given back: %v", err)
+	}
+	for _, s := range append(streams, s) {
+		_ = s.Close()
+	}
+}
+
 func TestATextMessageIsRefused(t *testing.T) {
 	s := serve(t, nil)
 	client, hub := s.pair(t, "edge-1")

@@ -68,7 +68,7 @@ func New(ctx context.Context, cfg *v1alpha1.EdgeCore, deps Deps) (*EdgeCore, err
 	if err := e.checkName(); err != nil {
 		return nil, err
 	}
-	if e.local, err = openLocalPKI(filepath.Join(cfg.DataDir, "pki"), cfg.API.BindAddress, deps.Now); err != nil {
+	if e.local, err = openLocalPKI(filepath.Join(cfg.DataDir, "pki"), cfg.API.BindAddress, deps.Log); err != nil {
 		return nil, fmt.Errorf("make the local API's certificates: %w", err)
 	}
 	if err := e.local.writeKubeconfig(filepath.Join(cfg.DataDir, "admin.kubeconfig"), cfg.NodeName); err != nil {

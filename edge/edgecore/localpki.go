@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -20,11 +22,11 @@ import (
 const adminGroup = "tether:local-admins"
 
 // Certificates of the local API are made by a CA of this node's own: it has nothing to do with the cluster's, works
-// without the cloud, and is trusted on this machine only. They are made anew at each start.
-const (
-	localCAValidity   = 20 * 365 * 24 * time.Hour
-	localCertValidity = 365 * 24 * time.Hour
-)
+// without the cloud, and is trusted on this machine only. They are made anew at each start. All are valid from 1970 for
+// as long as a machine may last, since a gateway may start for the first time with any clock.
+const localValidity = 150 * 365 * 24 * time.Hour
+
+func localClock() time.Time { return time.Unix(0, 0).Add(24 * time.Hour) }
 
 // localPKI holds the certificates of the local API and of its clients.
 type localPKI struct {
@@ -34,19 +36,29 @@ type localPKI struct {
 	ca     *pki.CA
 }
 
-// openLocalPKI loads or makes the node's own CA in dir.
-func openLocalPKI(dir, address string, now func() time.Time) (*localPKI, error) {
+// openLocalPKI loads or makes the node's own CA in dir. One that a power cut left in half, or that cannot be used for any
+// other reason, is made anew: nobody else depends on it.
+func openLocalPKI(dir, address string, log *slog.Logger) (*localPKI, error) {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, fmt.Errorf("address %q: %w", address, err)
 	}
-	ca, err := pki.LoadCA(dir, now)
-	if errors.Is(err, fs.ErrNotExist) {
-		if ca, err = pki.NewCA("tether-local", localCAValidity, now); err == nil {
-			err = ca.Save(dir)
+	ca, err := pki.LoadCA(dir, localClock)
+	if err == nil && ca.Cert().NotBefore.Unix() == 0 {
+		return &localPKI{dir: dir, host: host, server: address, ca: ca}, nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		log.Warn("the local API's CA cannot be used: making another one", "dir", dir, "error", err)
+	}
+	for _, f := range []string{pki.CACertFile, pki.CAKeyFile} {
+		if err := os.Remove(filepath.Join(dir, f)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
 		}
 	}
-	if err != nil {
+	if ca, err = pki.NewCA("tether-local", localValidity, localClock); err != nil {
+		return nil, err
+	}
+	if err := ca.Save(dir); err != nil {
 		return nil, err
 	}
 	return &localPKI{dir: dir, host: host, server: address, ca: ca}, nil
@@ -56,7 +68,7 @@ func (p *localPKI) caFile() string { return filepath.Join(p.dir, pki.CACertFile)
 
 // serverTLS returns the local API's configuration.
 func (p *localPKI) serverTLS() (*tls.Config, error) {
-	pair, err := p.ca.IssueServer([]string{p.host, "localhost"}, localCertValidity)
+	pair, err := p.ca.IssueServer([]string{p.host, "localhost"}, localValidity)
 	if err != nil {
 		return nil, err
 	}
@@ -71,7 +83,7 @@ func (p *localPKI) serverTLS() (*tls.Config, error) {
 
 // writeKubeconfig writes what kubectl at the gateway needs.
 func (p *localPKI) writeKubeconfig(file, node string) error {
-	pair, err := p.ca.IssueClient("local-admin", []string{adminGroup}, localCertValidity)
+	pair, err := p.ca.IssueClient("local-admin", []string{adminGroup}, localValidity)
 	if err != nil {
 		return err
 	}

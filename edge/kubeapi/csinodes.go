@@ -88,23 +88,19 @@ func (c *csiNodes) changeCSINode(_ context.Context, rec *object.Record, old, nex
 	return &object.Change{Expect: rec.LocalRV, Record: &changed, Outgoing: out}, nil
 }
 
-// Delete takes the CSINode away here and in the cloud. The kubelet does so only to create it anew for a new Node.
+// Delete takes the CSINode away here. The kubelet does so only to create it anew for a new Node, and that goes up as a
+// replacement: a deletion in between would only show the cluster a node without drivers.
 func (c *csiNodes) Delete(ctx context.Context, name string, _ rest.ValidateObjectFunc, opts *metav1.DeleteOptions) (runtime.Object, bool, error) {
 	if err := c.own(name); err != nil {
 		return nil, false, err
 	}
 	return c.remove(ctx, name, opts, func(rec *object.Record) object.Change {
 		if rec.Origin == object.FromEdge {
-			return object.Change{Expect: rec.LocalRV, Record: rec, Remove: true, Outgoing: []object.Outgoing{{
-				Key: rec.Key, Op: object.OpDelete, Class: object.ClassState, Priority: priorityCSINode,
-				Created: c.s.deps.Clock.Now(),
-			}}}
+			return object.Change{Expect: rec.LocalRV, Record: rec, Remove: true}
 		}
 		next := *rec
 		next.Tombstone = true
-		change := c.s.queueDelete(rec, &next)
-		change.Outgoing[0].Priority = priorityCSINode
-		return *change
+		return object.Change{Expect: rec.LocalRV, Record: &next}
 	}, c.apply)
 }
 

@@ -16,7 +16,8 @@ import (
 type forwardKey struct{ group, resource, sub, verb string }
 
 // forwards are the kubelet's requests that only the cloud can answer, with what each is for. They pass as they are
-// while there is a link, and are a 503 with this reason while there is none.
+// while there is a link, and are a 503 with this reason while there is none. CloudCore makes those of claims; the rest,
+// which a kubelet that is set up by edge/kubelet does not need, it answers with 403.
 var forwards = map[forwardKey]string{
 	{"", "persistentvolumes", "", "patch"}:                              "a volume's size is recorded in the cloud",
 	{"", "persistentvolumes", "", "update"}:                             "a volume's size is recorded in the cloud",

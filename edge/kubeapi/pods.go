@@ -119,7 +119,8 @@ func (p *pods) Delete(ctx context.Context, name string, validate rest.ValidateOb
 
 // deletion returns the change that a deletion with grace 0 makes, or nil if it was made before.
 func (p *pods) deletion(rec *object.Record, pod *corev1.Pod) (*object.Change, error) {
-	if rec.Origin == object.FromEdge {
+	// The cloud has no word in either, nor any memory of it: nothing would come down that ends a tombstone.
+	if rec.Origin == object.FromEdge || rec.Held {
 		return &object.Change{Expect: rec.LocalRV, Record: rec, Remove: true}, nil
 	}
 	next := *rec

@@ -3,7 +3,7 @@ package link
 import "github.com/prometheus/client_golang/prometheus"
 
 type metrics struct {
-	attempts, connects, items, delivered, bytesOut prometheus.Counter
+	attempts, connects, items, delivered, failed, bytesOut prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer, connected func() bool) *metrics {
@@ -15,6 +15,7 @@ func newMetrics(reg prometheus.Registerer, connected func() bool) *metrics {
 		connects:  counter("connects_total", "Sessions that were opened."),
 		items:     counter("received_items_total", "Objects and deletes committed from the cloud."),
 		delivered: counter("delivered_writes_total", "Queued writes that got a final answer."),
+		failed:    counter("failed_writes_total", "Times that a queued write was not taken and is tried again."),
 		bytesOut:  counter("sent_bytes_total", "Bytes of frames sent to the cloud, before TLS."),
 	}
 	up := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "tether", Subsystem: "link", Name: "connected",
@@ -24,6 +25,6 @@ func newMetrics(reg prometheus.Registerer, connected func() bool) *metrics {
 		}
 		return 0
 	})
-	reg.MustRegister(m.attempts, m.connects, m.items, m.delivered, m.bytesOut, up)
+	reg.MustRegister(m.attempts, m.connects, m.items, m.delivered, m.failed, m.bytesOut, up)
 	return m
 }

@@ -191,7 +191,9 @@ func (p *peer) do(ctx context.Context, effects []session.Effect) error {
 		case session.SendWrite:
 			err = p.write(ctx, e.ID)
 		case session.DropWrite:
-			err = p.drop(ctx, e.Result)
+			err = p.drop(ctx, e)
+		case session.WriteFailed:
+			p.failed(e)
 		case session.Answer:
 			p.answer(e.Reply)
 		}
@@ -302,10 +304,20 @@ func (p *peer) write(ctx context.Context, id uint64) error {
 	return nil
 }
 
-func (p *peer) drop(ctx context.Context, r *wire.Result) error {
+// failed tells of a write that is not taken: at its first, second, fourth... failure in a row.
+func (p *peer) failed(e session.WriteFailed) {
+	p.l.metrics.failed.Inc()
+	if e.Failures&(e.Failures-1) == 0 {
+		p.l.deps.Log.Warn("the cloud did not take a write, it is tried again", "key", e.Key.String(), "failures", e.Failures,
+			"again", e.Again.Round(time.Millisecond), "code", e.Result.Code, "reason", e.Result.Reason, "message", e.Result.Message)
+	}
+}
+
+func (p *peer) drop(ctx context.Context, e session.DropWrite) error {
+	r := e.Result
 	p.l.metrics.delivered.Inc()
 	if r.Code >= 400 && r.Code != 404 {
-		p.l.deps.Log.Warn("the cloud refused a write for good", "id", r.Id, "code", r.Code, "reason", r.Reason, "message", r.Message)
+		p.l.deps.Log.Warn("the cloud refused a write for good", "key", e.Key.String(), "id", r.Id, "code", r.Code, "reason", r.Reason, "message", r.Message)
 	}
 	if err := p.l.deps.Store.Drop(ctx, r.Id); err != nil {
 		return fmt.Errorf("%w: drop a delivered write: %w", errStore, err)

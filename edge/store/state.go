@@ -62,7 +62,7 @@ func (t *tx) assertAll() error {
 
 // MarkSynced records that the store holds all that the cloud has of the kinds. Once so, a kind stays so.
 func (s *Store) MarkSynced(ctx context.Context, kinds []object.ID) error {
-	return s.write(ctx, &request{op: "mark kinds synced", do: func(t *tx) error {
+	return s.write(ctx, &request{op: "mark kinds synced", durable: true, do: func(t *tx) error {
 		for _, k := range kinds {
 			if _, ok := object.Lookup(k); !ok {
 				continue

@@ -31,9 +31,10 @@ func newFeed(floor uint64) *feed { return &feed{floor: floor, wake: make(chan st
 
 func eventSize(e object.Event) int {
 	n := 128
-	// Previous is mostly the record of the event before: counted there.
-	if r := e.Record; r != nil {
-		n += len(r.Body) + len(r.Base) + len(r.Overlay)
+	for _, r := range []*object.Record{e.Record, e.Previous} {
+		if r != nil {
+			n += len(r.Body) + len(r.Base) + len(r.Overlay)
+		}
 	}
 	return n
 }

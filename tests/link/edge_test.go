@@ -244,7 +244,8 @@ func (r *raw) send(frames ...*wire.Frame) {
 
 func (r *raw) hello(node string) {
 	r.t.Helper()
-	r.send(&wire.Frame{Body: &wire.Frame_Hello{Hello: &wire.Hello{Versions: wire.Versions(), Node: node, Store: "raw " + node}}})
+	r.send(&wire.Frame{Body: &wire.Frame_Hello{Hello: &wire.Hello{Versions: wire.Versions(), Node: node, Store: "raw " + node,
+		Kinds: []*wire.KindDigest{{Kind: "configmaps"}, {Kind: "nodes"}, {Kind: "pods"}}}}})
 }
 
 // next reads one frame; an error is the test's end.

@@ -44,8 +44,6 @@ type Hub struct {
 	MaxHandshakes int `json:"maxHandshakes"`
 	// HandshakeTimeout bounds one connection's way from accept to Welcome.
 	HandshakeTimeout Duration `json:"handshakeTimeout"`
-	// PingInterval is the silence after which a session is pinged; three missed answers end it.
-	PingInterval Duration `json:"pingInterval"`
 	// MaxSessions bounds the edges connected at one time; further ones are told to come back.
 	MaxSessions int `json:"maxSessions"`
 	// MaxInFlightBytes bounds what one session may have sent and not yet seen acknowledged.
@@ -74,7 +72,6 @@ func DefaultCloudCore() *CloudCore {
 			AdvertiseAddresses: []string{},
 			MaxHandshakes:      256,
 			HandshakeTimeout:   Duration(30 * time.Second),
-			PingInterval:       Duration(15 * time.Second),
 			MaxSessions:        10000,
 			MaxInFlightBytes:   1 << 20,
 			Coalesce:           Duration(250 * time.Millisecond),
@@ -102,7 +99,6 @@ func (c *CloudCore) Validate() error {
 	}
 	f.between("hub.maxHandshakes", h.MaxHandshakes, 1, 100_000)
 	f.duration("hub.handshakeTimeout", h.HandshakeTimeout, time.Second, 5*time.Minute)
-	f.duration("hub.pingInterval", h.PingInterval, time.Second, 2*time.Minute)
 	f.between("hub.maxSessions", h.MaxSessions, 1, 1_000_000)
 	// One object may be 1.5 MiB in etcd's default; a window below 64 KiB would only cost round trips.
 	f.bytes("hub.maxInFlightBytes", h.MaxInFlightBytes, 64<<10, 1<<30)

@@ -113,11 +113,11 @@ sotre: {copyInterval: 1h}
 apiVersion: v1
 kind: EdgeCore
 kubeconfig: admin.kubeconfig
-hub: {webSocketPort: 70000, advertiseAddresses: ["hub:10000"], coalesce: 5, pingInterval: 0s}
+hub: {webSocketPort: 70000, advertiseAddresses: ["hub:10000"], coalesce: 5, maxHandshakes: 0}
 `))
 	got = paths(t, err)
 	slices.Sort(got)
-	want = []string{"apiVersion", "hub.advertiseAddresses[0]", "hub.coalesce", "hub.pingInterval", "hub.webSocketPort", "kind", "kubeconfig"}
+	want = []string{"apiVersion", "hub.advertiseAddresses[0]", "hub.coalesce", "hub.maxHandshakes", "hub.webSocketPort", "kind", "kubeconfig"}
 	if !slices.Equal(got, want) {
 		t.Errorf("faults at %q, expected %q\n%v", got, want, err)
 	}
@@ -143,7 +143,6 @@ func TestEachEdgeFaultIsFoundAlone(t *testing.T) {
 		"kubelet.rootDir":                  "kubelet: {rootDir: x}",
 		"kubelet.port":                     "kubelet: {port: 0}",
 		"kubelet.cgroupRoot":               "kubelet: {cgroupRoot: x}",
-		"kubelet.podCIDR":                  "kubelet: {podCIDR: 10.0.0.0}",
 		"kubelet.maxPods":                  "kubelet: {maxPods: 0}",
 		"kubelet.staticPodPath":            "kubelet: {staticPodPath: x}",
 		"kubelet.nodeIP":                   "kubelet: {nodeIP: 10.0.0.256}",

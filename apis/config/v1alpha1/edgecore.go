@@ -66,9 +66,7 @@ type Kubelet struct {
 	CgroupDriver CgroupDriver `json:"cgroupDriver"`
 	// CgroupRoot is the cgroup under which pods are placed. Empty means the runtime's root.
 	CgroupRoot string `json:"cgroupRoot"`
-	// PodCIDR is given to the runtime for pod addresses. Empty where a CNI configuration says it.
-	PodCIDR string `json:"podCIDR"`
-	MaxPods int    `json:"maxPods"`
+	MaxPods    int    `json:"maxPods"`
 	// StaticPodPath is a directory of manifests that run with or without the cloud. Empty means none.
 	StaticPodPath string `json:"staticPodPath"`
 	// NodeIP is the node's address in the cluster's eyes. Empty means the one of the default route.
@@ -181,7 +179,6 @@ func (k *Kubelet) validate(f *faults) {
 	f.port("kubelet.port", k.Port)
 	oneOf(f, "kubelet.cgroupDriver", k.CgroupDriver, CgroupAuto, CgroupCgroupfs, CgroupSystemd)
 	f.optionalPath("kubelet.cgroupRoot", k.CgroupRoot)
-	f.optionalCIDR("kubelet.podCIDR", k.PodCIDR)
 	f.between("kubelet.maxPods", k.MaxPods, 1, 10_000)
 	f.optionalPath("kubelet.staticPodPath", k.StaticPodPath)
 	f.optionalIP("kubelet.nodeIP", k.NodeIP)

@@ -146,12 +146,6 @@ func (f *faults) optionalIP(path, v string) {
 	}
 }
 
-func (f *faults) optionalCIDR(path, v string) {
-	if _, err := netip.ParsePrefix(v); v != "" && err != nil {
-		f.add(path, "an address range such as 10.88.0.0/24", v)
-	}
-}
-
 func isHost(v string) bool {
 	_, err := netip.ParseAddr(v)
 	return err == nil || len(validation.IsDNS1123Subdomain(v)) == 0

@@ -158,6 +158,27 @@ func (c *Cluster) Break(id object.ID, expire bool) {
 	clear(k.watchers)
 }
 
+// Restore takes the cluster back to what it was at a revision, as a backup of etcd does. Objects that changed since keep
+// their content, with an older version.
+func (c *Cluster) Restore(rv uint64) {
+	c.mu.Lock()
+	for _, k := range c.kinds {
+		for key, o := range k.objects {
+			if v, err := object.VersionOf(o); err == nil && v.RV > rv {
+				older := o.DeepCopyObject().(object.Object)
+				older.SetResourceVersion(object.FormatRV(rv))
+				k.objects[key] = older
+			}
+		}
+	}
+	c.rv = rv
+	ids := slices.Collect(maps.Keys(c.kinds))
+	c.mu.Unlock()
+	for _, id := range ids {
+		c.Break(id, true)
+	}
+}
+
 // Fail makes every request fail, or work again.
 func (c *Cluster) Fail(on bool) {
 	c.mu.Lock()
@@ -339,7 +360,8 @@ func (c *Cluster) watch(id object.ID, o metav1.ListOptions) (watch.Interface, er
 		if err != nil {
 			return nil, err
 		}
-		if from < k.floor {
+		if from < k.floor || from > c.rv {
+			w.end()
 			return nil, apierrors.NewResourceExpired("the test cluster has forgotten")
 		}
 		for _, e := range k.history {

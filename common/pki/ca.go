@@ -5,8 +5,11 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -55,7 +58,7 @@ func NewCA(commonName string, validity time.Duration, now Clock) (*CA, error) {
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 		BasicConstraintsValid: true,
 		IsCA:                  true,
-		MaxPathLenZero:        true,
+		MaxPathLen:            1, // a successor that this CA vouches for; see Cross
 	}
 	ca := &CA{cert: template, key: key, now: now}
 	der, err := ca.sign(template, key.Public(), now().Add(validity))
@@ -82,6 +85,52 @@ func LoadCA(dir string, now Clock) (*CA, error) {
 	return &CA{cert: pair.Leaf, key: key, now: now}, nil
 }
 
+// ParseCA reads a CA from its certificate and key in PEM.
+func ParseCA(certPEM, keyPEM []byte, now Clock) (*CA, error) {
+	pair, err := tls.X509KeyPair(certPEM, keyPEM)
+	if err != nil {
+		return nil, fmt.Errorf("read CA: %w", err)
+	}
+	leaf, err := x509.ParseCertificate(pair.Certificate[0])
+	if err != nil {
+		return nil, fmt.Errorf("read CA: %w", err)
+	}
+	key, ok := pair.PrivateKey.(crypto.Signer)
+	if !leaf.IsCA || !ok {
+		return nil, fmt.Errorf("read CA: the certificate of %q is no authority's", leaf.Subject)
+	}
+	return &CA{cert: leaf, key: key, now: now}, nil
+}
+
+// KeyPEM returns the CA's private key in PEM (PKCS #8).
+func (ca *CA) KeyPEM() ([]byte, error) {
+	der, err := x509.MarshalPKCS8PrivateKey(ca.key)
+	if err != nil {
+		return nil, fmt.Errorf("encode the CA's key: %w", err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
+}
+
+// Cross returns ca's certificate of another CA's key, in PEM: who trusts ca, trusts what next signs, if it is shown
+// both. It is how a CA is replaced without anybody's consent.
+func (ca *CA) Cross(next *CA) ([]byte, error) {
+	t := &x509.Certificate{
+		Subject: next.cert.Subject, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, BasicConstraintsValid: true,
+		IsCA: true, MaxPathLenZero: true, SubjectKeyId: next.cert.SubjectKeyId,
+	}
+	der, err := ca.sign(t, next.key.Public(), ca.cert.NotAfter)
+	if err != nil {
+		return nil, fmt.Errorf("vouch for the next CA: %w", err)
+	}
+	return certPEM(der), nil
+}
+
+// Pin names a CA by the SHA-256 of its certificate, in hex.
+func Pin(cert *x509.Certificate) string {
+	sum := sha256.Sum256(cert.Raw)
+	return hex.EncodeToString(sum[:])
+}
+
 // Save writes ca.crt and ca.key into dir, which it makes if needed. It refuses to replace a CA: every edge would be
 // locked out. The error then matches fs.ErrExist.
 func (ca *CA) Save(dir string) error {
@@ -90,11 +139,11 @@ func (ca *CA) Save(dir string) error {
 			return fmt.Errorf("save CA: %s is there already: use it, or choose another directory: %w", filepath.Join(dir, f), fs.ErrExist)
 		}
 	}
-	der, err := x509.MarshalPKCS8PrivateKey(ca.key)
+	key, err := ca.KeyPEM()
 	if err != nil {
 		return fmt.Errorf("save CA: %w", err)
 	}
-	pair := Pair{Cert: ca.CertPEM(), Key: pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})}
+	pair := Pair{Cert: ca.CertPEM(), Key: key}
 	if err := pair.Save(filepath.Join(dir, CACertFile), filepath.Join(dir, CAKeyFile)); err != nil {
 		return fmt.Errorf("save CA: %w", err)
 	}
@@ -126,15 +175,58 @@ func (ca *CA) IssueServer(hosts []string, validity time.Duration) (Pair, error) 
 	return ca.issue(t, validity)
 }
 
+// SignNode certifies a node's public key: CN system:node:NAME, O system:nodes, client authentication, and nothing that
+// the asker chose but the key. It counts as issued at the given time, not before now.
+func (ca *CA) SignNode(name string, pub crypto.PublicKey, validity time.Duration, issued time.Time) ([]byte, error) {
+	if err := checkNodeName(name); err != nil {
+		return nil, fmt.Errorf("sign node certificate: %w", err)
+	}
+	if err := ca.expired(); err != nil {
+		return nil, fmt.Errorf("sign node certificate: %w", err)
+	}
+	t := nodeTemplate(name)
+	t.NotBefore = issued.Add(-backdate)
+	der, err := ca.sign(t, pub, ca.end(issued.Add(validity)))
+	if err != nil {
+		return nil, fmt.Errorf("sign node certificate: %w", err)
+	}
+	return certPEM(der), nil
+}
+
+// Issued is when a certificate of this package was made.
+func Issued(cert *x509.Certificate) time.Time { return cert.NotBefore.Add(backdate) }
+
+func nodeTemplate(name string) *x509.Certificate {
+	return &x509.Certificate{
+		Subject:               pkix.Name{CommonName: nodePrefix + name, Organization: []string{nodeGroup}},
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		KeyUsage:              x509.KeyUsageDigitalSignature,
+		BasicConstraintsValid: true,
+	}
+}
+
+func (ca *CA) expired() error {
+	if now := ca.now(); !now.Before(ca.cert.NotAfter) {
+		return fmt.Errorf("the CA's certificate expired on %s and this machine's clock says %s: make a new CA, or set the clock",
+			stamp(ca.cert.NotAfter), stamp(now))
+	}
+	return nil
+}
+
+// end is t, or the end of the CA's own time if that is earlier.
+func (ca *CA) end(t time.Time) time.Time {
+	if t.After(ca.cert.NotAfter) {
+		return ca.cert.NotAfter
+	}
+	return t
+}
+
 // IssueNode makes the client certificate of an edge node: CN system:node:NAME, O system:nodes.
 func (ca *CA) IssueNode(name string, validity time.Duration) (Pair, error) {
 	if err := checkNodeName(name); err != nil {
 		return Pair{}, fmt.Errorf("issue node certificate: %w", err)
 	}
-	return ca.issue(&x509.Certificate{
-		Subject:     pkix.Name{CommonName: nodePrefix + name, Organization: []string{nodeGroup}},
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	}, validity)
+	return ca.issue(nodeTemplate(name), validity)
 }
 
 // IssueClient makes a client certificate for a person or program of these groups (organizations), such as an operator
@@ -154,17 +246,12 @@ func (ca *CA) issue(t *x509.Certificate, validity time.Duration) (Pair, error) {
 	if err != nil {
 		return Pair{}, fmt.Errorf("make key: %w", err)
 	}
-	if now := ca.now(); !now.Before(ca.cert.NotAfter) {
-		return Pair{}, fmt.Errorf("the CA's certificate expired on %s and this machine's clock says %s: make a new CA, or set the clock",
-			stamp(ca.cert.NotAfter), stamp(now))
+	if err := ca.expired(); err != nil {
+		return Pair{}, err
 	}
 	t.KeyUsage = x509.KeyUsageDigitalSignature
 	t.BasicConstraintsValid = true
-	end := ca.now().Add(validity)
-	if end.After(ca.cert.NotAfter) {
-		end = ca.cert.NotAfter
-	}
-	der, err := ca.sign(t, key.Public(), end)
+	der, err := ca.sign(t, key.Public(), ca.end(ca.now().Add(validity)))
 	if err != nil {
 		return Pair{}, fmt.Errorf("sign certificate: %w", err)
 	}
@@ -181,7 +268,10 @@ func (ca *CA) sign(t *x509.Certificate, pub crypto.PublicKey, notAfter time.Time
 		return nil, err
 	}
 	t.SerialNumber = serial.Add(serial, big.NewInt(1)) // positive, as RFC 5280 wants it
-	t.NotBefore, t.NotAfter = ca.now().Add(-backdate), notAfter
+	if t.NotBefore.IsZero() {
+		t.NotBefore = ca.now().Add(-backdate)
+	}
+	t.NotAfter = notAfter
 	return x509.CreateCertificate(rand.Reader, t, ca.cert, pub, ca.key)
 }
 

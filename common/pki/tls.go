@@ -11,10 +11,20 @@ import (
 	"time"
 )
 
+// ServerName is what every CloudCore's certificate says it is. Edges ask for this name whatever address they dial, so
+// that a CloudCore may move or be added without any certificate being made anew.
+const ServerName = "tether-cloudcore"
+
+// A Presenter has the certificate to show at the next handshake.
+type Presenter interface{ Certificate() *tls.Certificate }
+
+// Roots has the authorities to trust at the next handshake.
+type Roots interface{ Pool() *x509.CertPool }
+
 // ServerTLS returns the hub's configuration: TLS 1.3, a client certificate from one of clients required. Files that
 // changed are taken up at the next handshake. Sessions are not resumed, so that every connection proves its identity
 // against the authorities of the moment.
-func ServerTLS(id *Identity, clients *Authorities, now Clock) *tls.Config {
+func ServerTLS(id Presenter, clients Roots, now Clock) *tls.Config {
 	base := &tls.Config{
 		MinVersion:             tls.VersionTLS13,
 		ClientAuth:             tls.RequireAndVerifyClientCert,
@@ -33,7 +43,7 @@ func ServerTLS(id *Identity, clients *Authorities, now Clock) *tls.Config {
 
 // ClientTLS returns the edge's configuration for one dial: TLS 1.3, the server's certificate must be for serverName (a
 // DNS name or an IP address) and from one of roots. Build it anew for each dial, so that changed files are taken up.
-func ClientTLS(id *Identity, roots *Authorities, serverName string, now Clock) *tls.Config {
+func ClientTLS(id Presenter, roots Roots, serverName string, now Clock) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		RootCAs:    roots.Pool(),

@@ -1,0 +1,161 @@
+package trust
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/tether-edge/tether/common/pki"
+)
+
+const identityPrefix = "tether-identity-"
+
+// Keys of an identity's Secret.
+const (
+	keyNode    = "node"
+	keyMachine = "machine"
+	keyPublic  = "key"
+	keyIssued  = "issued"
+	keyUntil   = "until"
+)
+
+// An Identity is the record of a node's certificates.
+type Identity struct {
+	Node string `json:"node"`
+	// Machine names the machine that joined, by a hash.
+	Machine string `json:"machine"`
+	// Key is the pin of its public key.
+	Key string `json:"key"`
+	// Issued and Until are of its latest certificate.
+	Issued time.Time `json:"issued"`
+	Until  time.Time `json:"until"`
+}
+
+// identityName is the Secret of a node. A Secret's name has the length of a node's, so a long one is hashed.
+func identityName(node string) string {
+	if len(identityPrefix)+len(node) <= 253 {
+		return identityPrefix + node
+	}
+	sum := sha256.Sum256([]byte(node))
+	return identityPrefix + hex.EncodeToString(sum[:])
+}
+
+// Identity returns a node's record; nil if it never joined.
+func (s *Store) Identity(ctx context.Context, node string) (*Identity, error) {
+	x, err := s.get(ctx, identityName(node))
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the identity of node %s: %w", node, err)
+	}
+	return parseIdentity(x), nil
+}
+
+// Identities lists all records by node.
+func (s *Store) Identities(ctx context.Context) ([]Identity, error) {
+	secrets, err := s.list(ctx, kindIdentity)
+	if err != nil {
+		return nil, fmt.Errorf("list identities: %w", err)
+	}
+	var out []Identity
+	for _, x := range secrets {
+		out = append(out, *parseIdentity(&x))
+	}
+	slices.SortFunc(out, func(a, b Identity) int { return strings.Compare(a.Node, b.Node) })
+	return out, nil
+}
+
+func parseIdentity(x *corev1.Secret) *Identity {
+	return &Identity{Node: string(x.Data[keyNode]), Machine: string(x.Data[keyMachine]), Key: string(x.Data[keyPublic]),
+		Issued: parseTime(x.Data[keyIssued]), Until: parseTime(x.Data[keyUntil])}
+}
+
+// Record writes a node's record after check accepted the one that is there (nil if none). Two that join as one node at
+// once are judged one after the other.
+func (s *Store) Record(ctx context.Context, id Identity, check func(held *Identity) error) error {
+	err := s.change(ctx, identityName(id.Node), kindIdentity, func(data map[string][]byte) error {
+		var held *Identity
+		if len(data) > 0 {
+			held = parseIdentity(&corev1.Secret{Data: data})
+		}
+		if err := check(held); err != nil {
+			return err
+		}
+		data[keyNode], data[keyMachine], data[keyPublic] = []byte(id.Node), []byte(id.Machine), []byte(id.Key)
+		data[keyIssued], data[keyUntil] = formatTime(id.Issued), formatTime(id.Until)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("record the identity of node %s: %w", id.Node, err)
+	}
+	return nil
+}
+
+// Forget removes a node's record: its name is free. Its certificates stay valid unless they are revoked.
+func (s *Store) Forget(ctx context.Context, node string) error {
+	err := s.client.CoreV1().Secrets(Namespace).Delete(ctx, identityName(node), metav1.DeleteOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("forget node %s: %w", node, err)
+	}
+	return nil
+}
+
+// RevocationSecret holds, by node, the time before which its certificates are worth nothing.
+const RevocationSecret = "tether-revocations"
+
+// Revocations are, by node, the time before which its certificates are worth nothing.
+type Revocations map[string]time.Time
+
+// Revoked reports whether a node's certificate is revoked. A nil map revokes nothing.
+func (r Revocations) Revoked(node string, cert *x509.Certificate) bool {
+	at, ok := r[node]
+	return ok && pki.Issued(cert).Before(at)
+}
+
+// ParseRevocations reads the Secret; nil gives none.
+func ParseRevocations(x *corev1.Secret) Revocations {
+	if x == nil {
+		return nil
+	}
+	r := make(Revocations, len(x.Data))
+	for node, at := range x.Data {
+		r[node] = parseTime(at)
+	}
+	return r
+}
+
+// Revocations reads them from the cluster.
+func (s *Store) Revocations(ctx context.Context) (Revocations, error) {
+	x, err := s.get(ctx, RevocationSecret)
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read revocations: %w", err)
+	}
+	return ParseRevocations(x), nil
+}
+
+// Revoke makes every certificate that the node has had so far worthless, and returns the time from which new ones
+// count: the next whole second.
+func (s *Store) Revoke(ctx context.Context, node string) (time.Time, error) {
+	at := s.now().Truncate(time.Second).Add(time.Second)
+	err := s.change(ctx, RevocationSecret, kindRevocations, func(data map[string][]byte) error {
+		data[node] = formatTime(at)
+		return nil
+	})
+	if err != nil {
+		return at, fmt.Errorf("revoke the certificates of node %s: %w", node, err)
+	}
+	return at, nil
+}

@@ -29,6 +29,10 @@ var (
 	constrained []byte
 	//go:embed manifests/impersonation-legacy.yaml
 	legacy []byte
+	//go:embed systemd/cloudcore.service
+	cloudUnit []byte
+	//go:embed systemd/edgecore.service
+	edgeUnit []byte
 )
 
 // RBAC returns the namespace, the service account and CloudCore's own rights, as YAML documents. They do not include
@@ -38,6 +42,11 @@ func RBAC() []byte { return slices.Clone(rbac) }
 // ConstrainedImpersonation returns the rights to act as a node, verb by verb, on API servers from 1.36, as YAML
 // documents. Older ones accept the objects and ignore the verbs.
 func ConstrainedImpersonation() []byte { return slices.Clone(constrained) }
+
+// Unit returns the systemd unit of cloudcore or edgecore; nil for any other name.
+func Unit(program string) []byte {
+	return slices.Clone(map[string][]byte{"cloudcore": cloudUnit, "edgecore": edgeUnit}[program])
+}
 
 // LegacyImpersonation returns the rights to act as a node on API servers before 1.36, as YAML documents. They are
 // nearly cluster-admin: the file says why.

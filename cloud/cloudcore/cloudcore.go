@@ -24,13 +24,14 @@ import (
 
 	"github.com/tether-edge/tether/apis/config/v1alpha1"
 	"github.com/tether-edge/tether/cloud/hub"
+	"github.com/tether-edge/tether/cloud/issuer"
 	"github.com/tether-edge/tether/cloud/node"
 	"github.com/tether-edge/tether/cloud/state"
 	"github.com/tether-edge/tether/cloud/upstream"
 	"github.com/tether-edge/tether/common/object"
-	"github.com/tether-edge/tether/common/pki"
 	"github.com/tether-edge/tether/common/run"
 	"github.com/tether-edge/tether/common/session"
+	"github.com/tether-edge/tether/common/trust"
 	"github.com/tether-edge/tether/common/version"
 	"github.com/tether-edge/tether/common/wire"
 )
@@ -52,6 +53,9 @@ type CloudCore struct {
 	up     *upstream.Applier
 	nodes  *node.Keeper
 	hub    atomic.Pointer[hub.Hub] // nil until the caches are synced
+	// trusted holds nothing before it is loaded.
+	trusted trusted
+	store   *trust.Store
 }
 
 // New builds everything that needs no network. cfg is valid.
@@ -70,6 +74,8 @@ func New(cfg *v1alpha1.CloudCore, deps Deps) (*CloudCore, error) {
 	if c.client, err = kubernetes.NewForConfig(c.rest); err != nil {
 		return nil, fmt.Errorf("make client: %w", err)
 	}
+	c.store = trust.New(c.client, deps.Now)
+	c.trusted = trusted{issuer.NewTrusted(c.store, c.client, cfg.Hub.AdvertiseAddresses, c.recheck, deps.Log.With("part", "trust")), make(chan struct{})}
 	codec, err := wire.NewCompressor()
 	if err != nil {
 		return nil, err
@@ -105,6 +111,8 @@ func (c *CloudCore) Start(ctx context.Context) error {
 	group.Add("state", c.cache)
 	group.Add("node", c.nodes)
 	group.Add("hub", run.Func(c.serveEdges))
+	group.Add("join", run.Func(c.serveJoins))
+	group.Add("trust", run.Func(c.followTrust))
 	return group.Start(ctx)
 }
 
@@ -126,19 +134,14 @@ func (c *CloudCore) handler() http.Handler {
 // serveEdges listens once the caches are synced: before that an edge could only be sent away, and one that finds the
 // port closed comes back sooner.
 func (c *CloudCore) serveEdges(ctx context.Context) error {
-	identity, err := pki.NewIdentity(c.cfg.Hub.CertFile, c.cfg.Hub.KeyFile, c.deps.Log)
-	if err != nil {
-		return fmt.Errorf("read the hub's certificate: %w", err)
-	}
-	clients, err := pki.NewAuthorities(c.cfg.Hub.ClientCAFile, c.deps.Log)
-	if err != nil {
-		return fmt.Errorf("read the edges' authorities: %w", err)
-	}
 	if err := c.cache.WaitSynced(ctx); err != nil {
 		return nil
 	}
 	epoch := c.prepare(ctx)
 	if ctx.Err() != nil {
+		return nil
+	}
+	if !c.trusted.wait(ctx) {
 		return nil
 	}
 	address := net.JoinHostPort(c.cfg.Hub.BindAddress, strconv.Itoa(c.cfg.Hub.WebSocketPort))
@@ -148,7 +151,7 @@ func (c *CloudCore) serveEdges(ctx context.Context) error {
 	}
 	h := hub.New(hub.Config{MaxHandshakes: c.cfg.Hub.MaxHandshakes, HandshakeTimeout: c.cfg.Hub.HandshakeTimeout.Std(),
 		MaxSessions: c.cfg.Hub.MaxSessions, MaxInFlightBytes: int(c.cfg.Hub.MaxInFlightBytes), Coalesce: c.cfg.Hub.Coalesce.Std(), Epoch: epoch, Address: c.address()},
-		hub.Deps{Listener: listener, Identity: identity, Clients: clients, Caches: caches{c.cache}, Upstream: c.up,
+		hub.Deps{Listener: listener, Identity: c.trusted, Clients: c.trusted, Revoked: c.trusted.Revoked, Caches: caches{c.cache}, Upstream: c.up,
 			Nodes: c.nodes, Log: c.deps.Log.With("part", "hub"), Now: c.deps.Now, Registry: c.reg})
 	c.hub.Store(h)
 	c.deps.Log.Info("listening for edges", "address", listener.Addr().String())

@@ -8,6 +8,7 @@ package hub
 
 import (
 	"context"
+	"crypto/x509"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -71,8 +72,10 @@ type Config struct {
 // Deps are what a Hub works with.
 type Deps struct {
 	Listener net.Listener
-	Identity *pki.Identity
-	Clients  *pki.Authorities
+	Identity pki.Presenter
+	Clients  pki.Roots
+	// Revoked reports whether a node's certificate is revoked; nil revokes none. After a change call Recheck.
+	Revoked  func(node string, cert *x509.Certificate) bool
 	Caches   Caches
 	Upstream Upstream
 	Nodes    Nodes
@@ -188,6 +191,12 @@ func (h *Hub) accept(ctx context.Context, s transport.Stream, greeted func()) {
 		return
 	}
 	log := h.deps.Log.With("node", node, "remote", s.RemoteAddr())
+	if h.revoked(node, s.Peer()) {
+		h.metrics.refused.WithLabelValues("revoked").Inc()
+		log.Warn("stream refused: the certificate is revoked", "issued", pki.Issued(s.Peer()))
+		goodbye(s, wire.Reason_REASON_REFUSED, revokedMessage, 0)
+		return
+	}
 	_ = s.SetReadDeadline(time.Now().Add(h.cfg.HandshakeTimeout)) // the kernel's clock, whatever Now says
 	first, err := wire.Read(s, wire.MaxHandshakeFrame)
 	if err == nil && first.GetHello() == nil {
@@ -206,7 +215,42 @@ func (h *Hub) accept(ctx context.Context, s transport.Stream, greeted func()) {
 		return
 	}
 	defer h.leave(c)
+	if h.revoked(node, s.Peer()) {
+		// Revoked since the first look: Recheck may have come before this session was there to be found.
+		goodbye(s, wire.Reason_REASON_REFUSED, revokedMessage, 0)
+		close(c.done)
+		return
+	}
 	c.run(ctx, first)
+}
+
+const revokedMessage = "the certificate was revoked: join again with a token"
+
+func (h *Hub) revoked(node string, cert *x509.Certificate) bool {
+	return h.deps.Revoked != nil && h.deps.Revoked(node, cert)
+}
+
+// Recheck ends the sessions whose certificate has been revoked, is no longer from a trusted authority, or has expired.
+func (h *Hub) Recheck() {
+	h.mu.Lock()
+	var all []*conn
+	for _, c := range h.sessions {
+		all = append(all, c)
+	}
+	h.mu.Unlock()
+	roots, now := h.deps.Clients.Pool(), h.deps.Now()
+	for _, c := range all {
+		cert := c.stream.Peer()
+		if h.revoked(c.node, cert) {
+			h.metrics.refused.WithLabelValues("revoked").Inc()
+			c.end(wire.Reason_REASON_REFUSED, revokedMessage)
+			continue
+		}
+		if _, err := cert.Verify(x509.VerifyOptions{Roots: roots, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err != nil {
+			h.metrics.refused.WithLabelValues("expired").Inc()
+			c.end(wire.Reason_REASON_REFUSED, "the certificate is no longer valid: "+err.Error())
+		}
+	}
 }
 
 // take makes c the session of its node. An older session of the same store gives way at once: the edge reconnected. One

@@ -20,6 +20,7 @@ import (
 // IO is what the commands know of the world around them.
 type IO struct {
 	Out, Err io.Writer
+	In       io.Reader
 	Now      pki.Clock
 }
 
@@ -52,7 +53,7 @@ func Run(ctx context.Context, args []string, w IO) int {
 func newRoot(w IO) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "keadm",
-		Short:         "Set up Tether: certificates, and edgecore on hosts without systemd",
+		Short:         "Set up Tether: CloudCore beside a cluster, and edge nodes",
 		Version:       version.String("keadm"),
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -64,7 +65,7 @@ func newRoot(w IO) *cobra.Command {
 	root.SetErr(w.Err)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: %w", errUsage, err) })
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newPKI(w), newSupervise(w), &cobra.Command{
+	root.AddCommand(newInit(w), newGetToken(w), newJoin(w), newReset(w), newTokens(w), newCerts(w), newCheck(w), newSupervise(w), &cobra.Command{
 		Use:   "version",
 		Short: "Print the version of this build",
 		Args:  usage(cobra.NoArgs),

@@ -3,14 +3,11 @@ package keadm
 import (
 	"bytes"
 	"context"
-	"crypto/x509"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/tether-edge/tether/common/pki"
 )
 
 var today = time.Date(2030, 6, 1, 12, 0, 0, 0, time.UTC)
@@ -33,94 +30,35 @@ func do(t *testing.T, args ...string) string {
 	return out
 }
 
-func TestInitAndIssueMakeAWorkingIdentity(t *testing.T) {
-	dir, out := filepath.Join(t.TempDir(), "pki"), filepath.Join(t.TempDir(), "edge-1")
-	do(t, "pki", "init", "--dir", dir, "--advertise-address", "hub.example,10.0.0.1")
-	do(t, "pki", "issue-node", "edge-1", "--dir", dir, "--out", out)
-	ca, err := pki.ReadCertificates(filepath.Join(out, "ca.crt"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	pool := x509.NewCertPool()
-	pool.AddCert(ca[0])
-	node, err := pki.ReadCertificates(filepath.Join(out, "node.crt"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := node[0].Verify(x509.VerifyOptions{Roots: pool, CurrentTime: today, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err != nil {
-		t.Errorf("node: %v", err)
-	}
-	if name, err := pki.NodeName(node[0]); name != "edge-1" {
-		t.Errorf("node name %q, %v", name, err)
-	}
-	server, err := pki.ReadCertificates(filepath.Join(dir, "server.crt"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, h := range []string{"hub.example", "10.0.0.1"} {
-		if _, err := server[0].Verify(x509.VerifyOptions{Roots: pool, CurrentTime: today, DNSName: h}); err != nil {
-			t.Errorf("server as %s: %v", h, err)
-		}
-	}
-	for _, f := range []string{filepath.Join(dir, "ca.key"), filepath.Join(dir, "server.key"), filepath.Join(out, "node.key")} {
-		if info, err := os.Stat(f); err != nil || info.Mode().Perm() != 0o600 {
-			t.Errorf("%s: %v, %v", f, info.Mode(), err)
-		}
-	}
-}
-
-func TestInitTwiceKeepsTheCA(t *testing.T) {
-	dir := t.TempDir()
-	do(t, "pki", "init", "--dir", dir, "--advertise-address", "a")
-	before, _ := os.ReadFile(filepath.Join(dir, "ca.key"))
-	if out := do(t, "pki", "init", "--dir", dir, "--advertise-address", "b"); !strings.Contains(out, "kept") {
-		t.Errorf("said %q", out)
-	}
-	if after, _ := os.ReadFile(filepath.Join(dir, "ca.key")); !bytes.Equal(before, after) {
-		t.Error("the CA was replaced")
-	}
-	if out := do(t, "pki", "show", "--dir", dir); !strings.Contains(out, "server for b\n") || !strings.Contains(out, "certificate authority") {
-		t.Errorf("show says\n%s", out)
-	}
-	// Half a CA is an accident to look at, not a reason to make another.
-	if err := os.Remove(filepath.Join(dir, "ca.key")); err != nil {
-		t.Fatal(err)
-	}
-	if code, _, errOut := call(t, today, "pki", "init", "--dir", dir, "--advertise-address", "b"); code != 1 || !strings.Contains(errOut, "ca.crt is there already") {
-		t.Errorf("with half a CA: exit %d, %s", code, errOut)
-	}
-}
-
-func TestShowTellsExpired(t *testing.T) {
-	dir := t.TempDir()
-	do(t, "pki", "init", "--dir", dir, "--advertise-address", "a")
-	do(t, "pki", "issue-node", "edge-1", "--dir", dir, "--out", dir)
-	if out := do(t, "pki", "show", filepath.Join(dir, "node.crt")); !strings.Contains(out, "edge node edge-1") || !strings.Contains(out, "365 days left") {
-		t.Errorf("show says\n%s", out)
-	}
-	code, out, errOut := call(t, today.AddDate(2, 0, 0), "pki", "show", "--dir", dir)
-	if code != 1 || !strings.Contains(out, "EXPIRED") || !strings.Contains(errOut, "clock (2032-06-01 12:00:00 UTC)") {
-		t.Errorf("exit %d\n%s%s", code, out, errOut)
-	}
-}
-
 func TestWrongInputSaysWhatToDo(t *testing.T) {
-	dir := t.TempDir()
+	token := strings.Repeat("ab", 32) + ".abcdefgh.abcdefghijklmnopqrstuvwxyz"
+	none := "/no/such/kubeconfig"
 	for _, c := range []struct {
 		code int
 		want string
 		args []string
 	}{
 		{2, "unknown command", []string{"install"}},
-		{2, "unknown flag", []string{"pki", "init", "--drr", dir}},
-		{2, "--advertise-address", []string{"pki", "init", "--dir", dir}},
-		{1, `found "a:1"`, []string{"pki", "init", "--dir", dir, "--advertise-address", "a:1"}},
-		{2, "accepts 1 arg", []string{"pki", "issue-node"}},
-		{2, "--out", []string{"pki", "issue-node", "a", "--dir", dir}},
-		{1, "keadm pki init --dir /no/such", []string{"pki", "issue-node", "a", "--dir", "/no/such", "--out", dir}},
-		{1, `found "Edge_1"`, []string{"pki", "issue-node", "Edge_1", "--dir", dir, "--out", dir}},
-		{1, "found none", []string{"pki", "show", "--dir", t.TempDir()}},
-		{1, "no such file", []string{"pki", "show", "/no/such"}},
+		{2, "unknown flag", []string{"init", "--drr"}},
+		{2, "--advertise-address", []string{"init", "--local"}},
+		{2, "either --local or --image-repository", []string{"init", "--advertise-address", "a"}},
+		{2, "either --local or --image-repository", []string{"init", "--advertise-address", "a", "--local", "--image-repository", "b"}},
+		{1, `found "a:1"`, []string{"init", "--advertise-address", "a:1", "--local"}},
+		{2, "expected KEY.PATH=VALUE", []string{"init", "--advertise-address", "a", "--local", "--set", "x"}},
+		{1, "hub.webSocketPort", []string{"init", "--advertise-address", "a", "--local", "--set", "hub.webSocketPort=0"}},
+		{1, "noSuchField", []string{"init", "--advertise-address", "a", "--local", "--set", "hub.noSuchField=0"}},
+		{1, "--kubeconfig", []string{"init", "--advertise-address", "a", "--local", "--kubeconfig", none}},
+		{1, "--kubeconfig", []string{"gettoken", "--kubeconfig", none}},
+		{2, "--cloudcore-ipport and --token", []string{"join"}},
+		{1, "CA-HASH.ID.SECRET", []string{"join", "--cloudcore-ipport", "a:1", "--token", "x"}},
+		{2, "expected host:port", []string{"join", "--cloudcore-ipport", "a", "--token", token}},
+		{2, "--hub-protocol", []string{"join", "--cloudcore-ipport", "a:1", "--token", token, "--hub-protocol", "smoke"}},
+		{1, `found "Edge_1"`, []string{"join", "--cloudcore-ipport", "a:1", "--token", token, "--edgenode-name", "Edge_1"}},
+		{2, "--service", []string{"join", "--cloudcore-ipport", "a:1", "--token", token, "--service", "launchd"}},
+		{1, "--force", []string{"reset", "edge"}},
+		{1, "--force", []string{"reset", "cloud"}},
+		{2, "accepts 1 arg", []string{"token", "revoke"}},
+		{2, "accepts 1 arg", []string{"certs", "revoke"}},
 		{2, "expected -- and the program", []string{"supervise"}},
 		{2, "expected -- and the program", []string{"supervise", "edgecore"}},
 		{1, "/no/such", []string{"supervise", "--", "/no/such"}},

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -28,6 +29,7 @@ import (
 	"github.com/tether-edge/tether/edge/kubeapi"
 	"github.com/tether-edge/tether/edge/kubelet"
 	"github.com/tether-edge/tether/edge/link"
+	"github.com/tether-edge/tether/edge/renew"
 	"github.com/tether-edge/tether/edge/store"
 )
 
@@ -49,6 +51,7 @@ type EdgeCore struct {
 	link     *link.Link
 	api      *kubeapi.Server
 	kubelet  *kubelet.Kubelet
+	renewer  *renew.Renewer
 }
 
 // New opens the store and builds everything else. cfg is valid. The error says what is missing on this machine.
@@ -110,6 +113,16 @@ func (e *EdgeCore) build() error {
 	if err != nil {
 		return err
 	}
+	var joins []string
+	for _, s := range cfg.Cloud.Servers {
+		host, _, err := net.SplitHostPort(s)
+		if err != nil {
+			return fmt.Errorf("server %q: %w", s, err)
+		}
+		joins = append(joins, net.JoinHostPort(host, strconv.Itoa(cfg.Cloud.JoinPort)))
+	}
+	e.renewer = renew.New(renew.Config{Node: cfg.NodeName, CertFile: cfg.Cloud.CertFile, CAFile: cfg.Cloud.CAFile, Servers: joins},
+		renew.Deps{Identity: e.identity, Roots: e.roots, Log: e.part("renew"), Now: e.deps.Now, Registry: e.reg})
 	e.api, err = kubeapi.New(kubeapi.Config{NodeName: cfg.NodeName, AdminGroup: adminGroup, Version: version.Get().Kubernetes},
 		kubeapi.Deps{Store: e.store, Cloud: e.link, Log: e.part("kubeapi"), Clock: clock(e.deps.Now), Registerer: e.reg})
 	if err != nil {
@@ -145,11 +158,7 @@ func (e *EdgeCore) waitReady(ctx context.Context) error {
 }
 
 func (e *EdgeCore) dial(ctx context.Context, server string) (transport.Stream, error) {
-	host, _, err := net.SplitHostPort(server)
-	if err != nil {
-		return nil, fmt.Errorf("server %q: %w", server, err)
-	}
-	s, err := transport.Dial(ctx, server, pki.ClientTLS(e.identity, e.roots, host, e.deps.Now))
+	s, err := transport.Dial(ctx, server, pki.ClientTLS(e.identity, e.roots, pki.ServerName, e.deps.Now))
 	return s, pki.Explain(err, e.deps.Now)
 }
 
@@ -182,6 +191,7 @@ func (e *EdgeCore) Start(ctx context.Context) error {
 	group.Add("metrics", run.HTTP(metrics, e.handler()))
 	group.Add("kubeapi", run.Func(func(ctx context.Context) error { return e.serve(ctx, api, config) }))
 	group.Add("link", e.link)
+	group.Add("renew", e.renewer)
 	group.Add("kubelet", e.kubelet)
 	err = group.Start(ctx)
 	return errors.Join(err, e.store.Close())

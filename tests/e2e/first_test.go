@@ -14,7 +14,7 @@ import (
 // not, and the node joins when the cable is back.
 func TestAFirstStartIsCutAtTheWorstMoment(t *testing.T) {
 	ctx := t.Context()
-	p, err := bringUpCloud(ctx, cluster.ForTest(t), cluster.EdgeConfig{Name: "edge-1"})
+	p, err := bringUpCloud(ctx, cluster.ForTest(t), cluster.EdgeConfig{Name: "edge-1"}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,15 +18,21 @@ import (
 // started: it is to meet the network as the settings make it.
 func newSystemBehind(t *testing.T, bothWays netem.Settings) (*system, *netem.Relay) {
 	t.Helper()
-	p, err := bringUpCloud(t.Context(), cluster.ForTest(t), cluster.EdgeConfig{Name: "edge-1", Split: true})
+	var relay *netem.Relay
+	p, err := bringUpCloud(t.Context(), cluster.ForTest(t), cluster.EdgeConfig{Name: "edge-1", Split: true}, func(h *cluster.EdgeHost) error {
+		if err := errors.Join(netem.DisableOffload(h.RootLink()), h.Inside(false, func() error { return netem.DisableOffload("eth0") })); err != nil {
+			return err
+		}
+		root, edge := h.RelayLinks()
+		// It joins over a good network.
+		relay, _ = netem.ForTest(t, netem.Config{Root: root, Edge: edge, Seed: 3})
+		return nil
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := &system{parts: p, t: t}
-	s.must(netem.DisableOffload(s.edge.RootLink()))
-	s.must(s.edge.Inside(false, func() error { return netem.DisableOffload("eth0") }))
-	root, edge := s.edge.RelayLinks()
-	relay, _ := netem.ForTest(t, netem.Config{Root: root, Edge: edge, Up: bothWays, Down: bothWays, Seed: 3})
+	s.must(relay.SetBoth(bothWays))
 	return s, relay
 }
 

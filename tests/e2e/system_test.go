@@ -37,7 +37,7 @@ type system struct {
 
 // bringUp starts everything on an empty cluster and waits for the node to be Ready.
 func bringUp(ctx context.Context, c *cluster.Cluster, edge cluster.EdgeConfig) (*parts, error) {
-	p, err := bringUpCloud(ctx, c, edge)
+	p, err := bringUpCloud(ctx, c, edge, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -47,8 +47,8 @@ func bringUp(ctx context.Context, c *cluster.Cluster, edge cluster.EdgeConfig) (
 	return p, p.edge.WaitReady(ctx, 2*time.Minute)
 }
 
-// bringUpCloud starts everything but edgecore.
-func bringUpCloud(ctx context.Context, c *cluster.Cluster, edge cluster.EdgeConfig) (*parts, error) {
+// bringUpCloud starts everything but edgecore. connect, if not nil, is called with the host before it joins.
+func bringUpCloud(ctx context.Context, c *cluster.Cluster, edge cluster.EdgeConfig, connect func(*cluster.EdgeHost) error) (*parts, error) {
 	program, err := cluster.Program(ctx, "controlplane")
 	if err != nil {
 		return nil, err
@@ -70,6 +70,11 @@ func bringUpCloud(ctx context.Context, c *cluster.Cluster, edge cluster.EdgeConf
 	host, err := c.NewEdgeHost(ctx, edge)
 	if err != nil {
 		return nil, err
+	}
+	if connect != nil {
+		if err := connect(host); err != nil {
+			return nil, err
+		}
 	}
 	p.edge, err = p.NewEdge(ctx, host, nil)
 	return p, err

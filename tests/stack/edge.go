@@ -3,7 +3,6 @@ package stack
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -28,47 +27,41 @@ type Edge struct {
 
 // Ports of edgecore inside its network namespace, where nothing else lives.
 const (
-	apiPort     = 10550
 	metricsPort = 10351
 	kubeletPort = 10350
 )
 
-// NewEdge writes the configuration and certificate of a node on an edge host. change, if not nil, edits the
-// configuration.
+// NewEdge joins an edge host, but for starting edgecore. change, if not nil, edits the configuration. CloudCore must run.
 func (s *Stack) NewEdge(ctx context.Context, h *cluster.EdgeHost, change func(*v1alpha1.EdgeCore)) (*Edge, error) {
-	e := &Edge{EdgeHost: h, stack: s, dir: edgeDir(h)}
-	if err := os.MkdirAll(filepath.Join(e.dir, "static-pods"), 0o755); err != nil {
+	e := s.Joined(h)
+	if err := os.MkdirAll(e.StaticPods(), 0o755); err != nil {
 		return nil, fmt.Errorf("prepare %s: %w", h.Name(), err)
 	}
-	if err := s.keadm(ctx, "pki", "issue-node", h.Name(), "--dir", s.path("pki"), "--out", filepath.Join(e.dir, "cert")); err != nil {
+	program, err := cluster.Program(ctx, "keadm")
+	if err != nil {
 		return nil, err
 	}
-	loopback := func(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
-	cfg := v1alpha1.DefaultEdgeCore()
-	cfg.NodeName = h.Name()
-	cfg.DataDir = filepath.Join(e.dir, "data")
-	cfg.Cloud.Servers = []string{s.Server()}
-	cfg.Cloud.CAFile, cfg.Cloud.CertFile, cfg.Cloud.KeyFile = filepath.Join(e.dir, "cert", "ca.crt"), filepath.Join(e.dir, "cert", "node.crt"), filepath.Join(e.dir, "cert", "node.key")
-	cfg.Cloud.PingInterval = v1alpha1.Duration(5 * time.Second)
-	cfg.API.BindAddress, cfg.Metrics.BindAddress = loopback(apiPort), loopback(metricsPort)
-	cfg.Kubelet.Port = kubeletPort
-	cfg.Kubelet.ContainerRuntimeEndpoint = "unix://" + h.Socket()
-	cfg.Kubelet.CgroupDriver = v1alpha1.CgroupCgroupfs
-	cfg.Kubelet.CgroupRoot = h.Cgroup()
-	cfg.Kubelet.NodeIP = h.Address()
-	cfg.Kubelet.StaticPodPath = filepath.Join(e.dir, "static-pods")
-	// No name server runs in the demonstration; without an address each pod would cost a warning event.
-	cfg.Kubelet.ClusterDNS = []string{h.RootAddress()}
-	// The machine's disk is not the edge's to judge.
-	cfg.Kubelet.EvictionHard = map[string]string{"memory.available": "20Mi"}
-	if change != nil {
-		change(cfg)
-	}
-	e.config = filepath.Join(e.dir, "edgecore.yaml")
-	if err := writeConfig(e.config, cfg); err != nil {
+	args, err := s.JoinArgs(ctx, h)
+	if err != nil {
 		return nil, err
 	}
-	return e, nil
+	if _, err := h.Run(ctx, append(append([]string{program}, args...), "--service", "none")...); err != nil {
+		return nil, err
+	}
+	if change == nil {
+		return e, nil
+	}
+	cfg, err := v1alpha1.LoadEdgeCore(e.config)
+	if err != nil {
+		return nil, err
+	}
+	change(cfg)
+	return e, writeConfig(e.config, cfg)
+}
+
+// Joined is the edge on a host that keadm join made a node with JoinArgs.
+func (s *Stack) Joined(h *cluster.EdgeHost) *Edge {
+	return &Edge{EdgeHost: h, stack: s, dir: edgeDir(h), config: filepath.Join(edgeDir(h), "edgecore.yaml")}
 }
 
 // StartCore starts edgecore under its supervisor.

@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"k8s.io/client-go/kubernetes"
@@ -32,11 +33,13 @@ type Stack struct {
 	rest    *rest.Config
 	address string // where CloudCore listens
 	hubPort int
-	metrics string // CloudCore's metrics address
-	config  string // CloudCore's configuration file
+	// joinPort is where edges get their certificates.
+	joinPort int
+	metrics  string // CloudCore's metrics address
+	config   string // CloudCore's configuration file
 }
 
-// New prepares CloudCore's rights and certificates on a running control plane.
+// New sets CloudCore up on a running control plane, by keadm init.
 func New(ctx context.Context, c *cluster.Cluster, control *cluster.ControlPlane) (*Stack, error) {
 	s := &Stack{Cluster: c, Control: control}
 	var err error
@@ -50,18 +53,16 @@ func New(ctx context.Context, c *cluster.Cluster, control *cluster.ControlPlane)
 	if s.address, err = c.CloudAddress(); err != nil {
 		return nil, err
 	}
-	ports, err := cluster.FreePorts(2, s.address)
+	ports, err := cluster.FreePorts(3, s.address)
 	if err != nil {
 		return nil, err
 	}
-	s.hubPort, s.metrics = ports[0], net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[1]))
-	if err := applyManifests(ctx, s.rest); err != nil {
-		return nil, err
-	}
-	if err := s.writeCloudConfig(ctx); err != nil {
-		return nil, err
-	}
-	return s, nil
+	s.hubPort, s.metrics, s.joinPort = ports[0], net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[1])), ports[2]
+	s.config = s.path("cloudcore.yaml")
+	_, err = s.keadm(ctx, "init", "--local", "--service", "none", "--config", s.config, "--advertise-address", s.address,
+		"--set", "hub.bindAddress="+s.address, "--set", fmt.Sprintf("hub.webSocketPort=%d", s.hubPort),
+		"--set", fmt.Sprintf("join.port=%d", s.joinPort), "--set", "metrics.bindAddress="+s.metrics)
+	return s, err
 }
 
 func (s *Stack) path(elem ...string) string {
@@ -73,24 +74,6 @@ func (s *Stack) Server() string { return net.JoinHostPort(s.address, strconv.Ito
 
 // REST is the admin's way to the API server.
 func (s *Stack) REST() *rest.Config { return rest.CopyConfig(s.rest) }
-
-func (s *Stack) writeCloudConfig(ctx context.Context) error {
-	if err := s.keadm(ctx, "pki", "init", "--dir", s.path("pki"), "--advertise-address", s.address); err != nil {
-		return err
-	}
-	kubeconfig := s.path("cloudcore.kubeconfig")
-	if err := writeServiceAccountKubeconfig(ctx, s.Admin, s.rest, kubeconfig); err != nil {
-		return err
-	}
-	cfg := v1alpha1.DefaultCloudCore()
-	cfg.Kubeconfig = kubeconfig
-	cfg.Hub.BindAddress, cfg.Hub.WebSocketPort = s.address, s.hubPort
-	cfg.Hub.AdvertiseAddresses = []string{s.address}
-	cfg.Hub.CertFile, cfg.Hub.KeyFile, cfg.Hub.ClientCAFile = s.path("pki", "server.crt"), s.path("pki", "server.key"), s.path("pki", "ca.crt")
-	cfg.Metrics.BindAddress = s.metrics
-	s.config = s.path("cloudcore.yaml")
-	return writeConfig(s.config, cfg)
-}
 
 func writeConfig(path string, cfg any) error {
 	b, err := v1alpha1.Marshal(cfg)
@@ -106,12 +89,43 @@ func writeConfig(path string, cfg any) error {
 	return nil
 }
 
-func (s *Stack) keadm(ctx context.Context, args ...string) error {
+// keadm runs keadm beside the cluster and returns what it prints.
+func (s *Stack) keadm(ctx context.Context, args ...string) (string, error) {
 	program, err := cluster.Program(ctx, "keadm")
 	if err != nil {
-		return err
+		return "", err
 	}
-	return run(ctx, program, args...)
+	return run(ctx, program, append(args, "--kubeconfig", s.Control.Kubeconfig)...)
+}
+
+// Keadm runs keadm with the admin's kubeconfig and returns what it prints.
+func (s *Stack) Keadm(ctx context.Context, args ...string) (string, error) {
+	return s.keadm(ctx, args...)
+}
+
+// JoinArgs are the arguments of keadm join, run on the host, that make it a node with the settings of a test machine.
+func (s *Stack) JoinArgs(ctx context.Context, h *cluster.EdgeHost) ([]string, error) {
+	token, err := s.keadm(ctx, "gettoken", "--node", h.Name())
+	if err != nil {
+		return nil, err
+	}
+	dir := edgeDir(h)
+	args := []string{"join", "--cloudcore-ipport", s.Server(), "--certport", strconv.Itoa(s.joinPort), "--token", strings.TrimSpace(token),
+		"--edgenode-name", h.Name(), "--remote-runtime-endpoint", "unix://" + h.Socket(), "--cgroupdriver", "cgroupfs",
+		"--config", filepath.Join(dir, "edgecore.yaml"), "--data-dir", filepath.Join(dir, "data"), "--pki-dir", filepath.Join(dir, "pki"),
+		// The machine itself, and its other hosts, run kubelets of their own, which this host's containerd does not know.
+		"--ignore-preflight-errors", "other-kubelet,disk"}
+	for _, set := range []string{
+		"cloud.pingInterval=5s", fmt.Sprintf("kubelet.port=%d", kubeletPort), "kubelet.cgroupRoot=" + h.Cgroup(), "kubelet.nodeIP=" + h.Address(),
+		"kubelet.staticPodPath=" + filepath.Join(dir, "static-pods"),
+		// No name server runs in the demonstration; without an address each pod would cost a warning event.
+		"kubelet.clusterDNS=[" + h.RootAddress() + "]",
+		// The machine's disk is not the edge's to judge.
+		"kubelet.evictionHard={memory.available: 20Mi}",
+	} {
+		args = append(args, "--set", set)
+	}
+	return args, nil
 }
 
 // StartCloud starts cloudcore and waits until it lets edges in.

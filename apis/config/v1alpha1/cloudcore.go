@@ -9,6 +9,7 @@ type CloudCore struct {
 	// the pod that cloudcore runs in.
 	Kubeconfig string `json:"kubeconfig"`
 	Hub        Hub    `json:"hub"`
+	Join       Join   `json:"join"`
 	// Impersonation is how writes are made in a node's name: constrained (API servers from 1.36), legacy (needs the
 	// separate ClusterRole, which is nearly cluster-admin), or auto, which asks the API server once.
 	Impersonation Impersonation `json:"impersonation"`
@@ -33,11 +34,6 @@ type Hub struct {
 	BindAddress string `json:"bindAddress"`
 	// WebSocketPort is the TCP port for edges.
 	WebSocketPort int `json:"webSocketPort"`
-	// CertFile and KeyFile identify the hub to edges (PEM). They are read again when they change.
-	CertFile string `json:"certFile"`
-	KeyFile  string `json:"keyFile"`
-	// ClientCAFile holds the authorities (PEM) whose certificates edges may present. It is read again when it changes.
-	ClientCAFile string `json:"clientCAFile"`
 	// AdvertiseAddresses are the DNS names or IP addresses by which edges and the API server reach this CloudCore.
 	AdvertiseAddresses []string `json:"advertiseAddresses"`
 	// MaxHandshakes bounds the connections that are inside TLS and Hello at one time; more wait in the listen queue.
@@ -50,6 +46,19 @@ type Hub struct {
 	MaxInFlightBytes Bytes `json:"maxInFlightBytes"`
 	// Coalesce is the least time between two versions of one object on one session. The first goes at once.
 	Coalesce Duration `json:"coalesce"`
+}
+
+// Join configures the port at which edges get and renew their certificates.
+type Join struct {
+	// Port is the TCP port, at the hub's bind address.
+	Port int `json:"port"`
+	// CertificateLife is how long a node's certificate is valid. Edges renew it at two thirds of that.
+	CertificateLife Duration `json:"certificateLife"`
+	// RenewalGrace is how long after its end a certificate can still be exchanged for a new one: the longest time that
+	// an edge may be away without joining again.
+	RenewalGrace Duration `json:"renewalGrace"`
+	// MaxConnections bounds the connections open at one time.
+	MaxConnections int `json:"maxConnections"`
 }
 
 // Lease configures the Leases that CloudCore renews for connected nodes.
@@ -66,9 +75,6 @@ func DefaultCloudCore() *CloudCore {
 		TypeMeta: TypeMeta{APIVersion: APIVersion, Kind: KindCloudCore},
 		Hub: Hub{
 			WebSocketPort:      10000,
-			CertFile:           "/etc/tether/pki/server.crt",
-			KeyFile:            "/etc/tether/pki/server.key",
-			ClientCAFile:       "/etc/tether/pki/ca.crt",
 			AdvertiseAddresses: []string{},
 			MaxHandshakes:      256,
 			HandshakeTimeout:   Duration(30 * time.Second),
@@ -76,6 +82,8 @@ func DefaultCloudCore() *CloudCore {
 			MaxInFlightBytes:   1 << 20,
 			Coalesce:           Duration(250 * time.Millisecond),
 		},
+		Join: Join{Port: 10002, CertificateLife: Duration(7 * 24 * time.Hour), RenewalGrace: Duration(90 * 24 * time.Hour),
+			MaxConnections: 256},
 		Impersonation: ImpersonationAuto,
 		Lease:         Lease{RenewInterval: Duration(15 * time.Second), Duration: Duration(40 * time.Second)},
 		Metrics:       Metrics{BindAddress: "127.0.0.1:10004"},
@@ -91,9 +99,6 @@ func (c *CloudCore) Validate() error {
 	h := c.Hub
 	f.optionalIP("hub.bindAddress", h.BindAddress)
 	f.port("hub.webSocketPort", h.WebSocketPort)
-	f.path("hub.certFile", h.CertFile)
-	f.path("hub.keyFile", h.KeyFile)
-	f.path("hub.clientCAFile", h.ClientCAFile)
 	for i, a := range h.AdvertiseAddresses {
 		f.host(index("hub.advertiseAddresses", i), a)
 	}
@@ -103,6 +108,10 @@ func (c *CloudCore) Validate() error {
 	// One object may be 1.5 MiB in etcd's default; a window below 64 KiB would only cost round trips.
 	f.bytes("hub.maxInFlightBytes", h.MaxInFlightBytes, 64<<10, 1<<30)
 	f.duration("hub.coalesce", h.Coalesce, 0, time.Minute)
+	f.port("join.port", c.Join.Port)
+	f.duration("join.certificateLife", c.Join.CertificateLife, 10*time.Minute, 366*24*time.Hour)
+	f.duration("join.renewalGrace", c.Join.RenewalGrace, 0, 10*366*24*time.Hour)
+	f.between("join.maxConnections", c.Join.MaxConnections, 1, 100_000)
 	oneOf(&f, "impersonation", c.Impersonation, ImpersonationAuto, ImpersonationConstrained, ImpersonationLegacy)
 	f.duration("lease.duration", c.Lease.Duration, 10*time.Second, 10*time.Minute)
 	if c.Lease.Duration.Std()%time.Second != 0 {

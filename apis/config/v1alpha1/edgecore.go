@@ -26,9 +26,12 @@ type EdgeCore struct {
 type Cloud struct {
 	// Servers are the host:port of CloudCores, tried in turn.
 	Servers []string `json:"servers"`
-	// CAFile holds the authorities (PEM) that may vouch for CloudCore.
+	// JoinPort is the port of the same CloudCores at which this node's certificate is renewed.
+	JoinPort int `json:"joinPort"`
+	// CAFile holds the authorities (PEM) that may vouch for CloudCore. It is written when a certificate is renewed.
 	CAFile string `json:"caFile"`
-	// CertFile and KeyFile are this node's identity (PEM). They are read again when they change.
+	// CertFile and KeyFile are this node's identity (PEM). They are read again when they change; edgecore writes CertFile
+	// when it renews it.
 	CertFile string `json:"certFile"`
 	KeyFile  string `json:"keyFile"`
 	// PingInterval is the silence after which the link is pinged; three missed answers end it. Up to two minutes, for
@@ -108,6 +111,7 @@ func DefaultEdgeCore() *EdgeCore {
 		DataDir:  "/var/lib/tether",
 		Cloud: Cloud{
 			Servers:      []string{},
+			JoinPort:     10002,
 			CAFile:       "/etc/tether/pki/ca.crt",
 			CertFile:     "/etc/tether/pki/node.crt",
 			KeyFile:      "/etc/tether/pki/node.key",
@@ -156,6 +160,7 @@ func (c *EdgeCore) Validate() error {
 	for i, s := range c.Cloud.Servers {
 		f.hostPort(index("cloud.servers", i), s)
 	}
+	f.port("cloud.joinPort", c.Cloud.JoinPort)
 	f.path("cloud.caFile", c.Cloud.CAFile)
 	f.path("cloud.certFile", c.Cloud.CertFile)
 	f.path("cloud.keyFile", c.Cloud.KeyFile)

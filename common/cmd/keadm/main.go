@@ -12,7 +12,7 @@ import (
 
 func main() {
 	ctx, stop := run.Signals(context.Background())
-	code := keadm.Run(ctx, os.Args[1:], keadm.IO{Out: os.Stdout, Err: os.Stderr, Now: time.Now})
+	code := keadm.Run(ctx, os.Args[1:], keadm.IO{Out: os.Stdout, Err: os.Stderr, In: os.Stdin, Now: time.Now})
 	stop()
 	os.Exit(code)
 }

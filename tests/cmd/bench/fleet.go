@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/tether-edge/tether/common/pki"
+	"github.com/tether-edge/tether/common/trust"
 	"github.com/tether-edge/tether/tests/cluster"
 	"github.com/tether-edge/tether/tests/fleet"
 )
@@ -30,8 +31,12 @@ func (s *system) startFleet(ctx context.Context, name string) (control string, p
 		return "", nil, err
 	}
 	listen := net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[0]))
+	dir, err := s.edgeCA(ctx)
+	if err != nil {
+		return "", nil, err
+	}
 	p, err = s.cluster.Start(cluster.ProcessConfig{Name: name, Argv: []string{self, fleetVerb, "--server", s.Server(), "--listen", listen,
-		"--pki", filepath.Join(s.cluster.Dir(), "tether", "pki"), "--prefix", fleetPrefix}})
+		"--pki", dir, "--prefix", fleetPrefix}})
 	if err != nil {
 		return "", nil, err
 	}
@@ -41,6 +46,19 @@ func (s *system) startFleet(ctx context.Context, name string) (control string, p
 		return err
 	})
 	return control, p, err
+}
+
+// edgeCA writes the cluster's edge CA into a directory: two thousand joins would measure something else.
+func (s *system) edgeCA(ctx context.Context) (string, error) {
+	a, err := trust.New(s.Admin, time.Now).CA(ctx)
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(s.cluster.Dir(), "fleet-pki")
+	if err := os.RemoveAll(dir); err != nil {
+		return "", fmt.Errorf("write the fleet's CA: %w", err)
+	}
+	return dir, a.CA.Save(dir)
 }
 
 func ask(ctx context.Context, method, url string) (g fleet.Grown, err error) {
@@ -76,15 +94,11 @@ func runFleet(ctx context.Context, args []string) error {
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	serverHost, _, err := net.SplitHostPort(*server)
-	if err != nil {
-		return fmt.Errorf("--server: %w", err)
-	}
 	ca, err := pki.LoadCA(*dir, time.Now)
 	if err != nil {
 		return err
 	}
-	f := fleet.New(fleet.Config{Server: *server, Host: serverHost, Prefix: *prefix},
+	f := fleet.New(fleet.Config{Server: *server, Host: pki.ServerName, Prefix: *prefix},
 		fleet.Deps{CA: ca, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)), Now: time.Now})
 	web := &http.Server{Addr: *listen, Handler: f.Handler(ctx), ReadHeaderTimeout: time.Minute}
 	stop := context.AfterFunc(ctx, func() { _ = web.Close() })

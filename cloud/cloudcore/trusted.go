@@ -1,0 +1,79 @@
+package cloudcore
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strconv"
+	"time"
+
+	"github.com/tether-edge/tether/cloud/issuer"
+)
+
+// trusted is the cluster's trust, once it was loaded.
+type trusted struct {
+	*issuer.Trusted
+	loaded chan struct{}
+}
+
+// wait waits until it was loaded; false when ctx ended first.
+func (t trusted) wait(ctx context.Context) bool {
+	select {
+	case <-t.loaded:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// recheck ends the sessions that what changed no longer allows.
+func (c *CloudCore) recheck() {
+	if h := c.hub.Load(); h != nil {
+		h.Recheck()
+	}
+}
+
+// followTrust loads the cluster's trust, for as long as it takes, and then follows it.
+func (c *CloudCore) followTrust(ctx context.Context) error {
+	said := ""
+	for {
+		err := c.trusted.Load(ctx)
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err.Error() != said {
+			said = err.Error()
+			c.deps.Log.Error("cannot read the edge CA, trying again", "error", err)
+		}
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	close(c.trusted.loaded)
+	return c.trusted.Start(ctx)
+}
+
+// serveJoins serves the join port.
+func (c *CloudCore) serveJoins(ctx context.Context) error {
+	if !c.trusted.wait(ctx) {
+		return nil
+	}
+	listener, err := net.Listen("tcp", net.JoinHostPort(c.cfg.Hub.BindAddress, strconv.Itoa(c.cfg.Join.Port)))
+	if err != nil {
+		return fmt.Errorf("listen for joins: %w", err)
+	}
+	var servers []string
+	for _, a := range c.cfg.Hub.AdvertiseAddresses {
+		servers = append(servers, net.JoinHostPort(a, strconv.Itoa(c.cfg.Hub.WebSocketPort)))
+	}
+	c.deps.Log.Info("listening for joins", "address", listener.Addr().String())
+	return issuer.New(issuer.Config{Validity: c.cfg.Join.CertificateLife.Std(), Grace: c.cfg.Join.RenewalGrace.Std(),
+		Servers: servers, MaxConnections: c.cfg.Join.MaxConnections},
+		issuer.Deps{Listener: listener, Trust: c.store, CA: c.trusted, Nodes: c.nodes, Log: c.deps.Log.With("part", "join"),
+			Now: c.deps.Now, Registry: c.reg}).Start(ctx)
+}

@@ -1,0 +1,64 @@
+package node
+
+import (
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/tether-edge/tether/common/object"
+)
+
+func TestReadyNeedsASessionAndTheClustersWord(t *testing.T) {
+	cache := objects{}
+	k, _ := newKeeper(t, cache)
+	want := func(what string, ready bool) {
+		t.Helper()
+		if got, reason := k.Ready("n1"); got != ready || (reason == "") != ready {
+			t.Errorf("%s: %t, %q", what, got, reason)
+		}
+	}
+	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}
+	want("an unknown node", false)
+	k.Connected("n1", "s1", "a:1")
+	want("one that has not registered", false)
+	cache[object.Key{Kind: object.Nodes, Name: "n1"}] = n
+	want("one without a report", false)
+	n.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionFalse, Reason: "R", Message: "m"}}
+	want("one that is not Ready", false)
+	n.Status.Conditions[0].Status = corev1.ConditionTrue
+	want("one that is", true)
+	k.Disconnected("n1", "s1")
+	want("one that was Ready and is gone", false)
+}
+
+func TestARemovedNodeStaysRemoved(t *testing.T) {
+	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}, Spec: corev1.NodeSpec{ProviderID: "tether://n1"}}
+	cache := objects{{Kind: object.Nodes, Name: "n1"}: n}
+	k, _ := newKeeper(t, cache)
+	if _, err := k.deps.Client.CoreV1().Nodes().Create(t.Context(), n, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	k.Connected("n1", "s1", "a:1")
+	renew(t, k)
+	for range 2 { // it can be asked again
+		if err := k.Remove(t.Context(), "n1"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	delete(cache, object.Key{Kind: object.Nodes, Name: "n1"})
+	k.Alive("n1", "s1", 0, 0) // the session has not ended yet
+	if _, err := k.syncLease(t.Context(), "n1"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := k.syncNode(t.Context(), "n1"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := k.deps.Client.CoreV1().Nodes().Get(t.Context(), "n1", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("the Node is there: %v", err)
+	}
+	if _, err := k.deps.Client.CoordinationV1().Leases(LeaseNamespace).Get(t.Context(), "n1", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("its Lease is there: %v", err)
+	}
+}

@@ -1,0 +1,352 @@
+package keadm
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utilversion "k8s.io/apimachinery/pkg/util/version"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/tether-edge/tether/apis/config/v1alpha1"
+	"github.com/tether-edge/tether/build"
+	"github.com/tether-edge/tether/common/pki"
+	"github.com/tether-edge/tether/common/trust"
+	"github.com/tether-edge/tether/common/version"
+)
+
+// initFlags are what the user said.
+type initFlags struct {
+	kubeconfig string
+	addresses  []string
+	settings   []string
+	local      bool
+	service    string
+	config     string
+	repository string
+	tag        string
+	dryRun     bool
+	output     string
+	token      trust.TokenRequest
+}
+
+func newInit(w IO) *cobra.Command {
+	var f initFlags
+	c := &cobra.Command{
+		Use:   "init --advertise-address ADDRESS (--local | --image-repository REPOSITORY)",
+		Short: "Set up CloudCore beside a cluster and print the line that joins a node",
+		Long: "Give a cluster what CloudCore needs (namespace, rights, edge CA), start CloudCore, and print the line that joins a node.\n" +
+			"Run it again to change something: what is there stays, the edge CA above all.\n\n" +
+			"CloudCore runs as a Deployment from REPOSITORY/cloudcore:TAG, or with --local as a service of this machine.",
+		Args: usage(cobra.NoArgs),
+		RunE: func(c *cobra.Command, _ []string) error {
+			if len(f.addresses) == 0 {
+				return fmt.Errorf("%w: expected at least one --advertise-address: the DNS name or IP address that edges dial", errUsage)
+			}
+			if f.local == (f.repository != "") {
+				return fmt.Errorf("%w: expected either --local or --image-repository: there is no default host for images", errUsage)
+			}
+			if f.output != "" && (f.output != "yaml" || !f.dryRun) {
+				return fmt.Errorf("%w: expected --output yaml together with --dry-run", errUsage)
+			}
+			return initCloud(c.Context(), w, &f)
+		},
+	}
+	fl := c.Flags()
+	kubeconfigFlag(c, &f.kubeconfig)
+	fl.StringSliceVar(&f.addresses, "advertise-address", nil, "DNS name or IP address by which edges reach CloudCore; repeat for more")
+	fl.StringArrayVar(&f.settings, "set", nil, "KEY.PATH=VALUE of CloudCore's configuration; repeat for more")
+	fl.BoolVar(&f.local, "local", false, "run CloudCore as a service of this machine")
+	fl.StringVar(&f.service, "service", serviceAuto, "with --local: systemd, process (kept running by 'keadm supervise'), none (only write the configuration), or auto")
+	fl.StringVar(&f.config, "config", "/etc/tether/cloudcore.yaml", "with --local: where CloudCore's configuration is written")
+	fl.StringVar(&f.repository, "image-repository", "", "where CloudCore's image is, such as registry.example/tether")
+	fl.StringVar(&f.tag, "image-tag", "", "tag of the image (default: this keadm's version)")
+	fl.BoolVar(&f.dryRun, "dry-run", false, "print what would be applied and change nothing")
+	fl.StringVarP(&f.output, "output", "o", "", "yaml, with --dry-run")
+	fl.StringVar(&f.token.Nodes, "token-node", "*", "name or pattern of the nodes that may use the printed token")
+	fl.IntVar(&f.token.MaxUses, "token-uses", 1, "how many nodes may use it; 0 for any number")
+	fl.DurationVar(&f.token.Life, "token-ttl", 24*time.Hour, "how long it is valid")
+	return c
+}
+
+// oldest and constrained are versions of API servers: the oldest that is supported, and the first that can be told verb
+// by verb what CloudCore may do as a node.
+var oldest, constrained = utilversion.MustParseGeneric("1.31.0"), utilversion.MustParseGeneric("1.36.0")
+
+func initCloud(ctx context.Context, w IO, f *initFlags) error {
+	cfg, file, err := cloudConfig(f)
+	if err != nil {
+		return err
+	}
+	client, err := connect(f.kubeconfig)
+	if err != nil {
+		return err
+	}
+	info, err := client.Discovery().ServerVersion()
+	if err != nil {
+		return fmt.Errorf("reach the cluster at %s: %w", client.rest.Host, err)
+	}
+	v, err := utilversion.ParseGeneric(info.GitVersion)
+	if err != nil {
+		return fmt.Errorf("the cluster says its version is %q: %w", info.GitVersion, err)
+	}
+	if v.LessThan(oldest) {
+		return fmt.Errorf("the cluster is of Kubernetes %s: expected 1.31 or later", info.GitVersion)
+	}
+	manifests := [][]byte{build.RBAC(), build.ConstrainedImpersonation()}
+	if legacy := v.LessThan(constrained); legacy {
+		manifests[1] = build.LegacyImpersonation()
+		fmt.Fprintf(w.Err, "keadm: this cluster (%s) cannot limit what CloudCore does as a node: it gets the right to impersonate any user, which is nearly cluster-admin. From 1.36 on it needs less.\n", info.GitVersion)
+	}
+	if !f.local {
+		manifests = append(manifests, build.Deployment(f.image(), file, cfg.Hub.WebSocketPort, cfg.Join.Port))
+	}
+	all := bytes.Join(manifests, []byte("\n---\n"))
+	if f.dryRun {
+		_, err := w.Out.Write(all)
+		return err
+	}
+	objects, err := documents(all)
+	if err != nil {
+		return err
+	}
+	if err := client.apply(ctx, objects); err != nil {
+		return err
+	}
+	fmt.Fprintf(w.Out, "applied  namespace %s, CloudCore's rights%s\n", build.Namespace, map[bool]string{false: " and its Deployment"}[f.local])
+	store := trust.New(client, w.Now)
+	a, made, err := store.EnsureCA(ctx)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(w.Out, "%s     the edge CA, SHA-256 %s\n", map[bool]string{true: "made", false: "kept"}[made], a.Pin())
+	if f.local {
+		if err := installCloud(ctx, w, client, f, cfg, file); err != nil {
+			return err
+		}
+	} else if err := client.deployed(ctx, w); err != nil {
+		return err
+	}
+	if err := client.strays(ctx, w); err != nil {
+		return err
+	}
+	token, err := store.NewToken(ctx, f.token)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(w.Out, "\nTo join a node, run there as root, within %s:\n\n  %s\n\n%s\n", f.token.Life, joinLine(cfg, token), tokenScope(f.token))
+	return nil
+}
+
+func tokenScope(r trust.TokenRequest) string {
+	uses := "one node"
+	switch {
+	case r.MaxUses == 0:
+		uses = "any number of nodes"
+	case r.MaxUses > 1:
+		uses = fmt.Sprintf("%d nodes", r.MaxUses)
+	}
+	return fmt.Sprintf("The token is for %s named %q. 'keadm gettoken' makes more.", uses, r.Nodes)
+}
+
+func joinLine(cfg *v1alpha1.CloudCore, token trust.Bearer) string {
+	line := "keadm join"
+	for _, a := range cfg.Hub.AdvertiseAddresses {
+		line += " --cloudcore-ipport " + net.JoinHostPort(a, strconv.Itoa(cfg.Hub.WebSocketPort))
+	}
+	if cfg.Join.Port != defaultCertPort {
+		line += fmt.Sprintf(" --certport %d", cfg.Join.Port)
+	}
+	return line + " --token " + token.String()
+}
+
+// cloudConfig makes CloudCore's configuration from the flags.
+func cloudConfig(f *initFlags) (*v1alpha1.CloudCore, []byte, error) {
+	cfg := v1alpha1.DefaultCloudCore()
+	cfg.Hub.AdvertiseAddresses = f.addresses
+	if f.local {
+		cfg.Kubeconfig = filepath.Join(filepath.Dir(f.config), "cloudcore.kubeconfig")
+	}
+	b, err := v1alpha1.Marshal(cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	if b, err = withSettings(b, f.settings); err != nil {
+		return nil, nil, err
+	}
+	if cfg, err = v1alpha1.DecodeCloudCore(b); err != nil {
+		return nil, nil, fmt.Errorf("CloudCore's configuration: %w", err)
+	}
+	return cfg, b, nil
+}
+
+// installCloud makes CloudCore a service of this machine.
+func installCloud(ctx context.Context, w IO, client *clusterClient, f *initFlags, cfg *v1alpha1.CloudCore, file []byte) error {
+	kubeconfig, err := client.serviceAccountKubeconfig(ctx)
+	if err != nil {
+		return err
+	}
+	if err := pki.WriteFile(cfg.Kubeconfig, kubeconfig, 0o600); err != nil {
+		return err
+	}
+	if err := pki.WriteFile(f.config, file, 0o600); err != nil {
+		return err
+	}
+	fmt.Fprintf(w.Out, "wrote    %s and %s\n", f.config, cfg.Kubeconfig)
+	s, err := newService(f.service, "cloudcore", f.config, filepath.Join(filepath.Dir(f.config), "run"))
+	if err != nil {
+		return err
+	}
+	if err := s.install(ctx, w); err != nil {
+		return err
+	}
+	if s.kind == serviceNone {
+		return nil
+	}
+	return waitFor(ctx, w, time.Minute, "CloudCore to be ready", func(ctx context.Context) (bool, string) {
+		if err := get(ctx, "http://"+cfg.Metrics.BindAddress+"/readyz"); err != nil {
+			return false, err.Error()
+		}
+		return true, ""
+	})
+}
+
+// accountSecret holds a token of CloudCore's service account that lasts until it is deleted.
+const accountSecret = "cloudcore-token"
+
+// serviceAccountKubeconfig makes a kubeconfig with exactly CloudCore's rights.
+func (c *clusterClient) serviceAccountKubeconfig(ctx context.Context) ([]byte, error) {
+	secrets := c.CoreV1().Secrets(build.Namespace)
+	_, err := secrets.Create(ctx, &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Name: accountSecret, Annotations: map[string]string{corev1.ServiceAccountNameKey: build.ServiceAccount}},
+		Type:       corev1.SecretTypeServiceAccountToken,
+	}, metav1.CreateOptions{FieldManager: fieldManager})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		return nil, fmt.Errorf("make CloudCore's credentials: %w", err)
+	}
+	var token []byte
+	err = wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, 30*time.Second, true, func(ctx context.Context) (bool, error) {
+		x, err := secrets.Get(ctx, accountSecret, metav1.GetOptions{})
+		if err != nil {
+			return false, err
+		}
+		token = x.Data[corev1.ServiceAccountTokenKey]
+		return len(token) > 0, nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make CloudCore's credentials: the cluster filled in no token into Secret %s/%s: %w", build.Namespace, accountSecret, err)
+	}
+	ca := c.rest.CAData
+	if len(ca) == 0 && c.rest.CAFile != "" {
+		if ca, err = os.ReadFile(c.rest.CAFile); err != nil {
+			return nil, fmt.Errorf("read the cluster's CA: %w", err)
+		}
+	}
+	k := clientcmdapi.NewConfig()
+	k.Clusters["cluster"] = &clientcmdapi.Cluster{Server: c.rest.Host, CertificateAuthorityData: ca, TLSServerName: c.rest.ServerName}
+	k.AuthInfos["cloudcore"] = &clientcmdapi.AuthInfo{Token: string(token)}
+	k.Contexts["cloudcore"] = &clientcmdapi.Context{Cluster: "cluster", AuthInfo: "cloudcore"}
+	k.CurrentContext = "cloudcore"
+	b, err := clientcmd.Write(*k)
+	if err != nil {
+		return nil, fmt.Errorf("encode kubeconfig: %w", err)
+	}
+	return b, nil
+}
+
+// image is the image's whole name.
+func (f *initFlags) image() string {
+	tag := f.tag
+	if tag == "" {
+		tag = version.Get().Version
+	}
+	return strings.TrimSuffix(f.repository, "/") + "/cloudcore:" + tag
+}
+
+// deployed waits for the Deployment.
+func (c *clusterClient) deployed(ctx context.Context, w IO) error {
+	return waitFor(ctx, w, 3*time.Minute, "CloudCore's Deployment to be available", func(ctx context.Context) (bool, string) {
+		d, err := c.AppsV1().Deployments(build.Namespace).Get(ctx, "cloudcore", metav1.GetOptions{})
+		if err != nil {
+			return false, err.Error()
+		}
+		if d.Status.ObservedGeneration >= d.Generation && d.Status.AvailableReplicas > 0 && d.Status.UpdatedReplicas == d.Status.Replicas {
+			return true, ""
+		}
+		return false, c.whyNot(ctx)
+	})
+}
+
+// whyNot says what keeps CloudCore's pods from running.
+func (c *clusterClient) whyNot(ctx context.Context) string {
+	pods, err := c.CoreV1().Pods(build.Namespace).List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/name=cloudcore"})
+	if err != nil {
+		return err.Error()
+	}
+	for _, p := range pods.Items {
+		for _, s := range p.Status.ContainerStatuses {
+			if s.State.Waiting != nil {
+				return fmt.Sprintf("pod %s: %s: %s", p.Name, s.State.Waiting.Reason, s.State.Waiting.Message)
+			}
+		}
+		for _, cond := range p.Status.Conditions {
+			if cond.Status == corev1.ConditionFalse && cond.Message != "" {
+				return fmt.Sprintf("pod %s: %s", p.Name, cond.Message)
+			}
+		}
+	}
+	return fmt.Sprintf("%d pods, none available", len(pods.Items))
+}
+
+// strays names the DaemonSets that would put pods on edge nodes.
+func (c *clusterClient) strays(ctx context.Context, w IO) error {
+	found, err := c.strayDaemonSets(ctx)
+	if err != nil || len(found) == 0 {
+		return err
+	}
+	fmt.Fprintf(w.Out, "\nThese DaemonSets will put pods on edge nodes too: %s.\nWhere that is not wanted, keep them off with: keadm check --keep-off-edge\n", strings.Join(found, ", "))
+	return nil
+}
+
+var errTimeout = errors.New("timed out")
+
+// waitFor asks until the answer is yes, and says what it waits for and at last what was missing.
+func waitFor(ctx context.Context, w IO, limit time.Duration, what string, ask func(context.Context) (ok bool, missing string)) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	start := time.Now()
+	said := ""
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		ok, missing := ask(ctx)
+		if ok {
+			fmt.Fprintf(w.Out, "ready    after %.1f s: %s\n", time.Since(start).Seconds(), strings.TrimSuffix(what, " to be ready"))
+			return nil
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("waited %s for %s: %w: %s", limit, what, errTimeout, said)
+		}
+		if missing != said {
+			said = missing
+			fmt.Fprintf(w.Err, "waiting for %s: %s\n", what, missing)
+		}
+		select {
+		case <-ctx.Done():
+		case <-tick.C:
+		}
+	}
+}

@@ -1,0 +1,376 @@
+package keadm
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tether-edge/tether/apis/config/v1alpha1"
+	"github.com/tether-edge/tether/common/join"
+	"github.com/tether-edge/tether/common/pki"
+	"github.com/tether-edge/tether/common/trust"
+)
+
+const defaultCertPort = join.Port
+
+// edgeFiles are where a node's files are.
+type edgeFiles struct {
+	config, data, pki string
+}
+
+func (e *edgeFiles) flags(c *cobra.Command) {
+	c.Flags().StringVar(&e.config, "config", "/etc/tether/edgecore.yaml", "edgecore's configuration file")
+	c.Flags().StringVar(&e.data, "data-dir", "/var/lib/tether", "edgecore's data")
+	c.Flags().StringVar(&e.pki, "pki-dir", "/etc/tether/pki", "the node's key and certificates")
+}
+
+func (e *edgeFiles) key() string  { return filepath.Join(e.pki, "node.key") }
+func (e *edgeFiles) cert() string { return filepath.Join(e.pki, "node.crt") }
+func (e *edgeFiles) ca() string   { return filepath.Join(e.pki, "ca.crt") }
+
+type joinFlags struct {
+	edgeFiles
+	servers  []string
+	certPort int
+	token    string
+	name     string
+	runtime  string
+	labels   []string
+	protocol string
+	cgroups  string
+	podCIDR  string
+	settings []string
+	service  string
+	ignore   []string
+	replace  bool
+	timeout  time.Duration
+}
+
+func newJoin(w IO) *cobra.Command {
+	var f joinFlags
+	c := &cobra.Command{
+		Use:   "join --cloudcore-ipport HOST:PORT --token TOKEN",
+		Short: "Make this machine an edge node",
+		Long: "Make this machine an edge node: look for what would hurt later, get a certificate with a join token (the private key\n" +
+			"is made here and stays here), write the configuration, start edgecore, and wait until the cluster says that the node is Ready.\n" +
+			"'keadm init' and 'keadm gettoken' beside the cluster print tokens.",
+		Args: usage(cobra.NoArgs),
+		RunE: func(c *cobra.Command, _ []string) error {
+			if len(f.servers) == 0 || f.token == "" {
+				return fmt.Errorf("%w: expected --cloudcore-ipport and --token, as 'keadm init' printed them", errUsage)
+			}
+			return joinEdge(c.Context(), w, &f)
+		},
+	}
+	f.flags(c)
+	fl := c.Flags()
+	fl.StringSliceVarP(&f.servers, "cloudcore-ipport", "e", nil, "host:port of CloudCore's WebSocket port; repeat for more")
+	fl.IntVarP(&f.certPort, "certport", "s", defaultCertPort, "CloudCore's join port")
+	fl.StringVarP(&f.token, "token", "t", "", "join token")
+	fl.StringVarP(&f.name, "edgenode-name", "i", "", "name of the node (default: this machine's host name)")
+	fl.StringVarP(&f.runtime, "remote-runtime-endpoint", "p", "unix:///run/containerd/containerd.sock", "the container runtime's CRI socket")
+	fl.StringSliceVarP(&f.labels, "labels", "l", nil, "KEY=VALUE labels that the node registers with")
+	fl.StringVar(&f.protocol, "hub-protocol", "websocket", "websocket")
+	fl.StringVar(&f.cgroups, "cgroupdriver", "auto", "cgroupfs, systemd, or auto: ask the runtime")
+	fl.StringVar(&f.podCIDR, "pod-cidr", "10.244.0.0/24", "addresses for this node's pods, where the machine has no CNI configuration yet")
+	fl.StringArrayVar(&f.settings, "set", nil, "KEY.PATH=VALUE of edgecore's configuration; repeat for more")
+	fl.StringVar(&f.service, "service", serviceAuto, "systemd, process (kept running by 'keadm supervise'), none (only write the files), or auto")
+	fl.StringSliceVar(&f.ignore, "ignore-preflight-errors", nil, "names of findings that do not stop the join, or all")
+	fl.BoolVar(&f.replace, "replace", false, "take the name over from a machine that this one replaces; needs a token for this name alone")
+	fl.DurationVar(&f.timeout, "timeout", 3*time.Minute, "how long to wait until the node is Ready")
+	return c
+}
+
+func joinEdge(ctx context.Context, w IO, f *joinFlags) error {
+	bearer, err := trust.ParseBearer(f.token)
+	if err != nil {
+		return err
+	}
+	if err := f.complete(); err != nil {
+		return err
+	}
+	cfg, file, err := f.edgeConfig()
+	if err != nil {
+		return err
+	}
+	s, err := newService(f.service, "edgecore", f.config, filepath.Join(f.data, "run"))
+	if err != nil {
+		return err
+	}
+	p := &preflight{root: "/", now: w.Now, config: cfg, certPort: f.certPort, servers: f.servers}
+	if err := report(w, p.run(ctx), f.ignore); err != nil {
+		return err
+	}
+	machine, err := machineHash("/")
+	if err != nil {
+		return err
+	}
+	key, err := f.nodeKey()
+	if err != nil {
+		return err
+	}
+	resp, err := f.obtain(ctx, w, bearer, key, machine)
+	if err != nil {
+		return err
+	}
+	if err := f.write(resp, file); err != nil {
+		return err
+	}
+	fmt.Fprintf(w.Out, "joined   as node %s; key and certificate in %s, configuration in %s\n", f.name, f.pki, f.config)
+	if err := writeNetwork(w, "/", f.podCIDR); err != nil {
+		return err
+	}
+	if err := s.install(ctx, w); err != nil {
+		return err
+	}
+	if s.kind == serviceNone {
+		return nil
+	}
+	return f.waitReady(ctx, w)
+}
+
+// complete fills in what was not said and checks what was.
+func (f *joinFlags) complete() error {
+	if f.name == "" {
+		h, err := os.Hostname()
+		if err != nil {
+			return fmt.Errorf("ask for the host name: %w; say the node's name with --edgenode-name", err)
+		}
+		f.name = strings.ToLower(h)
+	}
+	if f.protocol != "websocket" && f.protocol != "auto" {
+		return fmt.Errorf("%w: --hub-protocol: expected websocket, found %q", errUsage, f.protocol)
+	}
+	for _, s := range f.servers {
+		if _, _, err := net.SplitHostPort(s); err != nil {
+			return fmt.Errorf("%w: --cloudcore-ipport: expected host:port, such as 10.0.0.1:10000, found %q", errUsage, s)
+		}
+	}
+	return nil
+}
+
+func (f *joinFlags) edgeConfig() (*v1alpha1.EdgeCore, []byte, error) {
+	labels, err := parseLabels(f.labels)
+	if err != nil {
+		return nil, nil, err
+	}
+	cfg := v1alpha1.DefaultEdgeCore()
+	cfg.NodeName, cfg.DataDir = f.name, f.data
+	cfg.Cloud.Servers, cfg.Cloud.JoinPort = f.servers, f.certPort
+	cfg.Cloud.CAFile, cfg.Cloud.CertFile, cfg.Cloud.KeyFile = f.ca(), f.cert(), f.key()
+	cfg.Kubelet.ContainerRuntimeEndpoint = f.runtime
+	if !strings.Contains(f.runtime, "://") {
+		cfg.Kubelet.ContainerRuntimeEndpoint = "unix://" + f.runtime
+	}
+	cfg.Kubelet.CgroupDriver = v1alpha1.CgroupDriver(f.cgroups)
+	cfg.Kubelet.NodeLabels = labels
+	b, err := v1alpha1.Marshal(cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	if b, err = withSettings(b, f.settings); err != nil {
+		return nil, nil, err
+	}
+	if cfg, err = v1alpha1.DecodeEdgeCore(b); err != nil {
+		return nil, nil, fmt.Errorf("edgecore's configuration: %w", err)
+	}
+	return cfg, b, nil
+}
+
+// nodeKey reads the node's key, or makes it. An earlier join that did not finish is continued with its key, so that it
+// uses its token once.
+func (f *joinFlags) nodeKey() (crypto.Signer, error) {
+	b, err := os.ReadFile(f.key())
+	if errors.Is(err, fs.ErrNotExist) {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			return nil, fmt.Errorf("make the node's key: %w", err)
+		}
+		der, err := x509.MarshalPKCS8PrivateKey(key)
+		if err != nil {
+			return nil, fmt.Errorf("make the node's key: %w", err)
+		}
+		if err := os.MkdirAll(f.pki, 0o700); err != nil {
+			return nil, fmt.Errorf("make the node's key: %w", err)
+		}
+		return key, pki.WriteFile(f.key(), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the node's key: %w", err)
+	}
+	block, _ := pem.Decode(b)
+	if block == nil {
+		return nil, fmt.Errorf("read the node's key: expected PEM in %s; remove the file to make another key", f.key())
+	}
+	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("read the node's key: %s: %w; remove the file to make another key", f.key(), err)
+	}
+	signer, ok := key.(crypto.Signer)
+	if !ok {
+		return nil, fmt.Errorf("read the node's key: %s holds a %T, expected a key that signs", f.key(), key)
+	}
+	return signer, nil
+}
+
+// joinServers are the join ports of the CloudCores.
+func joinServers(servers []string, port int) []string {
+	var out []string
+	for _, s := range servers {
+		host, _, _ := net.SplitHostPort(s)
+		out = append(out, net.JoinHostPort(host, strconv.Itoa(port)))
+	}
+	return out
+}
+
+// obtain asks the CloudCores in turn for a certificate. A refusal ends it: the others would say the same.
+func (f *joinFlags) obtain(ctx context.Context, w IO, bearer trust.Bearer, key crypto.Signer, machine string) (*join.Response, error) {
+	csr, err := pki.NewNodeRequest(f.name, key)
+	if err != nil {
+		return nil, err
+	}
+	// A network that loses a tenth of all packets takes a few tries for the four round trips of a request.
+	var failed error
+	for try := range joinTries {
+		var resp *join.Response
+		if resp, failed = f.ask(ctx, w, bearer, csr, machine); resp != nil {
+			return resp, nil
+		}
+		var refusal *join.Refusal
+		if errors.As(failed, &refusal) || errors.Is(failed, join.ErrPin) || ctx.Err() != nil {
+			break
+		}
+		fmt.Fprintf(w.Err, "try %d of %d: %v\n", try+1, joinTries, failed)
+	}
+	return nil, failed
+}
+
+const joinTries = 4
+
+// ask asks each CloudCore once.
+func (f *joinFlags) ask(ctx context.Context, w IO, bearer trust.Bearer, csr []byte, machine string) (*join.Response, error) {
+	var failed error
+	for _, server := range joinServers(f.servers, f.certPort) {
+		c := &join.Client{Server: server, Now: w.Now}
+		ca, err := c.CA(ctx, bearer.Pin)
+		if err != nil {
+			failed = errors.Join(failed, err)
+			continue
+		}
+		roots, err := join.NewStaticRoots(ca)
+		if err != nil {
+			return nil, err
+		}
+		c.Roots = roots
+		for {
+			resp, err := c.Join(ctx, join.Request{TokenID: bearer.ID, TokenSecret: bearer.Secret, Node: f.name, CSR: string(csr), Machine: machine, Replace: f.replace})
+			var refusal *join.Refusal
+			if errors.As(err, &refusal) && refusal.RetryAfter > 0 {
+				fmt.Fprintf(w.Err, "waiting %s: %s\n", refusal.RetryAfter, refusal.Message)
+				select {
+				case <-time.After(refusal.RetryAfter):
+					continue
+				case <-ctx.Done():
+					return nil, ctx.Err()
+				}
+			}
+			if err == nil || refusal != nil {
+				return resp, err
+			}
+			failed = errors.Join(failed, err)
+			break
+		}
+	}
+	return nil, failed
+}
+
+func (f *joinFlags) write(resp *join.Response, config []byte) error {
+	certs, err := pki.ParseCertificates([]byte(resp.Certificate))
+	if err != nil {
+		return fmt.Errorf("CloudCore's answer: %w", err)
+	}
+	if name, err := pki.NodeName(certs[0]); err != nil || name != f.name {
+		return fmt.Errorf("CloudCore's answer: expected a certificate of node %q, found one of %q", f.name, certs[0].Subject)
+	}
+	if err := pki.WriteFile(f.ca(), []byte(resp.CA), 0o644); err != nil {
+		return err
+	}
+	if err := pki.WriteFile(f.cert(), []byte(resp.Certificate), 0o644); err != nil {
+		return err
+	}
+	return pki.WriteFile(f.config, config, 0o600)
+}
+
+// client talks to the join ports as the node.
+func (e *edgeFiles) client(server string, now pki.Clock) (*join.Client, error) {
+	pair, err := tls.LoadX509KeyPair(e.cert(), e.key())
+	if err != nil {
+		return nil, fmt.Errorf("read the node's certificate: %w", err)
+	}
+	ca, err := os.ReadFile(e.ca())
+	if err != nil {
+		return nil, fmt.Errorf("read the edge CA: %w", err)
+	}
+	roots, err := join.NewStaticRoots(ca)
+	if err != nil {
+		return nil, fmt.Errorf("read the edge CA: %s: %w", e.ca(), err)
+	}
+	return &join.Client{Server: server, Roots: roots, Identity: presented{&pair}, Now: now}, nil
+}
+
+type presented struct{ cert *tls.Certificate }
+
+func (p presented) Certificate() *tls.Certificate { return p.cert }
+
+func (f *joinFlags) waitReady(ctx context.Context, w IO) error {
+	servers := joinServers(f.servers, f.certPort)
+	next := 0
+	err := waitFor(ctx, w, f.timeout, fmt.Sprintf("node %s to be ready", f.name), func(ctx context.Context) (bool, string) {
+		c, err := f.client(servers[next%len(servers)], w.Now)
+		if err != nil {
+			return false, err.Error()
+		}
+		s, err := c.Node(ctx)
+		if err != nil {
+			next++
+			return false, err.Error()
+		}
+		return s.Ready, s.Reason
+	})
+	if err != nil {
+		return fmt.Errorf("%w\nedgecore goes on trying. Its log says more; 'keadm check' looks at this machine again", err)
+	}
+	return nil
+}
+
+// machineHash names this machine: by what its operating system or its firmware says.
+func machineHash(root string) (string, error) {
+	for _, p := range []string{"etc/machine-id", "var/lib/dbus/machine-id", "sys/class/dmi/id/product_uuid"} {
+		b, err := os.ReadFile(filepath.Join(root, p))
+		if id := bytes.TrimSpace(b); err == nil && len(id) >= 16 {
+			sum := sha256.Sum256(slices.Concat([]byte("tether machine\n"), id))
+			return hex.EncodeToString(sum[:]), nil
+		}
+	}
+	return "", errors.New("this machine has no id: expected one in /etc/machine-id: write it with systemd-machine-id-setup or 'dbus-uuidgen --ensure=/etc/machine-id'")
+}

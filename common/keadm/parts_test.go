@@ -1,0 +1,227 @@
+package keadm
+
+import (
+	"bytes"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/tether-edge/tether/apis/config/v1alpha1"
+)
+
+func TestSettingsAreMergedIntoTheConfiguration(t *testing.T) {
+	b, err := v1alpha1.Marshal(v1alpha1.DefaultEdgeCore())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err = withSettings(b, []string{"nodeName=edge-1", "cloud.servers=[\"a:1\", \"b:2\"]", "kubelet.maxPods=20", "kubelet.nodeLabels.zone=north", "kubelet.evictionHard={memory.available: 20Mi}"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := v1alpha1.DecodeEdgeCore(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.NodeName != "edge-1" || len(cfg.Cloud.Servers) != 2 || cfg.Kubelet.MaxPods != 20 || cfg.Kubelet.NodeLabels["zone"] != "north" || len(cfg.Kubelet.EvictionHard) != 1 {
+		t.Errorf("got %+v", cfg)
+	}
+	for _, s := range []string{"", "x", "=1", "nodeName.x=1", "a=[", "kubelet.maxPods.b=1"} {
+		if _, err := withSettings(b, []string{s}); err == nil {
+			t.Errorf("--set %q was taken", s)
+		}
+	}
+}
+
+func TestWhichDaemonSetsLandOnEdgeNodes(t *testing.T) {
+	affinity := func(terms ...corev1.NodeSelectorTerm) corev1.PodSpec {
+		return corev1.PodSpec{Affinity: &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{
+			RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{NodeSelectorTerms: terms}}}}
+	}
+	term := func(key string, op corev1.NodeSelectorOperator, values ...string) corev1.NodeSelectorTerm {
+		return corev1.NodeSelectorTerm{MatchExpressions: []corev1.NodeSelectorRequirement{{Key: key, Operator: op, Values: values}}}
+	}
+	for name, c := range map[string]struct {
+		spec corev1.PodSpec
+		want bool
+	}{
+		"kube-proxy":                 {corev1.PodSpec{NodeSelector: map[string]string{"kubernetes.io/os": "linux"}, Tolerations: []corev1.Toleration{{Operator: corev1.TolerationOpExists}}}, true},
+		"control planes only":        {corev1.PodSpec{NodeSelector: map[string]string{"node-role.kubernetes.io/control-plane": ""}}, false},
+		"edges only":                 {corev1.PodSpec{NodeSelector: map[string]string{edgeRole: ""}}, true},
+		"kept off":                   {affinity(term(edgeRole, corev1.NodeSelectorOpDoesNotExist)), false},
+		"kept off one of two ways":   {affinity(term(edgeRole, corev1.NodeSelectorOpDoesNotExist), term("zone", corev1.NodeSelectorOpIn, "a")), true},
+		"another role":               {affinity(term("node-role.kubernetes.io/control-plane", corev1.NodeSelectorOpExists)), false},
+		"anything else of the nodes": {affinity(term("zone", corev1.NodeSelectorOpIn, "a")), true},
+	} {
+		if got := landsOnEdge(&appsv1.DaemonSet{Spec: appsv1.DaemonSetSpec{Template: corev1.PodTemplateSpec{Spec: c.spec}}}); got != c.want {
+			t.Errorf("%s: %t, expected %t", name, got, c.want)
+		}
+	}
+}
+
+func TestThePodNetworkOfAMachineIsKept(t *testing.T) {
+	root := t.TempDir()
+	var out bytes.Buffer
+	w := IO{Out: &out, Err: io.Discard}
+	if err := writeNetwork(w, root, "10.1.2.3/24"); err == nil {
+		t.Error("an address was taken for a network")
+	}
+	if err := writeNetwork(w, root, "10.1.2.0/24"); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(root, networkDir, networkFile)
+	b, err := os.ReadFile(path)
+	if err != nil || !bytes.Contains(b, []byte(`"subnet": "10.1.2.0/24"`)) {
+		t.Errorf("wrote %s, %v", b, err)
+	}
+	if err := writeNetwork(w, root, "10.9.9.0/24"); err != nil {
+		t.Fatal(err)
+	}
+	if after, _ := os.ReadFile(path); !bytes.Equal(b, after) || !strings.Contains(out.String(), "kept") {
+		t.Errorf("a network that was there was replaced; said\n%s", out.String())
+	}
+}
+
+func TestAMachineIsNamedByItsID(t *testing.T) {
+	root := t.TempDir()
+	if _, err := machineHash(root); err == nil || !strings.Contains(err.Error(), "/etc/machine-id") {
+		t.Errorf("a machine without an id: %v", err)
+	}
+	put(t, root, "etc/machine-id", "0123456789abcdef0123456789abcdef\n")
+	one, err := machineHash(root)
+	if err != nil || len(one) != 64 || strings.Contains(one, "0123456789abcdef0123456789abcdef") {
+		t.Errorf("hash %q, %v", one, err)
+	}
+	put(t, root, "etc/machine-id", "f123456789abcdef0123456789abcdef\n")
+	if two, _ := machineHash(root); two == one {
+		t.Error("two machines have one hash")
+	}
+}
+
+func put(t *testing.T, root, path, text string) {
+	t.Helper()
+	p := filepath.Join(root, path)
+	if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(p, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// sound is the tree of a machine that is ready to join, but for its runtime and its cloud.
+func sound(t *testing.T) (string, *preflight) {
+	root := t.TempDir()
+	put(t, root, "sys/fs/cgroup/cgroup.controllers", "cpu memory")
+	put(t, root, "proc/filesystems", "nodev\toverlay\n")
+	put(t, root, "proc/sys/net/ipv4/ip_forward", "1\n")
+	put(t, root, "proc/swaps", "Filename Type Size Used Priority\n")
+	for _, p := range []string{"bridge", "host-local", "loopback"} {
+		put(t, root, "opt/cni/bin/"+p, "")
+	}
+	put(t, root, "sys/class/net/eth0/mtu", "1500\n")
+	put(t, root, "sys/class/net/lo/mtu", "65536\n")
+	put(t, root, "proc/7/comm", "bash\n")
+	cfg := v1alpha1.DefaultEdgeCore()
+	cfg.API.BindAddress, cfg.Metrics.BindAddress, cfg.Kubelet.Port = freePort(t), freePort(t), 1
+	_, port, err := net.SplitHostPort(freePort(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Kubelet.Port, err = strconv.Atoi(port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.DataDir = "/"
+	return root, &preflight{root: root, now: time.Now, config: cfg}
+}
+
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func names(found []finding) map[string]finding {
+	out := map[string]finding{}
+	for _, f := range found {
+		if f.Name != "root" && f.Name != "disk" { // of the machine that runs the test
+			out[f.Name] = f
+		}
+	}
+	return out
+}
+
+func TestPreflightFindsWhatWouldHurt(t *testing.T) {
+	_, p := sound(t)
+	if got := names(p.run(t.Context())); len(got) != 1 || !got["runtime"].Error {
+		t.Errorf("a sound machine without a runtime: %v", got)
+	}
+	for name, c := range map[string]struct {
+		harm  func(root string, p *preflight)
+		error bool
+	}{
+		"cgroup-v1": {func(root string, _ *preflight) {
+			_ = os.Remove(filepath.Join(root, "sys/fs/cgroup/cgroup.controllers"))
+		}, false},
+		"overlayfs":     {func(root string, _ *preflight) { put(t, root, "proc/filesystems", "ext4\n") }, true},
+		"ip-forward":    {func(root string, _ *preflight) { put(t, root, "proc/sys/net/ipv4/ip_forward", "0\n") }, false},
+		"swap":          {func(root string, _ *preflight) { put(t, root, "proc/swaps", "Filename\n/dev/sda2 partition 1 0 -2\n") }, false},
+		"cni-plugins":   {func(root string, _ *preflight) { _ = os.Remove(filepath.Join(root, "opt/cni/bin/bridge")) }, true},
+		"mtu":           {func(root string, _ *preflight) { put(t, root, "sys/class/net/eth0/mtu", "1200\n") }, false},
+		"other-kubelet": {func(root string, _ *preflight) { put(t, root, "proc/9/comm", "kubelet\n") }, true},
+		"port": {func(_ string, p *preflight) {
+			l, err := net.Listen("tcp", p.config.API.BindAddress)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = l.Close() })
+		}, true},
+		"dns":      {func(_ string, p *preflight) { p.servers, p.certPort = []string{"no-such-host.invalid:10000"}, 1 }, false},
+		"cloud":    {func(_ string, p *preflight) { p.servers, p.certPort = []string{"127.0.0.1:10000"}, 1 }, false},
+		"no-cloud": {func(_ string, p *preflight) { p.servers, p.certPort = []string{"127.0.0.1:10000"}, 1 }, true},
+	} {
+		root, p := sound(t)
+		c.harm(root, p)
+		f, ok := names(p.run(t.Context()))[name]
+		if !ok || f.Error != c.error || f.Found == "" || f.Remedy == "" {
+			t.Errorf("%s: found %t, %+v; expected an error: %t", name, ok, f, c.error)
+		}
+	}
+}
+
+func TestFindingsStopAJoinUnlessTheyAreIgnored(t *testing.T) {
+	found := []finding{{Name: "swap"}, {Name: "port", Error: true}, {Name: "disk", Error: true}}
+	w := IO{Err: io.Discard}
+	if err := report(w, found, nil); err == nil || !strings.Contains(err.Error(), "port, disk") {
+		t.Errorf("got %v", err)
+	}
+	if err := report(w, found, []string{"port"}); err == nil || strings.Contains(err.Error(), "port,") {
+		t.Errorf("got %v", err)
+	}
+	if err := report(w, found, []string{"all"}); err != nil {
+		t.Errorf("got %v", err)
+	}
+	if err := report(w, found[:1], nil); err != nil {
+		t.Errorf("a note stopped the join: %v", err)
+	}
+}
+
+func TestVersionsOfARuntime(t *testing.T) {
+	for v, want := range map[string]bool{"1.5.9": true, "v1.6.20~ds1": false, "2.0.1": false, "0.9": true, "unknown": false, "": false} {
+		if got := tooOld(v, 1, 6); got != want {
+			t.Errorf("tooOld(%q) = %t", v, got)
+		}
+	}
+}

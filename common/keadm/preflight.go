@@ -1,0 +1,308 @@
+package keadm
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"crypto/tls"
+
+	"github.com/tether-edge/tether/apis/config/v1alpha1"
+	"github.com/tether-edge/tether/common/join"
+	"github.com/tether-edge/tether/common/pki"
+)
+
+// A finding is something about this machine that would hurt later.
+type finding struct {
+	Name string `json:"name"`
+	// Error: a node could not work. Else it is worth knowing.
+	Error  bool   `json:"error"`
+	Found  string `json:"found"`
+	Remedy string `json:"remedy"`
+}
+
+// preflight looks at a machine before it joins.
+type preflight struct {
+	root     string // of the file system
+	now      pki.Clock
+	config   *v1alpha1.EdgeCore
+	servers  []string
+	certPort int
+}
+
+// run returns what it found, nothing if all is well.
+func (p *preflight) run(ctx context.Context) []finding {
+	var out []finding
+	add := func(isError bool, name, found, remedy string) {
+		out = append(out, finding{Name: name, Error: isError, Found: found, Remedy: remedy})
+	}
+	for _, look := range []func(func(isError bool, name, found, remedy string)){
+		p.user, p.kernel, p.memory, p.network, p.disk, p.others, p.ports, p.proxy,
+	} {
+		look(add)
+	}
+	p.runtime(ctx, add)
+	p.cloud(ctx, add)
+	return out
+}
+
+type adder = func(isError bool, name, found, remedy string)
+
+func (p *preflight) path(elem ...string) string {
+	return filepath.Join(append([]string{p.root}, elem...)...)
+}
+
+func (p *preflight) read(path string) string {
+	b, err := os.ReadFile(p.path(path))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}
+
+func (p *preflight) exists(path string) bool {
+	_, err := os.Stat(p.path(path))
+	return err == nil
+}
+
+func (p *preflight) user(add adder) {
+	if os.Geteuid() != 0 {
+		add(true, "root", fmt.Sprintf("user id %d", os.Geteuid()), "run keadm join as root: the kubelet mounts volumes and makes cgroups")
+	}
+}
+
+func (p *preflight) kernel(add adder) {
+	if !p.exists("sys/fs/cgroup/cgroup.controllers") {
+		add(false, "cgroup-v1", "control groups of version 1", "boot with systemd.unified_cgroup_hierarchy=1: Kubernetes supports version 1 only in maintenance mode")
+	}
+	if fs := p.read("proc/filesystems"); fs != "" && !strings.Contains(fs, "overlay") && !p.exists("sys/module/overlay") {
+		add(true, "overlayfs", "the kernel offers no overlay file system", "modprobe overlay, and have it loaded at boot (/etc/modules-load.d)")
+	}
+	if p.read("proc/sys/net/ipv4/ip_forward") == "0" {
+		add(false, "ip-forward", "net.ipv4.ip_forward is 0", "sysctl -w net.ipv4.ip_forward=1, and set it in /etc/sysctl.d: pods reach nothing else without it")
+	}
+}
+
+func (p *preflight) memory(add adder) {
+	if lines := strings.Split(p.read("proc/swaps"), "\n"); len(lines) > 1 {
+		add(false, "swap", strings.Fields(lines[1])[0]+" is in use", "swapoff -a and remove it from /etc/fstab, unless you know that the kubelet's limits may be passed")
+	}
+}
+
+// pluginDirs are where distributions put CNI plugins.
+var pluginDirs = []string{"opt/cni/bin", "usr/lib/cni", "usr/libexec/cni"}
+
+func (p *preflight) network(add adder) {
+	var missing []string
+	for _, plugin := range []string{"bridge", "host-local", "loopback"} {
+		if !slices.ContainsFunc(pluginDirs, func(d string) bool { return p.exists(filepath.Join(d, plugin)) }) {
+			missing = append(missing, plugin)
+		}
+	}
+	if len(missing) > 0 {
+		add(true, "cni-plugins", "no "+strings.Join(missing, ", ")+" in /"+strings.Join(pluginDirs, ", /"), "install them: apt-get install containernetworking-plugins")
+	}
+	links, err := os.ReadDir(p.path("sys/class/net"))
+	if err != nil {
+		return
+	}
+	for _, l := range links {
+		var mtu int
+		_, _ = fmt.Sscan(p.read(filepath.Join("sys/class/net", l.Name(), "mtu")), &mtu)
+		if mtu > 0 && mtu < 1280 && l.Name() != "lo" {
+			add(false, "mtu", fmt.Sprintf("%s carries %d bytes at most", l.Name(), mtu), "raise it to 1280 or more, or expect the link over QUIC to fail and large packets of pods to be lost")
+		}
+	}
+}
+
+func (p *preflight) disk(add adder) {
+	dir := p.config.DataDir
+	for !p.exists(dir) && dir != "/" {
+		dir = filepath.Dir(dir)
+	}
+	var s syscall.Statfs_t
+	if err := syscall.Statfs(p.path(dir), &s); err != nil {
+		return
+	}
+	free, total := s.Bavail*uint64(s.Bsize), s.Blocks*uint64(s.Bsize)
+	switch {
+	case free < 256<<20:
+		add(true, "disk", fmt.Sprintf("%d MiB are free below %s", free>>20, dir), "free at least 256 MiB for the database, besides what images need")
+	case free < total/10:
+		add(false, "disk", fmt.Sprintf("%d MiB, %d %%, are free below %s", free>>20, free*100/total, dir), "free 10 %, or the kubelet will evict pods")
+	}
+}
+
+// others looks for another kubelet: two on one machine end each other's pods.
+func (p *preflight) others(add adder) {
+	procs, err := os.ReadDir(p.path("proc"))
+	if err != nil {
+		return
+	}
+	for _, d := range procs {
+		switch name := p.read(filepath.Join("proc", d.Name(), "comm")); name {
+		case "kubelet", "k3s", "k3s-server", "k3s-agent", "k0s", "microk8s", "edgecore":
+			add(true, "other-kubelet", fmt.Sprintf("%s runs as process %s", name, d.Name()), "end and disable it: two kubelets on one machine end each other's pods")
+			return
+		}
+	}
+}
+
+func (p *preflight) ports(add adder) {
+	addresses := []string{p.config.API.BindAddress, p.config.Metrics.BindAddress, fmt.Sprintf("127.0.0.1:%d", p.config.Kubelet.Port)}
+	for _, a := range addresses {
+		l, err := net.Listen("tcp", a)
+		if err != nil {
+			add(true, "port", fmt.Sprintf("%s cannot be listened on: %v", a, err), "end what uses it, or choose another with --set (api.bindAddress, metrics.bindAddress, kubelet.port)")
+			continue
+		}
+		_ = l.Close()
+	}
+}
+
+func (p *preflight) proxy(add adder) {
+	for _, server := range joinServers(p.servers, p.certPort) {
+		req, err := http.NewRequest(http.MethodGet, "https://"+server, nil)
+		if err != nil {
+			continue
+		}
+		if u, err := http.ProxyFromEnvironment(req); err == nil && u != nil {
+			add(false, "proxy", fmt.Sprintf("the environment names the proxy %s for %s", u.Redacted(), server), "put the host into NO_PROXY if it is reached directly: edgecore dials CloudCore itself")
+			return
+		}
+	}
+}
+
+// dialRuntime connects to the CRI socket.
+func dialRuntime(endpoint string) (*grpc.ClientConn, error) {
+	return grpc.NewClient(endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(16<<20)))
+}
+
+func (p *preflight) runtime(ctx context.Context, add adder) {
+	endpoint := p.config.Kubelet.ContainerRuntimeEndpoint
+	const remedy = "install and start one: apt-get install containerd; another socket is named with --remote-runtime-endpoint"
+	if socket, ok := strings.CutPrefix(endpoint, "unix://"); ok && !p.exists(socket) {
+		add(true, "runtime", "no container runtime: "+socket+" is not there", remedy)
+		return
+	}
+	conn, err := dialRuntime(endpoint)
+	if err != nil {
+		add(true, "runtime", err.Error(), remedy)
+		return
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	v, err := runtimeapi.NewRuntimeServiceClient(conn).Version(ctx, &runtimeapi.VersionRequest{})
+	if err != nil {
+		add(true, "runtime", fmt.Sprintf("%s does not speak CRI v1: %v", endpoint, err),
+			"remove \"cri\" from disabled_plugins in /etc/containerd/config.toml and restart containerd; expected containerd 1.6 or later")
+		return
+	}
+	if v.RuntimeName == "containerd" && tooOld(v.RuntimeVersion, 1, 6) {
+		add(true, "runtime", "containerd "+v.RuntimeVersion, "install containerd 1.6 or later")
+	}
+}
+
+// tooOld reports whether a version is below major.minor. One that cannot be read is not.
+func tooOld(version string, major, minor int) bool {
+	var a, b int
+	if n, _ := fmt.Sscanf(strings.TrimPrefix(version, "v"), "%d.%d", &a, &b); n != 2 {
+		return false
+	}
+	return a < major || a == major && b < minor
+}
+
+// maxSkew is how far the clocks may be apart.
+const maxSkew = time.Minute
+
+// cloud asks each CloudCore whether it is there and what time it is there.
+func (p *preflight) cloud(ctx context.Context, add adder) {
+	reached := false
+	for _, server := range joinServers(p.servers, p.certPort) {
+		host, _, _ := net.SplitHostPort(server)
+		if net.ParseIP(host) == nil {
+			rctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+			_, err := net.DefaultResolver.LookupHost(rctx, host)
+			cancel()
+			if err != nil {
+				add(false, "dns", fmt.Sprintf("%s has no address: %v", host, err), "correct /etc/resolv.conf, or name CloudCore by its address")
+				continue
+			}
+		}
+		var there time.Time
+		var err error
+		for range 3 {
+			if there, err = askTime(ctx, server); err == nil || ctx.Err() != nil {
+				break
+			}
+		}
+		if err != nil {
+			add(false, "cloud", fmt.Sprintf("%s does not answer: %v", server, err), "open that port (and the WebSocket port) in firewalls between here and there; --certport names another join port")
+			continue
+		}
+		reached = true
+		if skew := p.now().Sub(there); skew > maxSkew || skew < -maxSkew {
+			add(true, "time", fmt.Sprintf("this machine's clock is %s off %s's", skew.Round(time.Second), host), "set it, and keep it set (chrony, systemd-timesyncd): certificates are judged by it")
+		}
+	}
+	if !reached && len(p.servers) > 0 {
+		add(true, "no-cloud", "no CloudCore answers", "see above")
+	}
+}
+
+// askTime returns what time it is at a join port, by its Date header. It proves nothing and needs no trust.
+func askTime(ctx context.Context, server string) (time.Time, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+server+join.PathCA, nil)
+	if err != nil {
+		return time.Time{}, err
+	}
+	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, Proxy: http.ProxyFromEnvironment,
+		TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true}}}
+	resp, err := client.Do(req)
+	if err != nil {
+		return time.Time{}, err
+	}
+	defer resp.Body.Close()
+	return http.ParseTime(resp.Header.Get("Date"))
+}
+
+// report shows findings. Errors that are not to be ignored end the join.
+func report(w IO, found []finding, ignore []string) error {
+	var errs []string
+	for _, f := range found {
+		kind := "note "
+		if f.Error && !slices.Contains(ignore, f.Name) && !slices.Contains(ignore, "all") {
+			kind = "ERROR"
+			errs = append(errs, f.Name)
+		}
+		fmt.Fprintf(w.Err, "%s %s: %s\n      %s\n", kind, f.Name, f.Found, f.Remedy)
+	}
+	if len(errs) > 0 {
+		return fmt.Errorf("this machine is not ready to join: %s (nothing was changed; --ignore-preflight-errors NAME goes on in spite of one)", strings.Join(errs, ", "))
+	}
+	return nil
+}
+
+// writeFindings shows findings as a result.
+func writeFindings(w io.Writer, found []finding) {
+	for _, f := range found {
+		kind := "note"
+		if f.Error {
+			kind = "ERROR"
+		}
+		row(w, kind, f.Name, f.Found, f.Remedy)
+	}
+}

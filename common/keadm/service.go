@@ -1,0 +1,227 @@
+package keadm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/tether-edge/tether/build"
+	"github.com/tether-edge/tether/common/pki"
+)
+
+// Ways to run a service.
+const (
+	serviceAuto    = "auto"
+	serviceSystemd = "systemd"
+	serviceProcess = "process"
+	serviceNone    = "none"
+)
+
+// systemdUnits is where units of this machine's administrator are.
+const systemdUnits = "/etc/systemd/system"
+
+// A service is edgecore or cloudcore on this machine.
+type service struct {
+	kind   string
+	name   string // of the program
+	config string
+	// state is where the supervisor's files are.
+	state string
+}
+
+// newService returns the service of a program with that configuration file. Where keadm itself keeps it running, its
+// process ids and its log are in the directory state.
+func newService(kind, name, config, state string) (*service, error) {
+	s := &service{kind: kind, name: name, config: config, state: state}
+	switch kind {
+	case serviceAuto:
+		s.kind = serviceProcess
+		// systemd's own way to tell whether it runs the machine.
+		if _, err := os.Stat("/run/systemd/system"); err == nil {
+			s.kind = serviceSystemd
+		}
+	case serviceSystemd, serviceProcess, serviceNone:
+	default:
+		return nil, fmt.Errorf("%w: --service: expected auto, systemd, process or none, found %q", errUsage, kind)
+	}
+	return s, nil
+}
+
+// program finds the program: beside keadm, else in the path.
+func (s *service) program() (string, error) {
+	if self, err := os.Executable(); err == nil {
+		if p := filepath.Join(filepath.Dir(self), s.name); isFile(p) {
+			return p, nil
+		}
+	}
+	p, err := exec.LookPath(s.name)
+	if err != nil {
+		return "", fmt.Errorf("find %s: expected it beside keadm or in the path: %w", s.name, err)
+	}
+	return filepath.Abs(p)
+}
+
+func isFile(p string) bool {
+	info, err := os.Stat(p)
+	return err == nil && info.Mode().IsRegular()
+}
+
+func (s *service) pidFile() string { return filepath.Join(s.state, s.name+"-supervisor.pid") }
+func (s *service) logFile() string { return filepath.Join(s.state, s.name+".log") }
+
+// install makes it run now and after each boot, as far as this machine can.
+func (s *service) install(ctx context.Context, w IO) error {
+	program, err := s.program()
+	if err != nil {
+		return err
+	}
+	switch s.kind {
+	case serviceNone:
+		fmt.Fprintf(w.Out, "next:    keep this running: %s --config %s\n", program, s.config)
+		return nil
+	case serviceSystemd:
+		unit := strings.Replace(string(build.Unit(s.name)), "ExecStart=/usr/local/bin/"+s.name+" --config /etc/tether/"+s.name+".yaml",
+			"ExecStart="+program+" --config "+s.config, 1)
+		if err := pki.WriteFile(filepath.Join(systemdUnits, s.name+".service"), []byte(unit), 0o644); err != nil {
+			return err
+		}
+		for _, args := range [][]string{{"daemon-reload"}, {"enable", s.name}, {"restart", s.name}} {
+			if err := command(ctx, "systemctl", args...); err != nil {
+				return err
+			}
+		}
+		fmt.Fprintf(w.Out, "started  %s under systemd: systemctl status %s\n", s.name, s.name)
+		return nil
+	}
+	if err := s.stop(ctx); err != nil {
+		return err
+	}
+	if err := s.spawn(program); err != nil {
+		return err
+	}
+	fmt.Fprintf(w.Out, "started  %s under 'keadm supervise', log in %s\n", s.name, s.logFile())
+	fmt.Fprintf(w.Err, "keadm: this machine has no systemd: have its own init run this at boot: %s\n", strings.Join(s.supervise(program), " "))
+	return nil
+}
+
+func (s *service) supervise(program string) []string {
+	self, err := os.Executable()
+	if err != nil {
+		self = "keadm"
+	}
+	return []string{self, "supervise", "--pid-file", s.pidFile(), "--child-pid-file", filepath.Join(s.state, s.name+".pid"), "--", program, "--config", s.config}
+}
+
+// spawn starts the supervisor in a session of its own, so that it outlives keadm and its terminal.
+func (s *service) spawn(program string) error {
+	if err := os.MkdirAll(s.state, 0o755); err != nil {
+		return fmt.Errorf("start %s: %w", s.name, err)
+	}
+	log, err := os.OpenFile(s.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o640)
+	if err != nil {
+		return fmt.Errorf("start %s: %w", s.name, err)
+	}
+	defer log.Close()
+	argv := s.supervise(program)
+	c := exec.Command(argv[0], argv[1:]...)
+	c.Stdout, c.Stderr, c.Dir = log, log, "/"
+	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := c.Start(); err != nil {
+		return fmt.Errorf("start %s: %w", s.name, err)
+	}
+	return c.Process.Release()
+}
+
+// stop ends the service, whichever way it runs. None is no error.
+func (s *service) stop(ctx context.Context) error {
+	if s.kind == serviceSystemd {
+		if !isFile(filepath.Join(systemdUnits, s.name+".service")) {
+			return nil
+		}
+		return command(ctx, "systemctl", "stop", s.name)
+	}
+	b, err := os.ReadFile(s.pidFile())
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("stop %s: %w", s.name, err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil {
+		return fmt.Errorf("stop %s: %s: %w", s.name, s.pidFile(), err)
+	}
+	// A number from before a reboot may belong to anybody.
+	if line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err != nil || !strings.Contains(string(line), "supervise") {
+		return nil
+	}
+	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
+		return fmt.Errorf("stop %s: %w", s.name, err)
+	}
+	for limit := time.Now().Add(40 * time.Second); time.Now().Before(limit); time.Sleep(50 * time.Millisecond) {
+		if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+	}
+	return fmt.Errorf("stop %s: process %d did not end within 40 s", s.name, pid)
+}
+
+// remove undoes install.
+func (s *service) remove(ctx context.Context) error {
+	if err := s.stop(ctx); err != nil {
+		return err
+	}
+	if s.kind == serviceSystemd {
+		unit := filepath.Join(systemdUnits, s.name+".service")
+		if !isFile(unit) {
+			return nil
+		}
+		return errors.Join(command(ctx, "systemctl", "disable", s.name), os.Remove(unit), command(ctx, "systemctl", "daemon-reload"))
+	}
+	for _, f := range []string{s.pidFile(), filepath.Join(s.state, s.name+".pid"), s.logFile()} {
+		if err := os.Remove(f); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	removeEmpty(s.state)
+	return nil
+}
+
+// removeEmpty removes directories that hold nothing any more.
+func removeEmpty(dirs ...string) {
+	for _, d := range dirs {
+		_ = os.Remove(d) // one that holds something, or is not there, stays as it is
+	}
+}
+
+func command(ctx context.Context, name string, args ...string) error {
+	if out, err := exec.CommandContext(ctx, name, args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}
+
+// get asks a URL of this machine and wants 200.
+func get(ctx context.Context, url string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := (&http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}).Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s answers %s", url, resp.Status)
+	}
+	return nil
+}

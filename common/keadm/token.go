@@ -1,0 +1,131 @@
+package keadm
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tether-edge/tether/common/trust"
+)
+
+// tokenFlags say what a token is to allow.
+type tokenFlags struct {
+	kubeconfig string
+	request    trust.TokenRequest
+}
+
+func (f *tokenFlags) add(c *cobra.Command) {
+	kubeconfigFlag(c, &f.kubeconfig)
+	c.Flags().StringVar(&f.request.Nodes, "node", "*", "name of the node that may join with it, or a pattern such as 'shop-*'")
+	c.Flags().IntVar(&f.request.MaxUses, "uses", 1, "how many nodes may join with it; 0 for any number")
+	c.Flags().DurationVar(&f.request.Life, "ttl", 24*time.Hour, "how long it is valid")
+}
+
+func kubeconfigFlag(c *cobra.Command, into *string) {
+	// KubeEdge's spelling is kept beside Kubernetes'.
+	c.Flags().StringVar(into, "kubeconfig", "", "the cluster's admin kubeconfig (default: KUBECONFIG, then ~/.kube/config)")
+	c.Flags().StringVar(into, "kube-config", "", "the same as --kubeconfig")
+	_ = c.Flags().MarkHidden("kube-config")
+}
+
+func newToken(ctx context.Context, w IO, f *tokenFlags) (trust.Bearer, error) {
+	client, err := connect(f.kubeconfig)
+	if err != nil {
+		return trust.Bearer{}, err
+	}
+	return trust.New(client, w.Now).NewToken(ctx, f.request)
+}
+
+func newGetToken(w IO) *cobra.Command {
+	var f tokenFlags
+	c := &cobra.Command{
+		Use:   "gettoken",
+		Short: "Make a join token and print it",
+		Long:  "Make a join token and print it, and nothing else, on standard output. It is the same as 'keadm token create'.",
+		Args:  usage(cobra.NoArgs),
+		RunE: func(c *cobra.Command, _ []string) error {
+			b, err := newToken(c.Context(), w, &f)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintln(w.Out, b)
+			return nil
+		},
+	}
+	f.add(c)
+	return c
+}
+
+func newTokens(w IO) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "token",
+		Short: "Make, list and revoke join tokens",
+		Args:  usage(cobra.NoArgs),
+		RunE:  func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	create := newGetToken(w)
+	create.Use, create.Long = "create", ""
+	c.AddCommand(create, newTokenList(w), newTokenRevoke(w))
+	return c
+}
+
+func newTokenList(w IO) *cobra.Command {
+	var kubeconfig, output string
+	c := &cobra.Command{
+		Use:   "list",
+		Short: "List join tokens (their secrets are stored nowhere)",
+		Args:  usage(cobra.NoArgs),
+		RunE: func(c *cobra.Command, _ []string) error {
+			client, err := connect(kubeconfig)
+			if err != nil {
+				return err
+			}
+			tokens, err := trust.New(client, w.Now).Tokens(c.Context())
+			if err != nil {
+				return err
+			}
+			return show(w.Out, output, tokens, func(t io.Writer) {
+				row(t, "ID", "NODES", "USES", "EXPIRES")
+				for _, x := range tokens {
+					most := fmt.Sprint(x.MaxUses)
+					if x.MaxUses == 0 {
+						most = "any"
+					}
+					expires := x.Expires.UTC().Format(time.RFC3339)
+					if !w.Now().Before(x.Expires) {
+						expires += " (expired)"
+					}
+					row(t, x.ID, x.Nodes, fmt.Sprintf("%d of %s", x.Uses, most), expires)
+				}
+			})
+		},
+	}
+	kubeconfigFlag(c, &kubeconfig)
+	outputFlag(c, &output)
+	return c
+}
+
+func newTokenRevoke(w IO) *cobra.Command {
+	var kubeconfig string
+	c := &cobra.Command{
+		Use:   "revoke ID",
+		Short: "Make a join token worthless; nodes that joined with it stay",
+		Args:  usage(cobra.ExactArgs(1)),
+		RunE: func(c *cobra.Command, args []string) error {
+			client, err := connect(kubeconfig)
+			if err != nil {
+				return err
+			}
+			if err := trust.New(client, w.Now).RevokeToken(c.Context(), args[0]); err != nil {
+				return fmt.Errorf("%w; 'keadm token list' shows what there is", err)
+			}
+			fmt.Fprintf(w.Out, "revoked %s\n", args[0])
+			return nil
+		},
+	}
+	kubeconfigFlag(c, &kubeconfig)
+	return c
+}

@@ -1,0 +1,178 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/tether-edge/tether/tests/cluster"
+	"github.com/tether-edge/tether/tests/stack"
+)
+
+// TestJoinRevokeAndReset: a machine becomes a node by one line, loses its identity when it is revoked, and is as it was
+// before after a reset; a second join works.
+func TestJoinRevokeAndReset(t *testing.T) {
+	ctx := t.Context()
+	c := cluster.ForTest(t)
+	program, err := cluster.Program(ctx, "controlplane")
+	if err != nil {
+		t.Fatal(err)
+	}
+	control, err := c.StartControlPlane(ctx, program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &parts{}
+	s := &system{parts: p, t: t}
+	p.Stack, err = stack.New(ctx, c, control)
+	s.must(err)
+	s.must(p.StartCloud(ctx))
+	archives, err := cluster.Images(ctx)
+	s.must(err)
+	host, err := c.NewEdgeHost(ctx, cluster.EdgeConfig{Name: "edge-1", Images: archives})
+	s.must(err)
+	keadm, err := cluster.Program(ctx, "keadm")
+	s.must(err)
+	p.edge = p.Joined(host)
+	s.must(os.MkdirAll(p.edge.StaticPods(), 0o755))
+	before := look(t, host)
+	join := func() {
+		t.Helper()
+		args, err := p.JoinArgs(ctx, host)
+		s.must(err)
+		start := time.Now()
+		out, err := host.Run(ctx, append(append([]string{keadm}, args...), "--service", "process")...)
+		s.must(err)
+		t.Logf("joined and Ready after %s:\n%s", time.Since(start).Round(10*time.Millisecond), out)
+	}
+	files := []string{"--config", filepath.Join(host.Dir(), "tether", "edgecore.yaml"), "--data-dir", filepath.Join(host.Dir(), "tether", "data"),
+		"--pki-dir", filepath.Join(host.Dir(), "tether", "pki")}
+	reset := func() {
+		t.Helper()
+		out, err := host.Run(ctx, append([]string{keadm, "reset", "edge", "--force", "--service", "process"}, files...)...)
+		s.must(err)
+		t.Logf("reset:\n%s", out)
+		cluster.Eventually(t, 30*time.Second, "the machine to be as it was", func() error { return differ(before, look(t, host)) })
+	}
+
+	join()
+	s.must(p.edge.WaitReady(ctx, time.Second)) // join has waited for it
+	s.runPod("first")
+	if out, err := host.Run(ctx, append([]string{keadm, "join", "--cloudcore-ipport", p.Server(), "--token", strings.Repeat("ab", 32) + ".abcdefgh.abcdefghijklmnop"}, files...)...); err == nil || !strings.Contains(err.Error(), "port") {
+		t.Errorf("a second join beside the first: %v\n%s", err, out)
+	}
+
+	// A revoked identity is worth nothing within 5 s, also on the session that is open.
+	_, err = p.Keadm(ctx, "certs", "revoke", "edge-1")
+	s.must(err)
+	cluster.Eventually(t, 5*time.Second, "the session to end", func() error {
+		st, err := p.edge.Status(ctx)
+		if err != nil {
+			return err
+		}
+		if st.Link.Connected {
+			return fmt.Errorf("the link is up")
+		}
+		return nil
+	})
+	out, err := p.Keadm(ctx, "certs", "list")
+	s.must(err)
+	if !strings.Contains(out, "revoked") {
+		t.Errorf("certs list says\n%s", out)
+	}
+	reset()
+
+	join()
+	s.runPod("second")
+	reset()
+	if _, err := p.Admin.CoreV1().Nodes().Get(ctx, "edge-1", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("after the reset the Node is still there: %v", err)
+	}
+	out, err = p.Keadm(ctx, "certs", "list", "-o", "json")
+	s.must(err)
+	if strings.TrimSpace(out) != "[]" {
+		t.Errorf("after the reset the cluster remembers\n%s", out)
+	}
+}
+
+// look lists what a join could leave on a host: processes, mounts, links, addresses' rules, files and control groups.
+func look(t *testing.T, h *cluster.EdgeHost) map[string][]string {
+	t.Helper()
+	out := map[string][]string{}
+	for what, argv := range map[string][]string{
+		"mounts": {"cut", "-d", " ", "-f", "2", "/proc/self/mounts"}, "links": {"ip", "-brief", "link"}, "rules": {"iptables-save"},
+	} {
+		text, err := h.Run(context.Background(), argv...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(text) {
+			// Counters and times change, and the bridge plugin's empty chains and its bridge stay, as without Tether.
+			if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") && !strings.HasPrefix(line, ":") && !strings.HasPrefix(line, "*") && line != "COMMIT" && !strings.HasPrefix(line, "cni0") {
+				out[what] = append(out[what], line)
+			}
+		}
+		slices.Sort(out[what])
+	}
+	for _, dir := range []string{filepath.Join(h.Dir(), "tether"), h.Path("/var/lib/kubelet"), h.Path("/var/log/pods"), h.Path("/etc/cni/net.d")} {
+		_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+			if err == nil && path != dir {
+				out["files"] = append(out["files"], path)
+			}
+			return nil
+		})
+	}
+	roots, err := filepath.Glob("/sys/fs/cgroup/*" + h.Cgroup())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, root := range append(roots, "/sys/fs/cgroup"+h.Cgroup()) {
+		_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || !d.IsDir() {
+				return nil
+			}
+			out["groups"] = append(out["groups"], path)
+			procs, _ := os.ReadFile(filepath.Join(path, "cgroup.procs"))
+			for _, pid := range strings.Fields(string(procs)) {
+				if comm, err := os.ReadFile("/proc/" + pid + "/comm"); err == nil {
+					out["processes"] = append(out["processes"], strings.TrimSpace(string(comm)))
+				}
+			}
+			return nil
+		})
+	}
+	slices.Sort(out["processes"])
+	return out
+}
+
+func differ(before, after map[string][]string) error {
+	var said []string
+	for _, what := range slices.Sorted(maps.Keys(after)) {
+		for _, x := range after[what] {
+			if !slices.Contains(before[what], x) {
+				said = append(said, what+": "+x)
+			}
+		}
+	}
+	for what := range before {
+		for _, x := range before[what] {
+			if !slices.Contains(after[what], x) {
+				said = append(said, what+": gone: "+x)
+			}
+		}
+	}
+	if len(said) > 0 {
+		return fmt.Errorf("left behind:\n%s", strings.Join(said[:min(len(said), 20)], "\n"))
+	}
+	return nil
+}

@@ -94,6 +94,7 @@ const requestTimeout = 15 * time.Second
 func (i *Issuer) Start(ctx context.Context) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+join.PathCA, i.ca)
+	mux.HandleFunc("GET "+join.PathTime, i.answer(join.PathTime, i.time))
 	mux.HandleFunc("POST "+join.PathJoin, i.answer(join.PathJoin, i.join))
 	mux.HandleFunc("POST "+join.PathRenew, i.answer(join.PathRenew, i.renew))
 	mux.HandleFunc("GET "+join.PathNode, i.answer(join.PathNode, i.node))
@@ -357,6 +358,20 @@ func (i *Issuer) node(_ context.Context, r *http.Request, _ []byte) (any, error)
 	}
 	ready, reason := i.deps.Nodes.Ready(node)
 	return join.State{Ready: ready, Reason: reason}, nil
+}
+
+// time tells the time, signed, to an edge whose clock cannot judge a certificate.
+func (i *Issuer) time(_ context.Context, r *http.Request, _ []byte) (any, error) {
+	nonce := r.URL.Query().Get("nonce")
+	if nonce == "" || len(nonce) > join.MaxNonce {
+		return nil, refuse(http.StatusBadRequest, "BadRequest", fmt.Sprintf("expected a nonce of 1 to %d bytes", join.MaxNonce))
+	}
+	a, now := i.deps.CA.Authority(), i.deps.Now().UnixMilli()
+	sig, err := a.CA.Sign(join.TimeMessage(nonce, now))
+	if err != nil {
+		return nil, err
+	}
+	return join.SignedTime{UnixMS: now, Signature: sig, Chain: string(a.Chain())}, nil
 }
 
 // leave gives a name back.

@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/tether-edge/tether/common/pki"
@@ -30,6 +31,7 @@ const (
 	PathJoin  = "/tether/v1/join"  // POST Request, with a token in it: Response
 	PathRenew = "/tether/v1/renew" // POST RenewRequest, with the node's certificate: Response
 	PathNode  = "/tether/v1/node"  // GET, with the node's certificate: State
+	PathTime  = "/tether/v1/time"  // GET ?nonce=, from anybody: SignedTime
 	PathLeave = "/tether/v1/leave" // POST, with the node's certificate: no content
 )
 
@@ -70,6 +72,23 @@ type State struct {
 	Reason string `json:"reason"`
 }
 
+// SignedTime is what time it is, signed by the edge CA together with the asker's nonce, so that none can be kept and shown
+// later.
+type SignedTime struct {
+	UnixMS    int64  `json:"unixMS"`
+	Signature []byte `json:"signature"`
+	// Chain is the CA's certificate and what the one before it says of it, PEM.
+	Chain string `json:"chain"`
+}
+
+// TimeMessage is what is signed of a time.
+func TimeMessage(nonce string, unixMS int64) []byte {
+	return fmt.Appendf(nil, "time\n%s\n%d\n", nonce, unixMS)
+}
+
+// MaxNonce bounds a nonce, in bytes.
+const MaxNonce = 64
+
 // A Refusal is an answer that says no.
 type Refusal struct {
 	Status int `json:"-"`
@@ -93,14 +112,20 @@ type Client struct {
 	// Identity is the node's; nil before it has one.
 	Identity pki.Presenter
 	Now      pki.Clock
+	// Proxy is what requests go through; nil means what the environment says.
+	Proxy func(*http.Request) (*url.URL, error)
 }
 
 // timeout bounds one request.
 const timeout = 20 * time.Second
 
 func (c *Client) http(config *tls.Config) *http.Client {
+	proxy := c.Proxy
+	if proxy == nil {
+		proxy = http.ProxyFromEnvironment
+	}
 	return &http.Client{Timeout: timeout, Transport: &http.Transport{
-		TLSClientConfig: config, DisableKeepAlives: true, Proxy: http.ProxyFromEnvironment, MaxResponseHeaderBytes: 16 << 10}}
+		TLSClientConfig: config, DisableKeepAlives: true, Proxy: proxy, MaxResponseHeaderBytes: 16 << 10}}
 }
 
 // CA fetches the authorities and returns the pinned one, in PEM. What else the server sends proves nothing: anybody may
@@ -127,6 +152,31 @@ func (c *Client) CA(ctx context.Context, pin string) ([]byte, error) {
 
 // ErrPin: the server's CA is not the one in the token.
 var ErrPin = errors.New("the server's CA is not the one in the join token")
+
+// ErrTime: a time was told that nobody trusted has signed.
+var ErrTime = errors.New("the time is not signed by a CA that this edge trusts")
+
+// Time asks what time it is. The answer counts if one of roots, or a CA that one of them vouches for, signed it with the
+// nonce; no certificate's dates are judged, since it is the time that would judge them.
+func (c *Client) Time(ctx context.Context, nonce string, roots []*x509.Certificate) (time.Time, error) {
+	config := &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true} // the signature is what proves it
+	b, err := c.do(ctx, c.http(config), http.MethodGet, PathTime+"?nonce="+url.QueryEscape(nonce), nil)
+	if err != nil {
+		return time.Time{}, err
+	}
+	t, err := decode[SignedTime](b)
+	if err != nil {
+		return time.Time{}, err
+	}
+	chain, err := pki.ParseCertificates([]byte(t.Chain))
+	if err != nil {
+		return time.Time{}, fmt.Errorf("%w: %w", ErrTime, err)
+	}
+	if !pki.Vouched(TimeMessage(nonce, t.UnixMS), t.Signature, chain, roots) {
+		return time.Time{}, fmt.Errorf("%w (%s)", ErrTime, c.Server)
+	}
+	return time.UnixMilli(t.UnixMS), nil
+}
 
 // Join asks for a node's first certificate.
 func (c *Client) Join(ctx context.Context, r Request) (*Response, error) {

@@ -178,6 +178,10 @@ func (f *joinFlags) edgeConfig() (*v1alpha1.EdgeCore, []byte, error) {
 	cfg.NodeName, cfg.DataDir = f.name, f.data
 	cfg.Cloud.Servers, cfg.Cloud.JoinPort = f.servers, f.certPort
 	cfg.Cloud.CAFile, cfg.Cloud.CertFile, cfg.Cloud.KeyFile = f.ca(), f.cert(), f.key()
+	// A service has none of this shell's environment.
+	if u := environmentProxy(f.servers, f.certPort); u != nil {
+		cfg.Cloud.Proxy = u.String()
+	}
 	cfg.Kubelet.ContainerRuntimeEndpoint = f.runtime
 	if !strings.Contains(f.runtime, "://") {
 		cfg.Kubelet.ContainerRuntimeEndpoint = "unix://" + f.runtime

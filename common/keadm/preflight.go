@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -173,16 +174,20 @@ func (p *preflight) ports(add adder) {
 }
 
 func (p *preflight) proxy(add adder) {
-	for _, server := range joinServers(p.servers, p.certPort) {
-		req, err := http.NewRequest(http.MethodGet, "https://"+server, nil)
-		if err != nil {
-			continue
-		}
-		if u, err := http.ProxyFromEnvironment(req); err == nil && u != nil {
-			add(false, "proxy", fmt.Sprintf("the environment names the proxy %s for %s", u.Redacted(), server), "put the host into NO_PROXY if it is reached directly: edgecore dials CloudCore itself")
-			return
+	if u := environmentProxy(p.servers, p.certPort); u != nil {
+		add(false, "proxy", fmt.Sprintf("the environment names the proxy %s for CloudCore: edgecore will use it", u.Redacted()),
+			"put CloudCore into NO_PROXY if it is reached directly, or say --set cloud.proxy=none")
+	}
+}
+
+// environmentProxy is the proxy that the environment names for the first CloudCore; nil for none.
+func environmentProxy(servers []string, certPort int) *url.URL {
+	for _, server := range joinServers(servers, certPort) {
+		if u, err := http.ProxyFromEnvironment(&http.Request{URL: &url.URL{Scheme: "https", Host: server}}); err == nil && u != nil {
+			return u
 		}
 	}
+	return nil
 }
 
 // dialRuntime connects to the CRI socket.

@@ -18,6 +18,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -123,6 +124,38 @@ func (ca *CA) Cross(next *CA) ([]byte, error) {
 		return nil, fmt.Errorf("vouch for the next CA: %w", err)
 	}
 	return certPEM(der), nil
+}
+
+// statement is what is signed of a message: nothing that this CA signs can be taken for a certificate.
+func statement(message []byte) []byte {
+	sum := sha256.Sum256(append([]byte("tether statement of an edge CA, version 1\n"), message...))
+	return sum[:]
+}
+
+// Sign signs a message, for Vouched.
+func (ca *CA) Sign(message []byte) ([]byte, error) {
+	sig, err := ca.key.Sign(rand.Reader, statement(message), crypto.SHA256)
+	if err != nil {
+		return nil, fmt.Errorf("sign: %w", err)
+	}
+	return sig, nil
+}
+
+// Vouched reports whether a message was signed by one of roots, or by a CA in chain that one of roots vouches for. No
+// date is judged: it is how the time itself is learned.
+func Vouched(message, signature []byte, chain, roots []*x509.Certificate) bool {
+	for _, c := range append(slices.Clone(roots), chain...) {
+		key, ok := c.PublicKey.(*ecdsa.PublicKey)
+		if !ok || !ecdsa.VerifyASN1(key, statement(message), signature) {
+			continue
+		}
+		for _, r := range roots {
+			if c.Equal(r) || c.IsCA && c.CheckSignatureFrom(r) == nil {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // Pin names a CA by the SHA-256 of its certificate, in hex.

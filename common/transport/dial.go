@@ -19,6 +19,11 @@ import (
 // Dial connects to a hub at host:port. config is of mutual TLS 1.3 (pki.ClientTLS). ctx bounds the whole handshake. An
 // error that is ErrRefused came from the hub; any other one from the network on the way.
 func Dial(ctx context.Context, address string, config *tls.Config) (Stream, error) {
+	return DialThrough(ctx, nil, address, config)
+}
+
+// DialThrough is Dial through a proxy. The TLS is the hub's, from end to end.
+func DialThrough(ctx context.Context, proxy Proxy, address string, config *tls.Config) (Stream, error) {
 	// progressed tells whether the TCP connection stood: what fails after that, other than by time, is a refusal.
 	progressed := false
 	dialer := websocket.Dialer{
@@ -27,6 +32,7 @@ func Dial(ctx context.Context, address string, config *tls.Config) (Stream, erro
 			progressed = err == nil
 			return conn, err
 		},
+		Proxy:            proxy,
 		TLSClientConfig:  config,
 		Subprotocols:     []string{subprotocol},
 		ReadBufferSize:   4 << 10,

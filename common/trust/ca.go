@@ -51,6 +51,9 @@ func (a *Authority) Pool() *x509.CertPool { return a.pool }
 // Pin names the present CA in join tokens.
 func (a *Authority) Pin() string { return pki.Pin(a.CA.Cert()) }
 
+// Chain is the present CA's certificate and, if there is one, what the CA before it says of it, in PEM.
+func (a *Authority) Chain() []byte { return append(a.CA.CertPEM(), a.cross...) }
+
 // Server makes a certificate for a CloudCore with a key of its own, for pki.ServerName and the given names and
 // addresses. It is shown with what an edge that knows only the CA before this one needs to trust it.
 func (a *Authority) Server(hosts []string, validity time.Duration) (*tls.Certificate, error) {

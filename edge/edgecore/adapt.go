@@ -10,10 +10,10 @@ import (
 	"github.com/tether-edge/tether/edge/store"
 )
 
-// clock adapts a func to the packages' one-method clocks.
-type clock func() time.Time
+// clockFunc adapts a func to the packages' one-method clocks.
+type clockFunc func() time.Time
 
-func (c clock) Now() time.Time { return c() }
+func (c clockFunc) Now() time.Time { return c() }
 
 // linkStore presents the store as the link wants it.
 type linkStore struct{ *store.Store }

@@ -6,11 +6,13 @@ package edgecore
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -26,6 +28,7 @@ import (
 	"github.com/tether-edge/tether/common/run"
 	"github.com/tether-edge/tether/common/transport"
 	"github.com/tether-edge/tether/common/version"
+	"github.com/tether-edge/tether/edge/clock"
 	"github.com/tether-edge/tether/edge/kubeapi"
 	"github.com/tether-edge/tether/edge/kubelet"
 	"github.com/tether-edge/tether/edge/link"
@@ -52,6 +55,9 @@ type EdgeCore struct {
 	api      *kubeapi.Server
 	kubelet  *kubelet.Kubelet
 	renewer  *renew.Renewer
+	clock    *clock.Clock
+	proxy    transport.Proxy
+	joins    []string // host:port of the join ports
 }
 
 // New opens the store and builds everything else. cfg is valid. The error says what is missing on this machine.
@@ -71,6 +77,14 @@ func New(ctx context.Context, cfg *v1alpha1.EdgeCore, deps Deps) (*EdgeCore, err
 	if err := e.checkName(); err != nil {
 		return nil, err
 	}
+	if e.proxy, err = transport.ParseProxy(cfg.Cloud.Proxy); err != nil {
+		return nil, err
+	}
+	e.clock = clock.New(clock.Deps{Proxy: e.requests, System: deps.Now, File: filepath.Join(cfg.DataDir, "time"), Log: e.part("clock"), Registry: e.reg,
+		Roots: func() ([]*x509.Certificate, error) { return pki.ReadCertificates(cfg.Cloud.CAFile) }},
+		pki.Issued(e.identity.Certificate().Leaf))
+	e.deps.Now = e.clock.Now
+	deps.Now = e.clock.Now
 	if e.local, err = openLocalPKI(filepath.Join(cfg.DataDir, "pki"), cfg.API.BindAddress, deps.Log); err != nil {
 		return nil, fmt.Errorf("make the local API's certificates: %w", err)
 	}
@@ -79,7 +93,7 @@ func New(ctx context.Context, cfg *v1alpha1.EdgeCore, deps Deps) (*EdgeCore, err
 	}
 	e.store, err = store.Open(ctx, store.Config{Dir: filepath.Join(cfg.DataDir, "store"), NodeName: cfg.NodeName,
 		EventQuota: int64(cfg.Store.EventQuota), FreeSpaceFloor: int64(cfg.Store.FreeSpaceFloor), CopyInterval: cfg.Store.CopyInterval.Std()},
-		store.Deps{Log: e.part("store"), Clock: clock(deps.Now), Registerer: e.reg})
+		store.Deps{Log: e.part("store"), Clock: clockFunc(deps.Now), Registerer: e.reg})
 	if err != nil {
 		return nil, err
 	}
@@ -109,22 +123,21 @@ func (e *EdgeCore) build() error {
 	var err error
 	e.link, err = link.New(link.Config{Node: cfg.NodeName, Servers: cfg.Cloud.Servers, Software: version.String("edgecore"),
 		PingInterval: cfg.Cloud.PingInterval.Std()},
-		link.Deps{Dial: e.dial, Store: linkStore{e.store}, LeaseAge: e.leaseAge, Log: e.part("link"), Now: e.deps.Now, Registry: e.reg})
+		link.Deps{Dial: e.dial, Store: linkStore{e.store}, LeaseAge: e.leaseAge, ServerTime: e.clock.Heard, Log: e.part("link"), Now: e.deps.Now, Registry: e.reg})
 	if err != nil {
 		return err
 	}
-	var joins []string
 	for _, s := range cfg.Cloud.Servers {
 		host, _, err := net.SplitHostPort(s)
 		if err != nil {
 			return fmt.Errorf("server %q: %w", s, err)
 		}
-		joins = append(joins, net.JoinHostPort(host, strconv.Itoa(cfg.Cloud.JoinPort)))
+		e.joins = append(e.joins, net.JoinHostPort(host, strconv.Itoa(cfg.Cloud.JoinPort)))
 	}
-	e.renewer = renew.New(renew.Config{Node: cfg.NodeName, CertFile: cfg.Cloud.CertFile, CAFile: cfg.Cloud.CAFile, Servers: joins},
-		renew.Deps{Identity: e.identity, Roots: e.roots, Log: e.part("renew"), Now: e.deps.Now, Registry: e.reg})
+	e.renewer = renew.New(renew.Config{Node: cfg.NodeName, CertFile: cfg.Cloud.CertFile, CAFile: cfg.Cloud.CAFile, Servers: e.joins},
+		renew.Deps{Proxy: e.requests, Identity: e.identity, Roots: e.roots, Log: e.part("renew"), Now: e.deps.Now, Registry: e.reg})
 	e.api, err = kubeapi.New(kubeapi.Config{NodeName: cfg.NodeName, AdminGroup: adminGroup, Version: version.Get().Kubernetes},
-		kubeapi.Deps{Store: e.store, Cloud: e.link, Log: e.part("kubeapi"), Clock: clock(e.deps.Now), Registerer: e.reg})
+		kubeapi.Deps{Store: e.store, Cloud: e.link, Log: e.part("kubeapi"), Clock: clockFunc(e.deps.Now), Registerer: e.reg})
 	if err != nil {
 		return err
 	}
@@ -158,8 +171,23 @@ func (e *EdgeCore) waitReady(ctx context.Context) error {
 }
 
 func (e *EdgeCore) dial(ctx context.Context, server string) (transport.Stream, error) {
-	s, err := transport.Dial(ctx, server, pki.ClientTLS(e.identity, e.roots, pki.ServerName, e.deps.Now))
+	s, err := transport.DialThrough(ctx, e.proxy, server, pki.ClientTLS(e.identity, e.roots, pki.ServerName, e.deps.Now))
+	// A date that this edge judges wrong may be this edge's clock; one that the hub judges is not.
+	if told := pki.Explain(err, e.deps.Now); errors.Is(told, pki.ErrExpired) && !errors.Is(told, pki.ErrRefused) {
+		if err := e.clock.Ask(ctx, e.joins); err != nil {
+			e.part("clock").Warn("cannot learn the time", "error", err)
+		}
+		return s, told
+	}
 	return s, pki.Explain(err, e.deps.Now)
+}
+
+// requests is the proxy of requests to the join port, where nil would mean the environment's.
+func (e *EdgeCore) requests(r *http.Request) (*url.URL, error) {
+	if e.proxy == nil {
+		return nil, nil
+	}
+	return e.proxy(r)
 }
 
 func (e *EdgeCore) leaseAge() time.Duration {
@@ -192,6 +220,7 @@ func (e *EdgeCore) Start(ctx context.Context) error {
 	group.Add("kubeapi", run.Func(func(ctx context.Context) error { return e.serve(ctx, api, config) }))
 	group.Add("link", e.link)
 	group.Add("renew", e.renewer)
+	group.Add("clock", e.clock)
 	group.Add("kubelet", e.kubelet)
 	err = group.Start(ctx)
 	return errors.Join(err, e.store.Close())

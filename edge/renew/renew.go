@@ -14,6 +14,8 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net/http"
+	"net/url"
 	"os"
 	"time"
 
@@ -33,6 +35,8 @@ type Config struct {
 
 // Deps are what a Renewer works with.
 type Deps struct {
+	// Proxy is what requests go through; see join.Client.
+	Proxy func(*http.Request) (*url.URL, error)
 	// Identity and Roots are read from CertFile and CAFile.
 	Identity pki.Presenter
 	Roots    pki.Roots
@@ -119,7 +123,7 @@ func (r *Renewer) Renew(ctx context.Context) error {
 	}
 	var resp *join.Response
 	for _, i := range rand.Perm(len(r.cfg.Servers)) {
-		c := &join.Client{Server: r.cfg.Servers[i], Roots: r.deps.Roots, Identity: r.deps.Identity, Now: r.deps.Now}
+		c := &join.Client{Server: r.cfg.Servers[i], Roots: r.deps.Roots, Identity: r.deps.Identity, Now: r.deps.Now, Proxy: r.deps.Proxy}
 		var e error
 		if resp, e = c.Renew(ctx, csr); e == nil {
 			break

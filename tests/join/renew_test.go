@@ -200,7 +200,7 @@ func TestAnAnswerThatIsNotThisNodesChangesNothing(t *testing.T) {
 		},
 	} {
 		before := w.until()
-		if err := w.renewer(serve(t, w, answer())).Renew(t.Context()); err == nil {
+		if err := w.renewer(serve(t, w, func(*http.Request) any { return answer() })).Renew(t.Context()); err == nil {
 			t.Errorf("%s: it was taken", name)
 		}
 		if !w.until().Equal(before) {
@@ -213,15 +213,15 @@ func pemOf(cert *x509.Certificate) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})
 }
 
-// serve is a CloudCore that gives one answer.
-func serve(t *testing.T, w *world, answer join.Response) string {
+// serve is a CloudCore that gives these answers.
+func serve(t *testing.T, w *world, answer func(*http.Request) any) string {
 	t.Helper()
 	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{MinVersion: tls.VersionTLS13, Time: w.now,
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return w.trusted.Certificate(), nil }})
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := &http.Server{Handler: http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(rw).Encode(answer) })}
+	srv := &http.Server{Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { _ = json.NewEncoder(rw).Encode(answer(r)) })}
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(l) }()
 	t.Cleanup(func() { _ = srv.Close(); <-done })

@@ -130,6 +130,7 @@ func TestEachEdgeFaultIsFoundAlone(t *testing.T) {
 		"cloud.caFile":                     `cloud: {servers: ["a:1"], caFile: ""}`,
 		"cloud.certFile":                   `cloud: {servers: ["a:1"], certFile: x}`,
 		"cloud.keyFile":                    `cloud: {servers: ["a:1"], keyFile: x}`,
+		"cloud.proxy":                      `cloud: {servers: ["a:1"], proxy: "ftp://a"}`,
 		"cloud.pingInterval":               `cloud: {servers: ["a:1"], pingInterval: 1h}`,
 		"api.bindAddress":                  `api: {bindAddress: "0.0.0.0:10550"}`,
 		"metrics.bindAddress":              `metrics: {bindAddress: "127.0.0.1"}`,

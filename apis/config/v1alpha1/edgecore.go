@@ -28,6 +28,9 @@ type Cloud struct {
 	Servers []string `json:"servers"`
 	// JoinPort is the port of the same CloudCores at which this node's certificate is renewed.
 	JoinPort int `json:"joinPort"`
+	// Proxy is what the link and the renewals go through: empty for what the environment says, none, or the URL of a
+	// proxy that knows CONNECT, such as http://user:password@proxy:3128.
+	Proxy string `json:"proxy"`
 	// CAFile holds the authorities (PEM) that may vouch for CloudCore. It is written when a certificate is renewed.
 	CAFile string `json:"caFile"`
 	// CertFile and KeyFile are this node's identity (PEM). They are read again when they change; edgecore writes CertFile
@@ -161,6 +164,7 @@ func (c *EdgeCore) Validate() error {
 		f.hostPort(index("cloud.servers", i), s)
 	}
 	f.port("cloud.joinPort", c.Cloud.JoinPort)
+	f.proxy("cloud.proxy", c.Cloud.Proxy)
 	f.path("cloud.caFile", c.Cloud.CAFile)
 	f.path("cloud.certFile", c.Cloud.CertFile)
 	f.path("cloud.keyFile", c.Cloud.KeyFile)

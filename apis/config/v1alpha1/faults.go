@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -154,6 +155,17 @@ func isHost(v string) bool {
 func (f *faults) host(path, v string) {
 	if !isHost(v) {
 		f.add(path, "a DNS name or IP address, without port", v)
+	}
+}
+
+// proxy leaves the value out of its message: it may hold a password.
+func (f *faults) proxy(path, v string) {
+	if v == "" || v == "none" {
+		return
+	}
+	u, err := url.Parse(v)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		f.add(path, "none, or a URL such as http://user:password@proxy:3128", verbatim("something else"))
 	}
 }
 

@@ -66,7 +66,11 @@ func New(cfg *v1alpha1.CloudCore, deps Deps) (*CloudCore, error) {
 	c := &CloudCore{cfg: cfg, deps: deps, reg: prometheus.NewRegistry()}
 	c.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	var err error
-	if c.rest, err = clientcmd.BuildConfigFromFlags("", cfg.Kubeconfig); err != nil {
+	if cfg.Kubeconfig == "" {
+		if c.rest, err = rest.InClusterConfig(); err != nil {
+			return nil, fmt.Errorf("kubeconfig is not set, which means the service account of a pod, and there is none: name a file in kubeconfig: %w", err)
+		}
+	} else if c.rest, err = clientcmd.BuildConfigFromFlags("", cfg.Kubeconfig); err != nil {
 		return nil, fmt.Errorf("read kubeconfig %q: %w", cfg.Kubeconfig, err)
 	}
 	c.rest.UserAgent = version.String("cloudcore")
@@ -104,7 +108,7 @@ func (c *CloudCore) Start(ctx context.Context) error {
 	run.SaveMemory()
 	metrics, err := net.Listen("tcp", c.cfg.Metrics.BindAddress)
 	if err != nil {
-		return fmt.Errorf("listen for metrics: %w", err)
+		return fmt.Errorf("metrics.bindAddress: %w: end what uses the port, or choose another", err)
 	}
 	group := run.New(c.deps.Log)
 	group.Add("metrics", run.HTTP(metrics, c.handler()))
@@ -147,7 +151,7 @@ func (c *CloudCore) serveEdges(ctx context.Context) error {
 	address := net.JoinHostPort(c.cfg.Hub.BindAddress, strconv.Itoa(c.cfg.Hub.WebSocketPort))
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
-		return fmt.Errorf("listen for edges: %w", err)
+		return fmt.Errorf("hub.webSocketPort: %w: end what uses the port, or choose another", err)
 	}
 	h := hub.New(hub.Config{MaxHandshakes: c.cfg.Hub.MaxHandshakes, HandshakeTimeout: c.cfg.Hub.HandshakeTimeout.Std(),
 		MaxSessions: c.cfg.Hub.MaxSessions, MaxInFlightBytes: int(c.cfg.Hub.MaxInFlightBytes), Coalesce: c.cfg.Hub.Coalesce.Std(), Epoch: epoch, Address: c.address()},

@@ -65,7 +65,7 @@ func (c *CloudCore) serveJoins(ctx context.Context) error {
 	}
 	listener, err := net.Listen("tcp", net.JoinHostPort(c.cfg.Hub.BindAddress, strconv.Itoa(c.cfg.Join.Port)))
 	if err != nil {
-		return fmt.Errorf("listen for joins: %w", err)
+		return fmt.Errorf("join.port: %w: end what uses the port, or choose another", err)
 	}
 	var servers []string
 	for _, a := range c.cfg.Hub.AdvertiseAddresses {

@@ -259,6 +259,8 @@ func (k *Keeper) Connected(node, session, address string) {
 	r := k.record(node)
 	r.session, r.address, r.claimed, r.stale = session, address, false, false
 	r.known = r.known && !r.removed // somebody may have taken that back
+	// Its Node may have gone while nobody was here to see it, and a kubelet whose store has the Node registers none.
+	defer k.nodes.Add(node)
 	r.ping, r.kubelet = 0, now
 	k.mu.Unlock()
 	k.leases.Add(node)

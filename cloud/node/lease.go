@@ -240,6 +240,7 @@ func (k *Keeper) written(node string, l *coordinationv1.Lease, c *leaseChange) t
 		k.m.copies.Inc()
 	}
 	if c.claim {
+		k.nodes.Add(node) // a removal that was taken back: the Node is still absent
 		r.leaseEpoch = c.epoch
 		if r.session == c.session {
 			r.claimed, r.epoch = true, c.epoch

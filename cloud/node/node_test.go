@@ -203,6 +203,54 @@ func TestARemovalThatIsTakenBackIsSeen(t *testing.T) {
 	if renewed, _ := renew(t, k); !renewed {
 		t.Error("the lease is not renewed though the annotation is gone")
 	}
+	// The Node that was deleted meanwhile is made again.
+	if n := k.nodes.Len(); n == 0 {
+		t.Error("nobody looks whether the Node is there")
+	}
+}
+
+// A removal is forgotten with the node; who takes it back and connects again gets its Node back.
+func TestANodeWhoseRemovalIsTakenBackIsMadeAgain(t *testing.T) {
+	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}, Spec: corev1.NodeSpec{ProviderID: "tether://n1"}}
+	cache := objects{{Kind: object.Nodes, Name: "n1"}: n}
+	k, _ := newKeeper(t, cache)
+	k.Connected("n1", "s1", "a:1")
+	renew(t, k) // with the copy of the Node
+	leases := k.deps.Client.CoordinationV1().Leases(LeaseNamespace)
+	mark := func(removed bool) {
+		l, err := leases.Get(t.Context(), "n1", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		delete(l.Annotations, AnnotationRemoved)
+		if removed {
+			l.Annotations[AnnotationRemoved] = "true"
+		}
+		if _, err := leases.Update(t.Context(), l, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	k.Disconnected("n1", "s1")
+	mark(true)
+	delete(cache, object.Key{Kind: object.Nodes, Name: "n1"})
+	if _, err := k.syncNode(t.Context(), "n1"); err != nil {
+		t.Fatal(err)
+	}
+	mark(false)
+	for k.nodes.Len() > 0 { // what was asked for before
+		item, _ := k.nodes.Get()
+		k.nodes.Done(item)
+	}
+	k.Connected("n1", "s2", "a:1")
+	if k.nodes.Len() == 0 {
+		t.Fatal("nobody looks whether the Node is there")
+	}
+	if _, err := k.syncNode(t.Context(), "n1"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := k.deps.Client.CoreV1().Nodes().Get(t.Context(), "n1", metav1.GetOptions{}); err != nil {
+		t.Errorf("the Node was not made again: %v", err)
+	}
 }
 
 // A lease that somebody deleted is made again with all that says who holds the node.

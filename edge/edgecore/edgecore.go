@@ -204,11 +204,11 @@ func (e *EdgeCore) Start(ctx context.Context) error {
 	run.SaveMemory()
 	metrics, err := net.Listen("tcp", e.cfg.Metrics.BindAddress)
 	if err != nil {
-		return fmt.Errorf("listen for metrics: %w", err)
+		return fmt.Errorf("metrics.bindAddress: %w: end what uses the port, or choose another", err)
 	}
 	api, err := net.Listen("tcp", e.cfg.API.BindAddress)
 	if err != nil {
-		return errors.Join(fmt.Errorf("listen for local clients: %w", err), metrics.Close())
+		return errors.Join(fmt.Errorf("api.bindAddress: %w: end what uses the port, or choose another", err), metrics.Close())
 	}
 	config, err := e.local.serverTLS()
 	if err != nil {

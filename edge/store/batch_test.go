@@ -193,6 +193,30 @@ func TestOutOfInterestWaitsForThePodThatRefersToIt(t *testing.T) {
 	s.mustBeAbsent(t, k)
 }
 
+// The end of one pod takes nothing away from another: not from a held one, nor from a living one whose Secret is out of
+// interest.
+func TestTheEndOfOnePodLeavesTheOthersWhatTheyReferTo(t *testing.T) {
+	for name, second := range map[string]object.Cause{"held": object.CauseNodeGone, "living": 0} {
+		t.Run(name, func(t *testing.T) {
+			s := newStore(t)
+			secret := &corev1.Secret{ObjectMeta: meta("shop", "cred", "s", 2)}
+			k := object.KeyOf(object.Secrets, secret)
+			s.mustBatch(t, upsert(t, object.Secrets, secret), upsert(t, object.Pods, pod("a", "u1", 5)), upsert(t, object.Pods, pod("b", "u2", 6)))
+			if second != 0 {
+				s.mustBatch(t, gone(podKey("b"), second))
+			}
+			s.mustBatch(t, gone(k, object.CauseOutOfInterest))
+			s.mustBatch(t, gone(podKey("a"), object.CauseDeleted))
+			s.mustBeAbsent(t, podKey("a"))
+			s.mustGet(t, podKey("b"))
+			s.mustGet(t, k)
+			r := s.mustGet(t, podKey("b"))
+			s.mustApply(t, object.Change{Expect: r.LocalRV, Record: r, Remove: true})
+			s.mustBeAbsent(t, k)
+		})
+	}
+}
+
 func TestOwnNodeIsNeverRemovedAndKeepsItsStatusWhenReCreated(t *testing.T) {
 	s := newStore(t)
 	n := &corev1.Node{ObjectMeta: meta("", testNode, "n1", 5)}

@@ -123,7 +123,7 @@ spec:
 // TestThirtyPodsAtOnce and a large object with them.
 func TestThirtyPodsAtOnce(t *testing.T) {
 	s := sharedSystem(t)
-	s.configMap("many", map[string]string{"message": "many", "big": strings.Repeat("0123456789abcdef", 60<<10)}) // 960 KiB
+	s.configMap("many", map[string]string{"message": "many", "big": strings.Repeat("0123456789abcdef", 65_400)}) // with its other key just below 1 MiB, the API server's limit
 	s.deployment("many", 30)
 	s.waitDeployment("many", 30, 3*time.Minute)
 	p := s.podsOf("many")[0]

@@ -30,8 +30,9 @@ type EdgeStatus struct {
 		Problem   string // why there is no link
 	} `json:"link"`
 	Kubelet struct {
-		State  string `json:"state"`
-		Reason string `json:"reason"`
+		State    string `json:"state"`
+		Reason   string `json:"reason"`
+		Attempts int    `json:"attempts"` // starts that ended the process
 	} `json:"kubelet"`
 }
 

@@ -74,7 +74,7 @@ func (s *system) next() string {
 	return fmt.Sprintf(`
 The system keeps running. What to try next:
   export KUBECONFIG=%s
-  kubectl get pods -o wide                      what the cluster sees
+%s  kubectl get pods -o wide                      what the cluster sees
   kubectl scale deployment demo --replicas=10   more of it on the edge
   make status                                   processes, link, containers, node and pods
   make cut; make heal                           take the cable out and put it back
@@ -82,7 +82,15 @@ The system keeps running. What to try next:
                                                 edgecore is back within a second, its pods never notice
   make down                                     end everything and leave nothing behind
 logs are in %s
-`, s.place.kubeconfig(), s.place.short(s.edge.CorePIDFile()), s.place.short(filepath.Join(s.place.clusterDir(), "log")))
+`, s.place.kubeconfig(), s.kubectlPath(), s.place.short(s.edge.CorePIDFile()), s.place.short(filepath.Join(s.place.clusterDir(), "log")))
+}
+
+// kubectlPath says where kubectl is, if the machine has none.
+func (s *system) kubectlPath() string {
+	if machineKubectl(context.Background()) != "" {
+		return ""
+	}
+	return fmt.Sprintf("  export PATH=%s:$PATH                where kubectl is: this machine has none\n", filepath.Dir(s.kubectl))
 }
 
 func (s *system) lookAtMachine(context.Context) (string, error) {

@@ -220,6 +220,10 @@ func (i *Issuer) join(ctx context.Context, r *http.Request, body []byte) (any, e
 		if issued, err = i.deps.Trust.Revoke(ctx, q.Node); err != nil {
 			return nil, err
 		}
+	} else if revoked, err := i.deps.Trust.Revocations(ctx); err != nil {
+		return nil, err
+	} else if at := revoked[q.Node]; issued.Before(at) {
+		issued = at // the second in which the last certificates were revoked is not over
 	}
 	resp, err := i.sign(ctx, trust.Identity{Node: q.Node, Machine: q.Machine, Key: key}, []byte(q.CSR), issued, func(held *trust.Identity) error {
 		return i.mayTake(q, token, held)

@@ -247,7 +247,7 @@ func TestRelistDeletesWhatIsGoneAndKeepsTheRest(t *testing.T) {
 	cluster := statetest.New()
 	cluster.Put(node("n"))
 	var pods []object.Key
-	for i := range 8000 {
+	for i := range 1200 {
 		k, _ := cluster.Put(pod("ns", fmt.Sprint(i), "n"))
 		pods = append(pods, k)
 	}

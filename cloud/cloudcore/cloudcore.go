@@ -194,7 +194,10 @@ func (c *CloudCore) address() string {
 		host = a[0]
 	}
 	if host == "" {
-		host, _ = os.Hostname() // empty says it as well
+		var err error
+		if host, err = os.Hostname(); err != nil {
+			c.deps.Log.Warn("this CloudCore has no address to name in Leases: set hub.advertiseAddresses", "error", err)
+		}
 	}
 	return net.JoinHostPort(host, strconv.Itoa(c.cfg.Hub.WebSocketPort))
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"fmt"
 	"log/slog"
 	"sync/atomic"
 	"time"
@@ -157,6 +156,3 @@ func (t *Trusted) Pool() *x509.CertPool { return t.authority.Load().Pool() }
 func (t *Trusted) Revoked(node string, cert *x509.Certificate) bool {
 	return t.revoked.Load().Revoked(node, cert)
 }
-
-// String names the CA.
-func (t *Trusted) String() string { return fmt.Sprintf("edge CA %s", t.Authority().Pin()) }

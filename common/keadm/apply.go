@@ -62,8 +62,7 @@ func documents(manifests []byte) ([]*unstructured.Unstructured, error) {
 
 // resources finds the clients of objects.
 type resources struct {
-	dynamic dynamic.Interface
-	of      func(*unstructured.Unstructured) (dynamic.ResourceInterface, error)
+	of func(*unstructured.Unstructured) (dynamic.ResourceInterface, error)
 }
 
 func (c *clusterClient) resources() (*resources, error) {
@@ -80,7 +79,7 @@ func (c *clusterClient) resources() (*resources, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ask the cluster what it knows: %w", err)
 	}
-	return &resources{client, func(obj *unstructured.Unstructured) (dynamic.ResourceInterface, error) {
+	return &resources{func(obj *unstructured.Unstructured) (dynamic.ResourceInterface, error) {
 		mapping, err := mapper.RESTMapping(obj.GroupVersionKind().GroupKind(), obj.GroupVersionKind().Version)
 		if err != nil {
 			return nil, fmt.Errorf("%s %s: %w", obj.GetKind(), obj.GetName(), err)

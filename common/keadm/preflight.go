@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -120,9 +121,8 @@ func (p *preflight) network(add adder) {
 		return
 	}
 	for _, l := range links {
-		var mtu int
-		_, _ = fmt.Sscan(p.read(filepath.Join("sys/class/net", l.Name(), "mtu")), &mtu)
-		if mtu > 0 && mtu < 1280 && l.Name() != "lo" {
+		mtu, err := strconv.Atoi(p.read(filepath.Join("sys/class/net", l.Name(), "mtu")))
+		if err == nil && mtu < 1280 && l.Name() != "lo" { // a device without one is no link
 			add(false, "mtu", fmt.Sprintf("%s carries %d bytes at most", l.Name(), mtu), "raise it to 1280 or more, or expect the link over QUIC to fail and large packets of pods to be lost")
 		}
 	}

@@ -3,8 +3,6 @@ package keadm
 import (
 	"encoding/json"
 	"fmt"
-	"maps"
-	"strconv"
 	"strings"
 
 	"sigs.k8s.io/yaml"
@@ -62,8 +60,5 @@ func parseLabels(pairs []string) (map[string]string, error) {
 		}
 		out[k] = v
 	}
-	return maps.Clone(out), nil
+	return out, nil
 }
-
-// quoted writes a value so that YAML reads it as text.
-func quoted(s string) string { return strconv.Quote(s) }

@@ -47,18 +47,13 @@ func TestAnEdgeBacksOffFromWhatWillNotChangeAtOnce(t *testing.T) {
 }
 
 func TestTheFirstAttemptsFollowEachOtherFaster(t *testing.T) {
-	var sum time.Duration
 	for n := range quickAttempts {
 		d := between(n + 1)
 		if d < attemptMin/3 || d > attemptMax/3 {
 			t.Errorf("pause %d is %s", n, d)
 		}
-		sum += d
 	}
 	if d := between(quickAttempts + 1); d < attemptMin || d > attemptMax {
 		t.Errorf("a later pause is %s", d)
-	}
-	if sum > quickAttempts*attemptMax/3 {
-		t.Errorf("the first pauses take %s", sum)
 	}
 }

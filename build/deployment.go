@@ -62,7 +62,7 @@ spec:
         ports:
         - name: websocket
           containerPort: %[3]d
-        - name: join
+%[6]s        - name: join
           containerPort: %[4]d
         readinessProbe:
           httpGet:
@@ -94,8 +94,12 @@ spec:
 `
 
 // Deployment returns CloudCore's ConfigMap and Deployment, as YAML documents: config is its configuration file,
-// webSocketPort and joinPort are the ports in it.
-func Deployment(image string, config []byte, webSocketPort, joinPort int) []byte {
+// webSocketPort, quicPort (0 for none) and joinPort are the ports in it.
+func Deployment(image string, config []byte, webSocketPort, quicPort, joinPort int) []byte {
+	quic := ""
+	if quicPort != 0 {
+		quic = fmt.Sprintf("        - name: quic\n          containerPort: %d\n          protocol: UDP\n", quicPort)
+	}
 	indented := "    " + strings.ReplaceAll(strings.TrimSpace(string(config)), "\n", "\n    ")
-	return fmt.Appendf(nil, deployment, image, indented, webSocketPort, joinPort, sha256.Sum256(config))
+	return fmt.Appendf(nil, deployment, image, indented, webSocketPort, joinPort, sha256.Sum256(config), quic)
 }

@@ -148,18 +148,37 @@ func (c *CloudCore) serveEdges(ctx context.Context) error {
 	if !c.trusted.wait(ctx) {
 		return nil
 	}
-	address := net.JoinHostPort(c.cfg.Hub.BindAddress, strconv.Itoa(c.cfg.Hub.WebSocketPort))
-	listener, err := net.Listen("tcp", address)
+	listener, err := net.Listen("tcp", net.JoinHostPort(c.cfg.Hub.BindAddress, strconv.Itoa(c.cfg.Hub.WebSocketPort)))
 	if err != nil {
 		return fmt.Errorf("hub.webSocketPort: %w: end what uses the port, or choose another", err)
 	}
+	packets, err := c.listenPackets()
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	reset, err := c.trusted.Derive("QUIC stateless reset")
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
 	h := hub.New(hub.Config{MaxHandshakes: c.cfg.Hub.MaxHandshakes, HandshakeTimeout: c.cfg.Hub.HandshakeTimeout.Std(),
 		MaxSessions: c.cfg.Hub.MaxSessions, MaxInFlightBytes: int(c.cfg.Hub.MaxInFlightBytes), Coalesce: c.cfg.Hub.Coalesce.Std(), Epoch: epoch, Address: c.address()},
-		hub.Deps{Listener: listener, Identity: c.trusted, Clients: c.trusted, Revoked: c.trusted.Revoked, Caches: caches{c.cache}, Upstream: c.up,
+		hub.Deps{Listener: listener, Packets: packets, ResetKey: &reset, Identity: c.trusted, Clients: c.trusted, Revoked: c.trusted.Revoked, Caches: caches{c.cache}, Upstream: c.up,
 			Nodes: c.nodes, Log: c.deps.Log.With("part", "hub"), Now: c.deps.Now, Registry: c.reg})
 	c.hub.Store(h)
-	c.deps.Log.Info("listening for edges", "address", listener.Addr().String())
+	c.deps.Log.Info("listening for edges", "address", listener.Addr().String(), "quicPort", c.cfg.Hub.QUICPort)
 	return h.Start(ctx)
+}
+
+// listenPackets opens the port for QUIC; nil if there is to be none.
+func (c *CloudCore) listenPackets() (net.PacketConn, error) {
+	if c.cfg.Hub.QUICPort == 0 {
+		return nil, nil
+	}
+	p, err := net.ListenPacket("udp", net.JoinHostPort(c.cfg.Hub.BindAddress, strconv.Itoa(c.cfg.Hub.QUICPort)))
+	if err != nil {
+		return nil, fmt.Errorf("hub.quicPort: %w: end what uses the port, choose another, or 0 for no QUIC", err)
+	}
+	return p, nil
 }
 
 // prepare learns the cluster's identity and how to act as a node. It tries until ctx is done, less and less often: rights

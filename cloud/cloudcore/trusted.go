@@ -73,7 +73,7 @@ func (c *CloudCore) serveJoins(ctx context.Context) error {
 	}
 	c.deps.Log.Info("listening for joins", "address", listener.Addr().String())
 	return issuer.New(issuer.Config{Validity: c.cfg.Join.CertificateLife.Std(), Grace: c.cfg.Join.RenewalGrace.Std(),
-		Servers: servers, MaxConnections: c.cfg.Join.MaxConnections},
+		Servers: servers, QUICPort: c.cfg.Hub.QUICPort, MaxConnections: c.cfg.Join.MaxConnections},
 		issuer.Deps{Listener: listener, Trust: c.store, CA: c.trusted, Nodes: c.nodes, Log: c.deps.Log.With("part", "join"),
 			Now: c.deps.Now, Registry: c.reg}).Start(ctx)
 }

@@ -292,9 +292,9 @@ func (c *conn) handle(effects []session.Effect) {
 		case session.Welcomed:
 			// Not before: an edge that is turned away must not look alive.
 			c.welcomed = true
-			c.hub.deps.Nodes.Connected(c.node, c.id, c.hub.cfg.Address)
-			c.hub.metrics.connects.Inc()
-			c.log.Info("edge connected", "software", c.software)
+			c.hub.deps.Nodes.Connected(c.node, c.id, c.hub.cfg.Address, c.stream.Protocol())
+			c.hub.metrics.connects.WithLabelValues(string(c.stream.Protocol())).Inc()
+			c.log.Info("edge connected", "protocol", c.stream.Protocol(), "software", c.software)
 			if len(e.Unknown) > 0 {
 				c.log.Info("the edge offers features that this hub does not know", "features", e.Unknown)
 			}

@@ -9,6 +9,7 @@ package hub
 import (
 	"context"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -47,7 +48,7 @@ type Upstream interface {
 
 // Nodes hears which edges are here. Its methods do not block.
 type Nodes interface {
-	Connected(node, session, address string)
+	Connected(node, session, address string, protocol transport.Protocol)
 	Disconnected(node, session string)
 	// Alive tells how long ago the node's kubelet renewed its lease; negative where it never did.
 	Alive(node, session string, leaseAge, pingInterval time.Duration)
@@ -72,6 +73,10 @@ type Config struct {
 // Deps are what a Hub works with.
 type Deps struct {
 	Listener net.Listener
+	// Packets, if not nil, accepts edges over QUIC. ResetKey is the same at every start: edges of a hub that was killed
+	// notice it at their next packet.
+	Packets  net.PacketConn
+	ResetKey *[32]byte
 	Identity pki.Presenter
 	Clients  pki.Roots
 	// Revoked reports whether a node's certificate is revoked; nil revokes none. After a change call Recheck.
@@ -110,7 +115,7 @@ func New(cfg Config, deps Deps) *Hub {
 		deps.Now = time.Now
 	}
 	h := &Hub{cfg: cfg, deps: deps, instance: fmt.Sprintf("%08x", rand.Uint32()), sessions: map[string]*conn{}, epoch: cfg.Epoch}
-	h.metrics = newMetrics(deps.Registry, h.count)
+	h.metrics = newMetrics(deps.Registry, h.countBy)
 	return h
 }
 
@@ -124,11 +129,30 @@ func (h *Hub) Start(ctx context.Context) error {
 		MaxHandshakes: h.cfg.MaxHandshakes, HandshakeTimeout: h.cfg.HandshakeTimeout,
 		Admit: h.admit, Log: h.deps.Log,
 	}, func(s transport.Stream, greeted func()) { h.accept(sctx, s, greeted) })
-	err := srv.Serve(ctx, h.deps.Listener)
+	err := h.serve(ctx, srv)
 	h.drain()
 	cancel()
 	h.open.Wait()
-	return err
+	return errors.Join(err, srv.Close())
+}
+
+// serve listens until ctx is done or one of the listeners fails.
+func (h *Hub) serve(ctx context.Context, srv *transport.Server) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	overQUIC := make(chan error, 1)
+	go func() {
+		defer cancel()
+		if h.deps.Packets == nil {
+			<-ctx.Done()
+			overQUIC <- nil
+			return
+		}
+		overQUIC <- srv.ServeQUIC(ctx, h.deps.Packets, h.deps.ResetKey)
+	}()
+	err := srv.Serve(ctx, h.deps.Listener)
+	cancel()
+	return errors.Join(err, <-overQUIC)
 }
 
 // admit says how long an edge should stay away; 0 lets it in.
@@ -153,6 +177,19 @@ func (h *Hub) count() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return len(h.sessions)
+}
+
+// countBy counts the sessions over one protocol.
+func (h *Hub) countBy(p transport.Protocol) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n := 0
+	for _, c := range h.sessions {
+		if c.stream.Protocol() == p {
+			n++
+		}
+	}
+	return n
 }
 
 // Sessions returns the names of the connected nodes.

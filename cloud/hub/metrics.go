@@ -6,18 +6,19 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/tether-edge/tether/common/transport"
 	"github.com/tether-edge/tether/common/wire"
 )
 
 // metrics are the hub's. Nothing is labelled by node but what edges report of losses, which is rare.
 type metrics struct {
-	connects, restores, bytesOut, items prometheus.Counter
-	refused, frames, writes             *prometheus.CounterVec
-	dropped                             *prometheus.GaugeVec
-	writeSeconds                        prometheus.Histogram
+	restores, bytesOut, items         prometheus.Counter
+	connects, refused, frames, writes *prometheus.CounterVec
+	dropped                           *prometheus.GaugeVec
+	writeSeconds                      prometheus.Histogram
 }
 
-func newMetrics(reg prometheus.Registerer, sessions func() int) *metrics {
+func newMetrics(reg prometheus.Registerer, sessions func(transport.Protocol) int) *metrics {
 	counter := func(name, help string) prometheus.Counter {
 		return prometheus.NewCounter(prometheus.CounterOpts{Namespace: "tether", Subsystem: "hub", Name: name, Help: help})
 	}
@@ -25,7 +26,7 @@ func newMetrics(reg prometheus.Registerer, sessions func() int) *metrics {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "tether", Subsystem: "hub", Name: name, Help: help}, labels)
 	}
 	m := &metrics{
-		connects: counter("connects_total", "Sessions that were opened."),
+		connects: vec("connects_total", "Sessions that were opened.", "protocol"),
 		restores: counter("restores_total", "Times the API server was found older than what an edge had seen."),
 		bytesOut: counter("sent_bytes_total", "Bytes of frames sent to edges, before TLS."),
 		items:    counter("sent_items_total", "Objects and deletes sent to edges."),
@@ -37,9 +38,11 @@ func newMetrics(reg prometheus.Registerer, sessions func() int) *metrics {
 		writeSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: "tether", Subsystem: "hub", Name: "write_seconds",
 			Help: "Time from an edge's write to the API server's answer.", Buckets: prometheus.ExponentialBuckets(0.001, 4, 8)}),
 	}
-	gauge := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "tether", Subsystem: "hub", Name: "sessions",
-		Help: "Edges connected now."}, func() float64 { return float64(sessions()) })
-	reg.MustRegister(m.connects, m.restores, m.bytesOut, m.items, m.refused, m.frames, m.writes, m.dropped, m.writeSeconds, gauge)
+	for _, p := range []transport.Protocol{transport.WebSocket, transport.QUIC} {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "tether", Subsystem: "hub", Name: "sessions",
+			Help: "Edges connected now.", ConstLabels: prometheus.Labels{"protocol": string(p)}}, func() float64 { return float64(sessions(p)) }))
+	}
+	reg.MustRegister(m.connects, m.restores, m.bytesOut, m.items, m.refused, m.frames, m.writes, m.dropped, m.writeSeconds)
 	return m
 }
 

@@ -35,6 +35,8 @@ type Config struct {
 	Validity, Grace time.Duration
 	// Servers are the host:port of the CloudCores, told to edges.
 	Servers []string
+	// QUICPort is the UDP port of the same CloudCores, 0 if they have none; told to edges too.
+	QUICPort int
 	// MaxConnections bounds those open at one time.
 	MaxConnections int
 }
@@ -323,7 +325,7 @@ func (i *Issuer) sign(ctx context.Context, id trust.Identity, csr []byte, issued
 	if err := i.deps.Trust.Record(ctx, id, check); err != nil {
 		return nil, err
 	}
-	return &join.Response{Certificate: string(cert), CA: string(a.Bundle()), Servers: i.cfg.Servers}, nil
+	return &join.Response{Certificate: string(cert), CA: string(a.Bundle()), Servers: i.cfg.Servers, QUICPort: i.cfg.QUICPort}, nil
 }
 
 // peer returns the node whose certificate the connection shows. One that has expired is taken within grace.

@@ -60,6 +60,11 @@ func (t *Trusted) Load(ctx context.Context) error {
 	return t.take(a)
 }
 
+// Derive makes a secret that every CloudCore of the cluster makes alike.
+func (t *Trusted) Derive(purpose string) ([32]byte, error) {
+	return t.authority.Load().CA.Derive(purpose)
+}
+
 func (t *Trusted) take(a *trust.Authority) error {
 	cert, err := a.Server(t.hosts, serverValidity)
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/util/workqueue"
 
 	"github.com/tether-edge/tether/common/object"
+	"github.com/tether-edge/tether/common/transport"
 )
 
 const (
@@ -35,6 +36,8 @@ const (
 	AnnotationEpoch   = "tether.io/session-epoch"
 	// AnnotationNode on a Lease is the copy of the Node, as JSON.
 	AnnotationNode = "tether.io/node"
+	// AnnotationProtocol on a Node is what carried its latest session: websocket or quic.
+	AnnotationProtocol = "tether.io/protocol"
 )
 
 // fieldManager names CloudCore in managedFields.
@@ -127,6 +130,8 @@ type Keeper struct {
 type record struct {
 	// The session, as the hub reported it. session is empty while the node is not connected here.
 	session, address string
+	// protocol carries the session or carried the latest one; empty where none was here.
+	protocol transport.Protocol
 	// claimed: the Lease names this session, with epoch.
 	claimed bool
 	epoch   uint64
@@ -251,13 +256,13 @@ func (k *Keeper) changed(keys []object.Key) {
 	}
 }
 
-// Connected says that session holds node on this CloudCore, which other replicas reach at address. The Lease is
-// claimed and renewed at once. An earlier session of the node is forgotten.
-func (k *Keeper) Connected(node, session, address string) {
+// Connected says that session holds node on this CloudCore, which other replicas reach at address, and what carries it.
+// The Lease is claimed and renewed at once. An earlier session of the node is forgotten.
+func (k *Keeper) Connected(node, session, address string, protocol transport.Protocol) {
 	now := k.deps.Clock.Now()
 	k.mu.Lock()
 	r := k.record(node)
-	r.session, r.address, r.claimed, r.stale = session, address, false, false
+	r.session, r.address, r.protocol, r.claimed, r.stale = session, address, protocol, false, false
 	r.known = r.known && !r.removed // somebody may have taken that back
 	// Its Node may have gone while nobody was here to see it, and a kubelet whose store has the Node registers none.
 	defer k.nodes.Add(node)

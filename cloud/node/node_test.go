@@ -21,6 +21,7 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/tether-edge/tether/common/object"
+	"github.com/tether-edge/tether/common/transport"
 )
 
 type manualClock struct {
@@ -86,7 +87,7 @@ func counter(t *testing.T, c prometheus.Metric) float64 {
 
 func TestALeaseIsRenewedAtOnceAndThenEvery15To20Seconds(t *testing.T) {
 	k, clock := newKeeper(t, nil)
-	k.Connected("n1", "s1", "a:1")
+	k.Connected("n1", "s1", "a:1", transport.WebSocket)
 	for range 100 {
 		renewed, again := renew(t, k)
 		if !renewed || again < 15*time.Second || again > 20*time.Second {
@@ -107,7 +108,7 @@ func TestALeaseIsRenewedAtOnceAndThenEvery15To20Seconds(t *testing.T) {
 
 func TestAWedgedKubeletBehindALiveLinkIsNotRenewed(t *testing.T) {
 	k, clock := newKeeper(t, nil)
-	k.Connected("n1", "s1", "a:1")
+	k.Connected("n1", "s1", "a:1", transport.WebSocket)
 	renew(t, k)
 	alive := func(age time.Duration) {
 		clock.add(20 * time.Second)
@@ -135,7 +136,7 @@ func TestAWedgedKubeletBehindALiveLinkIsNotRenewed(t *testing.T) {
 
 func TestAKubeletThatNeverRenewedHasTimeToStart(t *testing.T) {
 	k, clock := newKeeper(t, nil)
-	k.Connected("n1", "s1", "a:1")
+	k.Connected("n1", "s1", "a:1", transport.WebSocket)
 	renew(t, k)
 	clock.add(54 * time.Second)
 	k.Alive("n1", "s1", -1, 15*time.Second)
@@ -152,9 +153,9 @@ func TestAKubeletThatNeverRenewedHasTimeToStart(t *testing.T) {
 
 func TestReportsOfAnOldSessionAreIgnored(t *testing.T) {
 	k, clock := newKeeper(t, nil)
-	k.Connected("n1", "s1", "a:1")
+	k.Connected("n1", "s1", "a:1", transport.WebSocket)
 	renew(t, k)
-	k.Connected("n1", "s2", "a:1")
+	k.Connected("n1", "s2", "a:1", transport.WebSocket)
 	if renewed, _ := renew(t, k); !renewed {
 		t.Error("a new session does not renew at once")
 	}
@@ -189,7 +190,7 @@ func TestARemovalThatIsTakenBackIsSeen(t *testing.T) {
 	if _, err := leases.Create(t.Context(), lease, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	k.Connected("n1", "s1", "a:1")
+	k.Connected("n1", "s1", "a:1", transport.WebSocket)
 	renewed, again := renew(t, k)
 	if renewed || again <= 0 {
 		t.Fatalf("renewed %t, looked at again in %s; expected no renewal and another look", renewed, again)
@@ -214,7 +215,7 @@ func TestANodeWhoseRemovalIsTakenBackIsMadeAgain(t *testing.T) {
 	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}, Spec: corev1.NodeSpec{ProviderID: "tether://n1"}}
 	cache := objects{{Kind: object.Nodes, Name: "n1"}: n}
 	k, _ := newKeeper(t, cache)
-	k.Connected("n1", "s1", "a:1")
+	k.Connected("n1", "s1", "a:1", transport.WebSocket)
 	renew(t, k) // with the copy of the Node
 	leases := k.deps.Client.CoordinationV1().Leases(LeaseNamespace)
 	mark := func(removed bool) {
@@ -241,7 +242,7 @@ func TestANodeWhoseRemovalIsTakenBackIsMadeAgain(t *testing.T) {
 		item, _ := k.nodes.Get()
 		k.nodes.Done(item)
 	}
-	k.Connected("n1", "s2", "a:1")
+	k.Connected("n1", "s2", "a:1", transport.WebSocket)
 	if k.nodes.Len() == 0 {
 		t.Fatal("nobody looks whether the Node is there")
 	}
@@ -256,7 +257,7 @@ func TestANodeWhoseRemovalIsTakenBackIsMadeAgain(t *testing.T) {
 // A lease that somebody deleted is made again with all that says who holds the node.
 func TestADeletedLeaseIsClaimedAgain(t *testing.T) {
 	k, clock := newKeeper(t, objects{})
-	k.Connected("n1", "s1", "a:1")
+	k.Connected("n1", "s1", "a:1", transport.WebSocket)
 	_, again := renew(t, k)
 	leases := k.deps.Client.CoordinationV1().Leases(LeaseNamespace)
 	if err := leases.Delete(t.Context(), "n1", metav1.DeleteOptions{}); err != nil {
@@ -280,7 +281,7 @@ func TestACopyThatCouldNotBeWrittenIsWrittenLater(t *testing.T) {
 	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", Labels: map[string]string{"zone": "a"}}, Spec: corev1.NodeSpec{ProviderID: "tether://n1"}}
 	cache := objects{{Kind: object.Nodes, Name: "n1"}: n}
 	k, _ := newKeeper(t, cache)
-	k.Connected("n1", "s1", "a:1")
+	k.Connected("n1", "s1", "a:1", transport.WebSocket)
 	if _, err := k.syncLease(t.Context(), "n1"); err != nil {
 		t.Fatal(err)
 	}

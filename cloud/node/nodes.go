@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/tether-edge/tether/common/object"
+	"github.com/tether-edge/tether/common/transport"
 )
 
 // edgeLabels are the labels of every edge Node. Kubelets may not set those of node-role.kubernetes.io, and external
@@ -39,24 +40,33 @@ func (k *Keeper) syncNode(ctx context.Context, node string) (time.Duration, erro
 		return 0, nil
 	}
 	k.mu.Lock()
-	k.record(node).changes++
+	r := k.record(node)
+	r.changes++
+	protocol := r.protocol
 	k.mu.Unlock()
 	k.leases.Add(node)
-	return 0, k.label(ctx, n)
+	return 0, k.label(ctx, n, protocol)
 }
 
-// label adds the labels that are missing. It changes none that is there.
-func (k *Keeper) label(ctx context.Context, n *corev1.Node) error {
+// label adds the labels that are missing, changing none that is there, and says what carries the node's session.
+func (k *Keeper) label(ctx context.Context, n *corev1.Node, protocol transport.Protocol) error {
 	missing := map[string]string{}
 	for key, value := range edgeLabels() {
 		if _, ok := n.Labels[key]; !ok {
 			missing[key] = value
 		}
 	}
-	if len(missing) == 0 || n.DeletionTimestamp != nil {
+	meta := map[string]any{"uid": n.UID}
+	if len(missing) > 0 {
+		meta["labels"] = missing
+	}
+	if protocol != "" && n.Annotations[AnnotationProtocol] != string(protocol) {
+		meta["annotations"] = map[string]any{AnnotationProtocol: protocol}
+	}
+	if len(meta) == 1 || n.DeletionTimestamp != nil {
 		return nil
 	}
-	body, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": n.UID, "labels": missing}})
+	body, err := json.Marshal(map[string]any{"metadata": meta})
 	if err != nil {
 		return fmt.Errorf("encode labels of node %s: %w", n.Name, err)
 	}

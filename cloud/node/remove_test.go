@@ -8,6 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/tether-edge/tether/common/object"
+	"github.com/tether-edge/tether/common/transport"
 )
 
 func TestReadyNeedsASessionAndTheClustersWord(t *testing.T) {
@@ -21,7 +22,7 @@ func TestReadyNeedsASessionAndTheClustersWord(t *testing.T) {
 	}
 	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}
 	want("an unknown node", false)
-	k.Connected("n1", "s1", "a:1")
+	k.Connected("n1", "s1", "a:1", transport.WebSocket)
 	want("one that has not registered", false)
 	cache[object.Key{Kind: object.Nodes, Name: "n1"}] = n
 	want("one without a report", false)
@@ -40,7 +41,7 @@ func TestARemovedNodeStaysRemoved(t *testing.T) {
 	if _, err := k.deps.Client.CoreV1().Nodes().Create(t.Context(), n, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	k.Connected("n1", "s1", "a:1")
+	k.Connected("n1", "s1", "a:1", transport.WebSocket)
 	renew(t, k)
 	for range 2 { // it can be asked again
 		if err := k.Remove(t.Context(), "n1"); err != nil {

@@ -64,6 +64,8 @@ type Response struct {
 	CA          string `json:"ca"`
 	// Servers are the host:port of the CloudCores, for WebSocket.
 	Servers []string `json:"servers"`
+	// QUICPort is their UDP port for QUIC, 0 if they have none.
+	QUICPort int `json:"quicPort,omitempty"`
 }
 
 // State is how the cloud sees a node.

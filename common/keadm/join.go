@@ -90,7 +90,7 @@ func newJoin(w IO) *cobra.Command {
 	fl.StringVarP(&f.name, "edgenode-name", "i", "", "name of the node (default: this machine's host name)")
 	fl.StringVarP(&f.runtime, "remote-runtime-endpoint", "p", "unix:///run/containerd/containerd.sock", "the container runtime's CRI socket")
 	fl.StringSliceVarP(&f.labels, "labels", "l", nil, "KEY=VALUE labels that the node registers with")
-	fl.StringVar(&f.protocol, "hub-protocol", "websocket", "websocket")
+	fl.StringVar(&f.protocol, "hub-protocol", string(v1alpha1.ProtocolWebSocket), "websocket, quic, or auto: race the two, prefer QUIC, fall back where UDP is dropped")
 	fl.StringVar(&f.cgroups, "cgroupdriver", "auto", "cgroupfs, systemd, or auto: ask the runtime")
 	fl.StringVar(&f.podCIDR, "pod-cidr", "10.244.0.0/24", "addresses for this node's pods, where the machine has no CNI configuration yet")
 	fl.StringArrayVar(&f.settings, "set", nil, "KEY.PATH=VALUE of edgecore's configuration; repeat for more")
@@ -133,6 +133,9 @@ func joinEdge(ctx context.Context, w IO, f *joinFlags) error {
 	if err != nil {
 		return err
 	}
+	if file, err = f.withQUIC(file, cfg, resp.QUICPort); err != nil {
+		return err
+	}
 	if err := f.write(resp, file); err != nil {
 		return err
 	}
@@ -158,9 +161,6 @@ func (f *joinFlags) complete() error {
 		}
 		f.name = strings.ToLower(h)
 	}
-	if f.protocol != "websocket" && f.protocol != "auto" {
-		return fmt.Errorf("%w: --hub-protocol: expected websocket, found %q", errUsage, f.protocol)
-	}
 	for _, s := range f.servers {
 		if _, _, err := net.SplitHostPort(s); err != nil {
 			return fmt.Errorf("%w: --cloudcore-ipport: expected host:port, such as 10.0.0.1:10000, found %q", errUsage, s)
@@ -177,6 +177,7 @@ func (f *joinFlags) edgeConfig() (*v1alpha1.EdgeCore, []byte, error) {
 	cfg := v1alpha1.DefaultEdgeCore()
 	cfg.NodeName, cfg.DataDir = f.name, f.data
 	cfg.Cloud.Servers, cfg.Cloud.JoinPort = f.servers, f.certPort
+	cfg.Cloud.Protocol = v1alpha1.Protocol(f.protocol)
 	cfg.Cloud.CAFile, cfg.Cloud.CertFile, cfg.Cloud.KeyFile = f.ca(), f.cert(), f.key()
 	// A service has none of this shell's environment.
 	if u := environmentProxy(f.servers, f.certPort); u != nil {
@@ -306,6 +307,19 @@ func (f *joinFlags) ask(ctx context.Context, w IO, bearer trust.Bearer, csr []by
 		}
 	}
 	return nil, failed
+}
+
+// withQUIC puts CloudCore's UDP port into the configuration, unless --set named one.
+func (f *joinFlags) withQUIC(file []byte, cfg *v1alpha1.EdgeCore, port int) ([]byte, error) {
+	for _, s := range f.settings {
+		if strings.HasPrefix(s, "cloud.quicPort=") {
+			return file, nil
+		}
+	}
+	if port == 0 && cfg.Cloud.Protocol == v1alpha1.ProtocolQUIC {
+		return nil, fmt.Errorf("CloudCore offers no QUIC: join with --hub-protocol websocket, or set hub.quicPort there")
+	}
+	return withSettings(file, []string{fmt.Sprintf("cloud.quicPort=%d", port)})
 }
 
 func (f *joinFlags) write(resp *join.Response, config []byte) error {

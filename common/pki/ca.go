@@ -4,6 +4,7 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/hkdf"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
@@ -40,6 +41,21 @@ type CA struct {
 	cert *x509.Certificate
 	key  crypto.Signer
 	now  Clock
+}
+
+// Derive makes a secret from the CA's private key that is the same for the same purpose at any time, and tells nothing of
+// the key.
+func (ca *CA) Derive(purpose string) ([32]byte, error) {
+	var out [32]byte
+	der, err := x509.MarshalPKCS8PrivateKey(ca.key)
+	if err != nil {
+		return out, fmt.Errorf("derive a secret: %w", err)
+	}
+	b, err := hkdf.Key(sha256.New, der, nil, "tether "+purpose, len(out))
+	if err != nil {
+		return out, fmt.Errorf("derive a secret: %w", err)
+	}
+	return [32]byte(b), nil
 }
 
 // A Pair is a certificate and its private key, in PEM.

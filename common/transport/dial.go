@@ -61,11 +61,7 @@ func DialThrough(ctx context.Context, proxy Proxy, address string, config *tls.C
 
 func dialError(ctx context.Context, err error, resp *http.Response, progressed bool) error {
 	if resp != nil {
-		r := &RefusedError{Status: resp.StatusCode, Err: err}
-		if s, e := strconv.Atoi(resp.Header.Get("Retry-After")); e == nil && s >= 0 && s <= 3600 {
-			r.RetryAfter = time.Duration(s) * time.Second
-		}
-		return r
+		return &RefusedError{Status: resp.StatusCode, RetryAfter: retryAfter(resp.Header.Get("Retry-After")), Err: err}
 	}
 	var ne net.Error
 	timeout := errors.As(err, &ne) && ne.Timeout() || errors.Is(err, os.ErrDeadlineExceeded) || ctx.Err() != nil
@@ -74,4 +70,12 @@ func dialError(ctx context.Context, err error, resp *http.Response, progressed b
 		return &RefusedError{Err: err}
 	}
 	return err
+}
+
+// retryAfter reads a number of seconds, up to an hour; anything else is none.
+func retryAfter(s string) time.Duration {
+	if n, err := strconv.Atoi(s); err == nil && n >= 0 && n <= 3600 {
+		return time.Duration(n) * time.Second
+	}
+	return 0
 }

@@ -65,11 +65,23 @@ func (a *authority) node(name string, validity time.Duration) *pki.Identity {
 	return a.identity(a.ca.IssueNode(name, validity))
 }
 
-// server is a Server on loopback whose accepted streams come out of a channel.
+// server is a Server on loopback, at a TCP and a UDP port, whose accepted streams come out of a channel.
 type server struct {
 	*authority
-	addr    string
-	streams chan Stream
+	addr, udp string
+	protocol  Protocol // of pair and dial; WebSocket if empty
+	streams   chan Stream
+}
+
+// overBoth runs a test once for each protocol.
+func overBoth(t *testing.T, change func(*ServerConfig), test func(t *testing.T, s *server)) {
+	for _, p := range []Protocol{WebSocket, QUIC} {
+		t.Run(string(p), func(t *testing.T) {
+			s := serve(t, change)
+			s.protocol = p
+			test(t, s)
+		})
+	}
 }
 
 // serve runs a Server until the test ends. change edits its configuration.
@@ -85,17 +97,28 @@ func serve(t *testing.T, change func(*ServerConfig)) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &server{authority: a, addr: l.Addr().String(), streams: make(chan Stream, 64)}
+	packets, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &server{authority: a, addr: l.Addr().String(), udp: packets.LocalAddr().String(), streams: make(chan Stream, 64)}
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() {
-		done <- NewServer(cfg, func(st Stream, greeted func()) { greeted(); s.streams <- st }).Serve(ctx, l)
-	}()
+	srv := NewServer(cfg, func(st Stream, greeted func()) { greeted(); s.streams <- st })
+	done := make(chan error, 2)
+	go func() { done <- srv.Serve(ctx, l) }()
+	go func() { done <- srv.ServeQUIC(ctx, packets, &[32]byte{1}) }()
 	t.Cleanup(func() {
 		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("Serve: %v", err)
+		for range 2 {
+			if err := <-done; err != nil {
+				t.Errorf("Serve: %v", err)
+			}
 		}
+		defer func() {
+			if err := srv.Close(); err != nil {
+				t.Errorf("Close: %v", err)
+			}
+		}()
 		for {
 			select {
 			case st := <-s.streams:
@@ -118,7 +141,13 @@ func (s *server) dial(t *testing.T, config *tls.Config) (Stream, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	st, err := Dial(ctx, s.addr, config)
+	var st Stream
+	var err error
+	if s.protocol == QUIC {
+		st, err = DialQUIC(ctx, s.udp, config)
+	} else {
+		st, err = Dial(ctx, s.addr, config)
+	}
 	if err == nil {
 		t.Cleanup(func() { _ = st.Close() })
 	}

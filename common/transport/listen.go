@@ -20,7 +20,7 @@ type ServerConfig struct {
 	// TLS demands and verifies client certificates (pki.ServerTLS).
 	TLS *tls.Config
 	// MaxHandshakes bounds the connections between accept and the end of their first words; more wait in the kernel's
-	// queue.
+	// queue. As many again over QUIC, where more are told to try again.
 	MaxHandshakes int
 	// HandshakeTimeout bounds the time of one of them.
 	HandshakeTimeout time.Duration
@@ -35,17 +35,19 @@ type Server struct {
 	accept   func(s Stream, greeted func())
 	limit    *handshakes
 	upgrader websocket.Upgrader
+	quic     quicServer
 }
 
 // NewServer returns a Server that hands each accepted stream to accept, in a goroutine of its own; accept owns the
 // stream. It counts as a handshake until greeted is called or accept returns.
 func NewServer(cfg ServerConfig, accept func(s Stream, greeted func())) *Server {
-	return &Server{cfg: cfg, accept: accept, limit: newHandshakes(cfg.MaxHandshakes), upgrader: websocket.Upgrader{
-		HandshakeTimeout: cfg.HandshakeTimeout, ReadBufferSize: readBuffer, WriteBufferPool: writeBuffers,
-		Subprotocols: []string{subprotocol},
-		// Browsers are not expected, and a certificate is demanded anyway.
-		CheckOrigin: func(r *http.Request) bool { return r.Header.Get("Origin") == "" },
-	}}
+	return &Server{cfg: cfg, accept: accept, limit: newHandshakes(cfg.MaxHandshakes),
+		quic: quicServer{slots: make(chan struct{}, cfg.MaxHandshakes)}, upgrader: websocket.Upgrader{
+			HandshakeTimeout: cfg.HandshakeTimeout, ReadBufferSize: readBuffer, WriteBufferPool: writeBuffers,
+			Subprotocols: []string{subprotocol},
+			// Browsers are not expected, and a certificate is demanded anyway.
+			CheckOrigin: func(r *http.Request) bool { return r.Header.Get("Origin") == "" },
+		}}
 }
 
 // Serve accepts streams from l until ctx is done, then closes l. It does not close accepted streams.

@@ -19,3 +19,4 @@ type memory struct {
 
 func (m *memory) Peer() *x509.Certificate { return m.peer }
 func (m *memory) RemoteAddr() string      { return "memory" }
+func (m *memory) Protocol() Protocol      { return Memory }

@@ -1,4 +1,4 @@
-// Package transport carries the link's byte stream: WebSocket over mutual TLS 1.3, and in memory for tests.
+// Package transport carries the link's byte stream: WebSocket over mutual TLS 1.3, QUIC, and in memory for tests.
 //
 // It promises that an accepted stream comes from a peer whose certificate was verified, that connections in their
 // handshake are bounded before TLS costs anything, and that a failed dial says whether the network or the peer refused
@@ -25,7 +25,19 @@ type Stream interface {
 	Peer() *x509.Certificate
 	// RemoteAddr is the other end's address, for logs.
 	RemoteAddr() string
+	// Protocol is what carries the stream.
+	Protocol() Protocol
 }
+
+// Protocol names what carries a stream.
+type Protocol string
+
+// The protocols.
+const (
+	WebSocket Protocol = "websocket"
+	QUIC      Protocol = "quic"
+	Memory    Protocol = "memory"
+)
 
 // ErrRefused marks a dial that reached the peer and was refused by it: TLS or HTTP said no, or the connection was
 // closed inside the handshake. Trying again at once would not help.

@@ -23,102 +23,115 @@ import (
 )
 
 func TestBytesArriveBothWaysWholeAndInOrder(t *testing.T) {
-	s := serve(t, nil)
-	client, hub := s.pair(t, "edge-1")
-	if name, err := pki.NodeName(hub.Peer()); err != nil || name != "edge-1" {
-		t.Errorf("the server sees peer %q (%v), want edge-1", name, err)
-	}
-	if cn := client.Peer().Subject.CommonName; cn != "hub.example" {
-		t.Errorf("the client sees peer %q, want hub.example", cn)
-	}
-	for _, size := range []int{1, 125, 126, 1 << 10, 64 << 10, 65 << 10, 4<<20 + 4} {
-		data := make([]byte, size)
-		rand.NewChaCha8([32]byte{byte(size)}).Read(data)
-		for _, way := range []struct {
-			name     string
-			from, to Stream
-		}{{"up", client, hub}, {"down", hub, client}} {
-			sent := make(chan error, 1)
-			go func() { _, err := way.from.Write(data); sent <- err }()
-			got := make([]byte, size)
-			if _, err := io.ReadFull(way.to, got); err != nil {
-				t.Fatalf("%d bytes %s: %v", size, way.name, err)
-			}
-			if err := <-sent; err != nil {
-				t.Fatal(err)
-			}
-			if !bytes.Equal(got, data) {
-				t.Fatalf("%d bytes %s came back changed", size, way.name)
+	overBoth(t, nil, func(t *testing.T, s *server) {
+		client, hub := s.pair(t, "edge-1")
+		if name, err := pki.NodeName(hub.Peer()); err != nil || name != "edge-1" {
+			t.Errorf("the server sees peer %q (%v), want edge-1", name, err)
+		}
+		if cn := client.Peer().Subject.CommonName; cn != "hub.example" {
+			t.Errorf("the client sees peer %q, want hub.example", cn)
+		}
+		for _, size := range []int{1, 125, 126, 1 << 10, 64 << 10, 65 << 10, 4<<20 + 4} {
+			data := make([]byte, size)
+			rand.NewChaCha8([32]byte{byte(size)}).Read(data)
+			for _, way := range []struct {
+				name     string
+				from, to Stream
+			}{{"up", client, hub}, {"down", hub, client}} {
+				sent := make(chan error, 1)
+				go func() { _, err := way.from.Write(data); sent <- err }()
+				got := make([]byte, size)
+				if _, err := io.ReadFull(way.to, got); err != nil {
+					t.Fatalf("%d bytes %s: %v", size, way.name, err)
+				}
+				if err := <-sent; err != nil {
+					t.Fatal(err)
+				}
+				if !bytes.Equal(got, data) {
+					t.Fatalf("%d bytes %s came back changed", size, way.name)
+				}
 			}
 		}
-	}
+	})
 }
 
 func TestAnOrderlyCloseIsEOF(t *testing.T) {
-	s := serve(t, nil)
-	client, hub := s.pair(t, "edge-1")
-	if _, err := client.Write([]byte("last words")); err != nil {
-		t.Fatal(err)
-	}
-	if err := client.Close(); err != nil {
-		t.Fatal(err)
-	}
-	_ = client.Close() // more than once is fine
-	if got, err := io.ReadAll(hub); err != nil || string(got) != "last words" {
-		t.Errorf("got %q, %v, want the last words and a plain end", got, err)
-	}
-	if _, err := client.Write([]byte("x")); err == nil {
-		t.Error("a closed stream could be written to")
-	}
+	overBoth(t, nil, func(t *testing.T, s *server) {
+		client, hub := s.pair(t, "edge-1")
+		if _, err := client.Write([]byte("last words")); err != nil {
+			t.Fatal(err)
+		}
+		if err := client.Close(); err != nil {
+			t.Fatal(err)
+		}
+		_ = client.Close() // more than once is fine
+		if got, err := io.ReadAll(hub); err != nil || string(got) != "last words" {
+			t.Errorf("got %q, %v, want the last words and a plain end", got, err)
+		}
+		if _, err := client.Write([]byte("x")); err == nil {
+			t.Error("a closed stream could be written to")
+		}
 
-	// A connection that breaks is not an orderly end.
-	client, hub = s.pair(t, "edge-2")
-	_ = client.(*webSocket).ws.NetConn().(*tls.Conn).NetConn().Close()
-	if _, err := hub.Read(make([]byte, 1)); err == nil || errors.Is(err, io.EOF) {
-		t.Errorf("after a break: got %v, want an error other than io.EOF", err)
+		// A connection that breaks is not an orderly end.
+		client, hub = s.pair(t, "edge-2")
+		snap(client)
+		if _, err := hub.Read(make([]byte, 1)); err == nil || errors.Is(err, io.EOF) {
+			t.Errorf("after a break: got %v, want an error other than io.EOF", err)
+		}
+	})
+}
+
+// snap breaks a connection without a word to the peer's stream.
+func snap(s Stream) {
+	switch s := s.(type) {
+	case *webSocket:
+		_ = s.ws.NetConn().(*tls.Conn).NetConn().Close()
+	case *quicStream:
+		_ = s.conn.CloseWithError(codeGarbage, "snap")
 	}
 }
 
 func TestEachRefusalSaysWhyAndIsErrRefused(t *testing.T) {
-	s := serve(t, nil)
-	other := newAuthority(t)
-	good := s.node("edge-1", 30*day)
-	late := func() time.Time { return time.Now().Add(60 * day) }
-	bare := s.tls(good)
-	bare.GetClientCertificate = nil
-	old := s.tls(good)
-	old.MinVersion, old.MaxVersion = tls.VersionTLS12, tls.VersionTLS12
-	for _, c := range []struct {
-		name   string
-		config *tls.Config
-		clock  pki.Clock
-		want   error
-		says   string
-	}{
-		{"no client certificate", bare, time.Now, pki.ErrRefused, "expected a client certificate"},
-		{"client of another CA", pki.ClientTLS(other.node("edge-1", 30*day), s.trust, "127.0.0.1", time.Now), time.Now, pki.ErrUntrusted, "the peer's CA file"},
-		{"client expired", s.tls(s.node("edge-1", -time.Hour)), time.Now, pki.ErrExpired, "by the peer's clock"},
-		{"server of another CA", pki.ClientTLS(good, other.trust, "127.0.0.1", time.Now), time.Now, pki.ErrUntrusted, "not in the CA file"},
-		{"server expired by the edge's clock", pki.ClientTLS(good, s.trust, "127.0.0.1", late), late, pki.ErrExpired, "set the clock"},
-		{"another server name", pki.ClientTLS(good, s.trust, "elsewhere.example", time.Now), time.Now, pki.ErrWrongName, "hub.example, 127.0.0.1"},
-		{"TLS 1.2", old, time.Now, nil, "protocol version"},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			_, err := s.dial(t, c.config)
-			if !errors.Is(err, ErrRefused) {
-				t.Fatalf("got %v, want ErrRefused", err)
-			}
-			told := pki.Explain(err, c.clock)
-			if (c.want != nil && !errors.Is(told, c.want)) || !strings.Contains(told.Error(), c.says) {
-				t.Errorf("got %v, want it to match %v and to say %q", told, c.want, c.says)
-			}
-		})
-	}
-	select {
-	case <-s.streams:
-		t.Error("a refused connection was handed over")
-	default:
-	}
+	overBoth(t, nil, func(t *testing.T, s *server) {
+		other := newAuthority(t)
+		good := s.node("edge-1", 30*day)
+		late := func() time.Time { return time.Now().Add(60 * day) }
+		bare := s.tls(good)
+		bare.GetClientCertificate = nil
+		old := s.tls(good)
+		old.MinVersion, old.MaxVersion = tls.VersionTLS12, tls.VersionTLS12
+		for _, c := range []struct {
+			name   string
+			config *tls.Config
+			clock  pki.Clock
+			want   error
+			says   string
+		}{
+			{"no client certificate", bare, time.Now, pki.ErrRefused, "expected a client certificate"},
+			{"client of another CA", pki.ClientTLS(other.node("edge-1", 30*day), s.trust, "127.0.0.1", time.Now), time.Now, pki.ErrUntrusted, "the peer's CA file"},
+			{"client expired", s.tls(s.node("edge-1", -time.Hour)), time.Now, pki.ErrExpired, "by the peer's clock"},
+			{"server of another CA", pki.ClientTLS(good, other.trust, "127.0.0.1", time.Now), time.Now, pki.ErrUntrusted, "not in the CA file"},
+			{"server expired by the edge's clock", pki.ClientTLS(good, s.trust, "127.0.0.1", late), late, pki.ErrExpired, "set the clock"},
+			{"another server name", pki.ClientTLS(good, s.trust, "elsewhere.example", time.Now), time.Now, pki.ErrWrongName, "hub.example, 127.0.0.1"},
+			{"TLS 1.2", old, time.Now, nil, "version"},
+		} {
+			t.Run(c.name, func(t *testing.T) {
+				_, err := s.dial(t, c.config)
+				if !errors.Is(err, ErrRefused) {
+					t.Fatalf("got %v, want ErrRefused", err)
+				}
+				told := pki.Explain(err, c.clock)
+				if (c.want != nil && !errors.Is(told, c.want)) || !strings.Contains(told.Error(), c.says) {
+					t.Errorf("got %v, want it to match %v and to say %q", told, c.want, c.says)
+				}
+			})
+		}
+		select {
+		case <-s.streams:
+			t.Error("a refused connection was handed over")
+		default:
+		}
+	})
 }
 
 func TestAnUnreachableServerIsNotARefusal(t *testing.T) {
@@ -162,12 +175,16 @@ func TestAnUnreachableServerIsNotARefusal(t *testing.T) {
 }
 
 func TestAFullServerSaysWhenToComeBack(t *testing.T) {
-	s := serve(t, func(c *ServerConfig) { c.Admit = func() time.Duration { return 7 * time.Second } })
-	_, err := s.dial(t, s.tls(s.node("edge-1", 30*day)))
-	var refused *RefusedError
-	if !errors.As(err, &refused) || refused.Status != http.StatusServiceUnavailable || refused.RetryAfter != 7*time.Second {
-		t.Errorf("got %v (%+v), want status 503 and a retry after 7s", err, refused)
-	}
+	overBoth(t, func(c *ServerConfig) { c.Admit = func() time.Duration { return 7 * time.Second } }, func(t *testing.T, s *server) {
+		_, err := s.dial(t, s.tls(s.node("edge-1", 30*day)))
+		var refused *RefusedError
+		if !errors.As(err, &refused) || refused.RetryAfter != 7*time.Second {
+			t.Errorf("got %v (%+v), want a refusal with a retry after 7s", err, refused)
+		}
+		if s.protocol == WebSocket && refused.Status != http.StatusServiceUnavailable {
+			t.Errorf("got status %d, want 503", refused.Status)
+		}
+	})
 }
 
 func TestOtherPathsAndOriginsAreRefused(t *testing.T) {
@@ -394,71 +411,73 @@ func TestATextMessageIsRefused(t *testing.T) {
 
 // Several goroutines write, and set deadlines, as a goodbye does while a batch is being written.
 func TestWritersMayShareAStream(t *testing.T) {
-	s := serve(t, nil)
-	client, hub := s.pair(t, "edge-1")
-	const writers, lines = 8, 200
-	var wg sync.WaitGroup
-	for w := range writers {
-		wg.Go(func() {
-			for i := range lines {
-				_ = client.SetWriteDeadline(time.Now().Add(30 * time.Second))
-				if _, err := fmt.Fprintf(client, "%d %d %s\n", w, i, strings.Repeat("x", 100*w)); err != nil {
-					t.Error(err)
-					return
+	overBoth(t, nil, func(t *testing.T, s *server) {
+		client, hub := s.pair(t, "edge-1")
+		const writers, lines = 8, 200
+		var wg sync.WaitGroup
+		for w := range writers {
+			wg.Go(func() {
+				for i := range lines {
+					_ = client.SetWriteDeadline(time.Now().Add(30 * time.Second))
+					if _, err := fmt.Fprintf(client, "%d %d %s\n", w, i, strings.Repeat("x", 100*w)); err != nil {
+						t.Error(err)
+						return
+					}
 				}
+			})
+		}
+		next := make([]int, writers)
+		r := bufio.NewReader(hub)
+		for range writers * lines {
+			line, err := r.ReadString('\n')
+			if err != nil {
+				t.Fatal(err)
 			}
-		})
-	}
-	next := make([]int, writers)
-	r := bufio.NewReader(hub)
-	for range writers * lines {
-		line, err := r.ReadString('\n')
-		if err != nil {
-			t.Fatal(err)
+			var w, i int
+			var x string
+			fmt.Sscan(line, &w, &i, &x)
+			if i != next[w] || len(x) != 100*w {
+				t.Fatalf("writer %d: got line %d of %d bytes, want line %d of %d: messages were mixed", w, i, len(x), next[w], 100*w)
+			}
+			next[w]++
 		}
-		var w, i int
-		var x string
-		fmt.Sscan(line, &w, &i, &x)
-		if i != next[w] || len(x) != 100*w {
-			t.Fatalf("writer %d: got line %d of %d bytes, want line %d of %d: messages were mixed", w, i, len(x), next[w], 100*w)
-		}
-		next[w]++
-	}
-	wg.Wait()
+		wg.Wait()
+	})
 }
 
 // A peer that does not read must not hold up who wants to be rid of it.
 func TestADeadlineEndsAWriteThatIsBlockedAlready(t *testing.T) {
-	s := serve(t, nil)
-	client, _ := s.pair(t, "edge-1")
-	began, failed := make(chan struct{}, 1024), make(chan error, 1)
-	go func() {
-		data := make([]byte, 1<<20)
-		for {
-			began <- struct{}{}
-			if _, err := client.Write(data); err != nil {
-				failed <- err
-				return
+	overBoth(t, nil, func(t *testing.T, s *server) {
+		client, _ := s.pair(t, "edge-1")
+		began, failed := make(chan struct{}, 1024), make(chan error, 1)
+		go func() {
+			data := make([]byte, 1<<20)
+			for {
+				began <- struct{}{}
+				if _, err := client.Write(data); err != nil {
+					failed <- err
+					return
+				}
+			}
+		}()
+		for blocked := false; !blocked; {
+			select {
+			case <-began:
+			case <-time.After(500 * time.Millisecond):
+				blocked = true
 			}
 		}
-	}()
-	for blocked := false; !blocked; {
+		_ = client.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
 		select {
-		case <-began:
-		case <-time.After(500 * time.Millisecond):
-			blocked = true
+		case err := <-failed:
+			var ne net.Error
+			if !errors.As(err, &ne) || !ne.Timeout() {
+				t.Errorf("got %v, want a timeout", err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Error("the write is still blocked 10 s after its deadline")
 		}
-	}
-	_ = client.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
-	select {
-	case err := <-failed:
-		var ne net.Error
-		if !errors.As(err, &ne) || !ne.Timeout() {
-			t.Errorf("got %v, want a timeout", err)
-		}
-	case <-time.After(10 * time.Second):
-		t.Error("the write is still blocked 10 s after its deadline")
-	}
+	})
 }
 
 func TestAPipeIsAStreamToo(t *testing.T) {

@@ -115,3 +115,4 @@ func (s *webSocket) SetWriteDeadline(t time.Time) error {
 
 func (s *webSocket) Peer() *x509.Certificate { return s.peer }
 func (s *webSocket) RemoteAddr() string      { return s.ws.RemoteAddr().String() }
+func (s *webSocket) Protocol() Protocol      { return WebSocket }

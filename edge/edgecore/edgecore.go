@@ -120,8 +120,11 @@ func (e *EdgeCore) checkName() error {
 
 func (e *EdgeCore) build() error {
 	cfg := e.cfg
-	var err error
-	e.link, err = link.New(link.Config{Node: cfg.NodeName, Servers: cfg.Cloud.Servers, Software: version.String("edgecore"),
+	servers, err := e.servers()
+	if err != nil {
+		return err
+	}
+	e.link, err = link.New(link.Config{Node: cfg.NodeName, Servers: servers, Protocols: protocols(cfg.Cloud.Protocol), Software: version.String("edgecore"),
 		PingInterval: cfg.Cloud.PingInterval.Std()},
 		link.Deps{Dial: e.dial, Store: linkStore{e.store}, LeaseAge: e.leaseAge, ServerTime: e.clock.Heard, Log: e.part("link"), Now: e.deps.Now, Registry: e.reg})
 	if err != nil {
@@ -170,8 +173,48 @@ func (e *EdgeCore) waitReady(ctx context.Context) error {
 	}
 }
 
-func (e *EdgeCore) dial(ctx context.Context, server string) (transport.Stream, error) {
-	s, err := transport.DialThrough(ctx, e.proxy, server, pki.ClientTLS(e.identity, e.roots, pki.ServerName, e.deps.Now))
+// servers are the addresses of the CloudCores. One that is reached through a proxy is not raced by QUIC, which goes past it.
+func (e *EdgeCore) servers() ([]link.Server, error) {
+	var servers []link.Server
+	for _, address := range e.cfg.Cloud.Servers {
+		host, _, err := net.SplitHostPort(address)
+		if err != nil {
+			return nil, fmt.Errorf("server %q: %w", address, err)
+		}
+		s := link.Server{WebSocket: address}
+		proxied, err := e.proxy.For(address)
+		if err != nil {
+			return nil, fmt.Errorf("server %q: %w", address, err)
+		}
+		if e.cfg.Cloud.QUICPort != 0 && (!proxied || e.cfg.Cloud.Protocol == v1alpha1.ProtocolQUIC) {
+			s.QUIC = net.JoinHostPort(host, strconv.Itoa(e.cfg.Cloud.QUICPort))
+		}
+		servers = append(servers, s)
+	}
+	return servers, nil
+}
+
+func protocols(p v1alpha1.Protocol) []transport.Protocol {
+	switch p {
+	case v1alpha1.ProtocolAuto:
+		return []transport.Protocol{transport.QUIC, transport.WebSocket}
+	case v1alpha1.ProtocolQUIC:
+		return []transport.Protocol{transport.QUIC}
+	}
+	return []transport.Protocol{transport.WebSocket}
+}
+
+// reach opens a stream by a way.
+func (e *EdgeCore) reach(ctx context.Context, way link.Way) (transport.Stream, error) {
+	config := pki.ClientTLS(e.identity, e.roots, pki.ServerName, e.deps.Now)
+	if way.Protocol == transport.QUIC {
+		return transport.DialQUIC(ctx, way.Server, config)
+	}
+	return transport.DialThrough(ctx, e.proxy, way.Server, config)
+}
+
+func (e *EdgeCore) dial(ctx context.Context, way link.Way) (transport.Stream, error) {
+	s, err := e.reach(ctx, way)
 	// A date that this edge judges wrong may be this edge's clock; one that the hub judges is not.
 	if told := pki.Explain(err, e.deps.Now); errors.Is(told, pki.ErrExpired) && !errors.Is(told, pki.ErrRefused) {
 		if err := e.clock.Ask(ctx, e.joins); err != nil {

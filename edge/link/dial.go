@@ -25,62 +25,145 @@ const (
 
 type attempt struct {
 	stream transport.Stream
-	server string
+	way    Way
 	err    error
 }
 
+// race is one connect: the attempts that are under way.
+type race struct {
+	l       *Link
+	ctx     context.Context // ends every attempt
+	results chan attempt
+	open    map[transport.Protocol]int
+	begun   int
+	// pending is what is left of the race to the present server.
+	pending []Way
+	quic    bool // QUIC was tried
+}
+
 // connect dials the servers in turn. While attempts end by time or because the network says no, new ones start
-// without older ones being given up, and the first to finish wins. It returns the error of an attempt that was refused,
-// since that will not change at once, and else only when ctx is done.
-func (l *Link) connect(ctx context.Context) (transport.Stream, string, error) {
+// without older ones being given up, and the first to finish wins; see ways for the protocols. It returns the error of an
+// attempt that was refused, since that will not change at once, and else only when ctx is done.
+func (l *Link) connect(ctx context.Context) (transport.Stream, Way, error) {
 	actx, cancel := context.WithCancel(ctx)
-	results := make(chan attempt)
-	open := 0
-	next := 0
-	begin := func() {
-		server := l.cfg.Servers[next%len(l.cfg.Servers)]
-		next++
-		open++
-		l.metrics.attempts.Inc()
-		go func() {
-			dctx, stop := context.WithTimeout(actx, attemptLife)
-			defer stop()
-			stream, err := l.deps.Dial(dctx, server)
-			results <- attempt{stream, server, err}
-		}()
-	}
+	r := &race{l: l, ctx: actx, results: make(chan attempt), open: map[transport.Protocol]int{}}
 	// Attempts that lose are ended, and waited for so that none is left behind.
 	defer func() {
 		cancel()
-		for ; open > 0; open-- {
-			if a := <-results; a.stream != nil {
-				_ = a.stream.Close()
-			}
-		}
+		r.drain()
 	}()
-	begin()
-	timer := time.NewTimer(between(next))
+	l.ways.shuffle()
+	timer := time.NewTimer(r.begin())
 	defer timer.Stop()
 	for {
 		select {
-		case a := <-results:
-			open--
+		case a := <-r.results:
+			r.open[a.way.Protocol]--
 			if a.err == nil {
-				return a.stream, a.server, nil
+				return r.won(a)
 			}
-			if errors.Is(a.err, transport.ErrRefused) && open == 0 {
-				return nil, a.server, a.err
+			if r.final(a) {
+				return nil, a.way, a.err
 			}
 			l.note(a.err)
-		case <-timer.C:
-			if open < maxAttempts {
-				begin()
+			if len(r.pending) > 0 {
+				timer.Reset(0) // WebSocket's turn: QUIC needs no head start any more
 			}
-			timer.Reset(between(next))
+		case <-timer.C:
+			timer.Reset(r.begin())
 		case <-ctx.Done():
-			return nil, "", fmt.Errorf("connect: %w", ctx.Err())
+			return nil, Way{}, fmt.Errorf("connect: %w", ctx.Err())
 		}
 	}
+}
+
+// begin starts the next attempt, unless too many are under way, and says when to start another.
+func (r *race) begin() time.Duration {
+	if r.total() < maxAttempts {
+		if len(r.pending) == 0 {
+			r.pending = r.l.ways.next()
+		}
+		r.dial(r.pending[0])
+		r.pending = r.pending[1:]
+	}
+	if len(r.pending) > 0 {
+		return headStart
+	}
+	return between(r.begun)
+}
+
+func (r *race) dial(way Way) {
+	r.open[way.Protocol]++
+	r.begun++
+	r.quic = r.quic || way.Protocol == transport.QUIC
+	r.l.metrics.attempts.WithLabelValues(string(way.Protocol)).Inc()
+	go func() {
+		ctx, stop := context.WithTimeout(r.ctx, attemptLife)
+		defer stop()
+		stream, err := r.l.deps.Dial(ctx, way)
+		r.results <- attempt{stream, way, err}
+	}()
+}
+
+func (r *race) total() int { return r.open[transport.QUIC] + r.open[transport.WebSocket] }
+
+// drain waits for the attempts under way, whose context has ended.
+func (r *race) drain() {
+	for r.total() > 0 {
+		a := <-r.results
+		r.open[a.way.Protocol]--
+		if a.stream != nil {
+			_ = a.stream.Close()
+		}
+	}
+}
+
+// final reports that a failed attempt is a refusal that no other attempt could still undo. QUIC's alone proves little:
+// WebSocket is asked too.
+func (r *race) final(a attempt) bool {
+	return errors.Is(a.err, transport.ErrRefused) && r.open[a.way.Protocol] == 0 && len(r.pending) == 0 &&
+		(a.way.Protocol == transport.WebSocket || r.open[transport.WebSocket] == 0)
+}
+
+// won returns the stream of the attempt that was first. Where WebSocket won against QUIC, a fresh attempt of QUIC has a
+// moment to overtake it: after a cut the first packets of each to get through come in any order.
+func (r *race) won(a attempt) (transport.Stream, Way, error) {
+	if a.way.Protocol == transport.WebSocket && r.open[transport.QUIC] > 0 {
+		if q, ok := r.overtake(a.way); ok {
+			_ = a.stream.Close()
+			a = q
+		}
+	}
+	r.l.ways.connected(a.way.Protocol, r.quic)
+	return a.stream, a.way, nil
+}
+
+// overtaking is how long QUIC has for that.
+const overtaking = 500 * time.Millisecond
+
+func (r *race) overtake(winner Way) (attempt, bool) {
+	if quic := r.l.ways.quicOf(winner); quic.Server != "" {
+		r.dial(quic)
+	}
+	timer := time.NewTimer(overtaking)
+	defer timer.Stop()
+	for r.open[transport.QUIC] > 0 {
+		select {
+		case a := <-r.results:
+			r.open[a.way.Protocol]--
+			switch {
+			case a.err == nil && a.way.Protocol == transport.QUIC:
+				return a, true
+			case a.err == nil:
+				_ = a.stream.Close()
+			}
+		case <-timer.C:
+			return attempt{}, false
+		case <-r.ctx.Done():
+			return attempt{}, false
+		}
+	}
+	return attempt{}, false
 }
 
 // between is the pause after the nth attempt.

@@ -55,9 +55,9 @@ func (emptyOutbox) Take(context.Context) ([]session.Head, []uint64, error) { ret
 func (emptyOutbox) Close()                                                 {}
 
 // start runs a Link with that dialler until the returned function is called.
-func start(t *testing.T, s *fakeStore, dial func(ctx context.Context, server string) (transport.Stream, error)) (*Link, func()) {
+func start(t *testing.T, s *fakeStore, dial func(ctx context.Context, way Way) (transport.Stream, error)) (*Link, func()) {
 	t.Helper()
-	l, err := New(Config{Node: "edge", Servers: []string{"one:1", "two:1"}}, Deps{Dial: dial, Store: s,
+	l, err := New(Config{Node: "edge", Servers: []Server{{WebSocket: "one:1"}, {WebSocket: "two:1"}}}, Deps{Dial: dial, Store: s,
 		LeaseAge: func() time.Duration { return -1 }, Log: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry()})
 	if err != nil {
 		t.Fatal(err)
@@ -108,5 +108,9 @@ func (c *cloud) welcome() {
 	if f := <-c.got; f.GetHello() == nil {
 		c.t.Fatalf("the first frame is %v, want a hello", f)
 	}
-	c.send(&wire.Frame{Body: &wire.Frame_Welcome{Welcome: &wire.Welcome{Version: wire.Version, Session: "s1"}}})
+	c.send(welcome())
+}
+
+func welcome() *wire.Frame {
+	return &wire.Frame{Body: &wire.Frame_Welcome{Welcome: &wire.Welcome{Version: wire.Version, Session: "s1"}}}
 }

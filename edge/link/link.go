@@ -10,6 +10,7 @@ package link
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -66,8 +67,10 @@ type Outbox interface {
 
 // Config parametrizes a Link.
 type Config struct {
-	Node         string
-	Servers      []string // host:port, tried in turn
+	Node    string
+	Servers []Server // tried in random order
+	// Protocols are those that may be used: WebSocket, QUIC, or both, which then race. None means WebSocket.
+	Protocols    []transport.Protocol
 	Software     string
 	Features     []string
 	PingInterval time.Duration
@@ -76,7 +79,7 @@ type Config struct {
 // Deps are what a Link works with.
 type Deps struct {
 	// Dial opens a stream to a server; see transport.Dial for its errors.
-	Dial  func(ctx context.Context, server string) (transport.Stream, error)
+	Dial  func(ctx context.Context, way Way) (transport.Stream, error)
 	Store Store
 	// LeaseAge is the time since the kubelet last renewed its lease; negative where it never did.
 	LeaseAge func() time.Duration
@@ -93,6 +96,7 @@ type Link struct {
 	deps    Deps
 	codec   *wire.Compressor
 	metrics *metrics
+	ways    ways
 
 	// mu guards all below.
 	mu      sync.Mutex
@@ -104,7 +108,9 @@ type Link struct {
 type Status struct {
 	Connected bool   `json:"connected"`
 	Server    string `json:"server,omitempty"`
-	Session   string `json:"session,omitempty"`
+	// Protocol is what carries the session: websocket or quic.
+	Protocol transport.Protocol `json:"protocol,omitempty"`
+	Session  string             `json:"session,omitempty"`
 	// Since is when the present state began.
 	Since time.Time `json:"since"`
 	// Synced reports that the session has caught up with the cloud.
@@ -123,6 +129,8 @@ func New(cfg Config, deps Deps) (*Link, error) {
 		deps.Now = time.Now
 	}
 	l := &Link{cfg: cfg, deps: deps, codec: codec, status: Status{Since: deps.Now(), Problem: "not yet tried"}}
+	l.ways = ways{servers: slices.Clone(cfg.Servers), now: deps.Now, byQUIC: slices.Contains(cfg.Protocols, transport.QUIC),
+		byWebSocket: len(cfg.Protocols) == 0 || slices.Contains(cfg.Protocols, transport.WebSocket)}
 	l.metrics = newMetrics(deps.Registry, func() bool { return l.Status().Connected })
 	return l, nil
 }
@@ -139,7 +147,7 @@ func (l *Link) Start(ctx context.Context) error {
 	retry := patience{random: l.random}
 	said := ""
 	for ctx.Err() == nil {
-		stream, server, err := l.connect(ctx)
+		stream, way, err := l.connect(ctx)
 		if ctx.Err() != nil {
 			if stream != nil {
 				_ = stream.Close()
@@ -149,11 +157,13 @@ func (l *Link) Start(ctx context.Context) error {
 		var wait time.Duration
 		if err == nil {
 			begun := l.deps.Now()
-			end := l.serve(ctx, stream, server)
+			end := l.serve(ctx, stream, way)
 			err = end.err
+			lasted := l.deps.Now().Sub(begun)
 			if end.welcomed {
-				retry.served(l.deps.Now().Sub(begun))
+				retry.served(lasted)
 			}
+			l.ways.ended(way.Protocol, end, lasted)
 			wait = end.comeBack
 		}
 		if ctx.Err() != nil {
@@ -161,7 +171,7 @@ func (l *Link) Start(ctx context.Context) error {
 		}
 		// A refusal repeats at every try; it is said once, and again when it changes.
 		if text := err.Error(); text != said {
-			l.deps.Log.Warn("link is down", "server", server, "error", err)
+			l.deps.Log.Warn("link is down", "server", way.Server, "protocol", way.Protocol, "error", err)
 			said = text
 		}
 		l.down(err)
@@ -188,5 +198,5 @@ func (l *Link) down(err error) {
 	if l.status.Connected {
 		l.status.Since = l.deps.Now()
 	}
-	l.status.Connected, l.status.Session, l.status.Synced, l.status.Problem = false, "", false, err.Error()
+	l.status = Status{Since: l.status.Since, Problem: err.Error()}
 }

@@ -23,11 +23,11 @@ func TestNewAttemptsGiveNoneUpAndTheFirstToFinishWins(t *testing.T) {
 		servers := map[string]int{}
 		ended := 0
 		var hub *cloud
-		l, stop := start(t, &fakeStore{}, func(ctx context.Context, server string) (transport.Stream, error) {
+		l, stop := start(t, &fakeStore{}, func(ctx context.Context, way Way) (transport.Stream, error) {
 			mu.Lock()
 			n := len(starts)
 			starts = append(starts, time.Since(began))
-			servers[server]++
+			servers[way.Server]++
 			mu.Unlock()
 			if n == 1 {
 				select {
@@ -77,7 +77,7 @@ func TestAttemptsUnderWayAreBoundedAndEachEndsByItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
 		open, most := 0, 0
-		_, stop := start(t, &fakeStore{}, func(ctx context.Context, _ string) (transport.Stream, error) {
+		_, stop := start(t, &fakeStore{}, func(ctx context.Context, _ Way) (transport.Stream, error) {
 			began := time.Now()
 			mu.Lock()
 			open++
@@ -104,7 +104,7 @@ func TestAttemptsUnderWayAreBoundedAndEachEndsByItself(t *testing.T) {
 func dials(t *testing.T, err error, life time.Duration) []time.Time {
 	var mu sync.Mutex
 	var times []time.Time
-	_, stop := start(t, &fakeStore{}, func(context.Context, string) (transport.Stream, error) {
+	_, stop := start(t, &fakeStore{}, func(context.Context, Way) (transport.Stream, error) {
 		mu.Lock()
 		defer mu.Unlock()
 		times = append(times, time.Now())
@@ -150,7 +150,7 @@ func TestALostNetworkIsTriedAgainWithinSecondsForEver(t *testing.T) {
 func TestTheHubSaysWhenToComeBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var times []time.Time
-		_, stop := start(t, &fakeStore{}, func(context.Context, string) (transport.Stream, error) {
+		_, stop := start(t, &fakeStore{}, func(context.Context, Way) (transport.Stream, error) {
 			times = append(times, time.Now())
 			edge, c := newCloud(t)
 			go func() {
@@ -175,7 +175,7 @@ func connected(t *testing.T, s *fakeStore) (*Link, *cloud, func()) {
 	edge, hub := newCloud(t)
 	first := make(chan transport.Stream, 1)
 	first <- edge
-	l, stop := start(t, s, func(ctx context.Context, _ string) (transport.Stream, error) {
+	l, stop := start(t, s, func(ctx context.Context, _ Way) (transport.Stream, error) {
 		select {
 		case e := <-first:
 			return e, nil

@@ -3,16 +3,20 @@ package link
 import "github.com/prometheus/client_golang/prometheus"
 
 type metrics struct {
-	attempts, connects, items, delivered, failed, bytesOut prometheus.Counter
+	items, delivered, failed, bytesOut prometheus.Counter
+	attempts, connects                 *prometheus.CounterVec // by protocol
 }
 
 func newMetrics(reg prometheus.Registerer, connected func() bool) *metrics {
 	counter := func(name, help string) prometheus.Counter {
 		return prometheus.NewCounter(prometheus.CounterOpts{Namespace: "tether", Subsystem: "link", Name: name, Help: help})
 	}
+	byProtocol := func(name, help string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "tether", Subsystem: "link", Name: name, Help: help}, []string{"protocol"})
+	}
 	m := &metrics{
-		attempts:  counter("dial_attempts_total", "Attempts to reach a CloudCore."),
-		connects:  counter("connects_total", "Sessions that were opened."),
+		attempts:  byProtocol("dial_attempts_total", "Attempts to reach a CloudCore."),
+		connects:  byProtocol("connects_total", "Sessions that were opened."),
 		items:     counter("received_items_total", "Objects and deletes committed from the cloud."),
 		delivered: counter("delivered_writes_total", "Queued writes that got a final answer."),
 		failed:    counter("failed_writes_total", "Times that a queued write was not taken and is tried again."),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"time"
 
 	"github.com/tether-edge/tether/common/object"
@@ -13,11 +14,12 @@ import (
 )
 
 // errHandshake marks a session that ended before its Welcome; errUnwanted one that the hub ended because of this edge;
-// errStore one that ended because the database failed.
+// errStore one that ended because the database failed; errSilent one in which the hub was no longer heard.
 var (
 	errHandshake = errors.New("the server ended the handshake")
 	errUnwanted  = errors.New("the hub does not want this session")
 	errStore     = errors.New("the local database failed")
+	errSilent    = errors.New("the hub fell silent")
 )
 
 // ended says how a session went.
@@ -31,7 +33,7 @@ type ended struct {
 // peer is one session. Its fields belong to the goroutine of serve, but for the channels.
 type peer struct {
 	l        *Link
-	server   string
+	way      Way
 	machine  *session.Edge
 	out      *writer
 	apply    *applier
@@ -46,10 +48,10 @@ type peer struct {
 }
 
 // serve runs one session on the stream until it ends.
-func (l *Link) serve(ctx context.Context, stream transport.Stream, server string) ended {
+func (l *Link) serve(ctx context.Context, stream transport.Stream, way Way) ended {
 	sctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	p := &peer{l: l, server: server, calls: make(chan *pendingCall), waiting: map[uint64]*pendingCall{}, done: make(chan struct{})}
+	p := &peer{l: l, way: way, calls: make(chan *pendingCall), waiting: map[uint64]*pendingCall{}, done: make(chan struct{})}
 	frames, readErr := make(chan *wire.Frame), make(chan error, 1)
 	err := p.open(sctx, stream)
 	if err == nil {
@@ -146,7 +148,7 @@ func (p *peer) loop(ctx context.Context, frames <-chan *wire.Frame, failed <-cha
 				err = p.do(ctx, effects)
 			}
 		case err = <-failed:
-			err = fmt.Errorf("read: %w", err)
+			err = readError(err)
 		case err = <-p.out.failed:
 			err = fmt.Errorf("write: %w", err)
 		case a := <-p.apply.results:
@@ -204,11 +206,22 @@ func (p *peer) do(ctx context.Context, effects []session.Effect) error {
 	return nil
 }
 
+// readError tells silence from a word of the other side.
+func readError(err error) error {
+	var n net.Error
+	if errors.As(err, &n) && n.Timeout() {
+		return fmt.Errorf("read: %w: %w", errSilent, err)
+	}
+	return fmt.Errorf("read: %w", err)
+}
+
 func (p *peer) closed(c session.Close) error {
 	p.comeBack = c.ComeBack
 	switch c.Reason {
 	case wire.Reason_REASON_PROTOCOL, wire.Reason_REASON_REFUSED, wire.Reason_REASON_REPLACED:
 		return fmt.Errorf("%w (%s): %s", errUnwanted, c.Reason, c.Message)
+	case wire.Reason_REASON_UNSPECIFIED: // the machine's own: no ping was answered
+		return fmt.Errorf("%w: %s", errSilent, c.Message)
 	}
 	return fmt.Errorf("closed (%s): %s", c.Reason, c.Message)
 }
@@ -226,13 +239,13 @@ func (p *peer) welcome(ctx context.Context, w session.Welcomed) error {
 	}
 	l.mu.Lock()
 	l.current = p
-	l.status = Status{Connected: true, Server: p.server, Session: w.Frame.Session, Since: l.deps.Now()}
+	l.status = Status{Connected: true, Server: p.way.Server, Protocol: p.way.Protocol, Session: w.Frame.Session, Since: l.deps.Now()}
 	l.mu.Unlock()
-	l.metrics.connects.Inc()
+	l.metrics.connects.WithLabelValues(string(p.way.Protocol)).Inc()
 	if ms := w.Frame.ServerTimeUnixMs; ms > 0 && l.deps.ServerTime != nil {
 		l.deps.ServerTime(time.UnixMilli(ms))
 	}
-	l.deps.Log.Info("link is up", "server", p.server, "session", w.Frame.Session, "differs", w.Frame.Want)
+	l.deps.Log.Info("link is up", "server", p.way.Server, "protocol", p.way.Protocol, "session", w.Frame.Session, "differs", w.Frame.Want)
 	return p.takeOutbox(ctx)
 }
 

@@ -238,6 +238,7 @@ func TestVersionsDoNotRepeatThoughTheLogWasDamaged(t *testing.T) {
 	cfg := testConfig(t.TempDir())
 	s, stop := running(t, cfg, Deps{})
 	fillStore(t, s, 40)
+	waitForCopy(t, s) // else the next run makes it while its files are being copied
 	stop()
 	s, stop = running(t, cfg, Deps{})
 	s.mustBatch(t, upsert(t, object.ConfigMaps, configMap("new", "u", 50, "x")))

@@ -20,6 +20,7 @@ import (
 	"github.com/tether-edge/tether/common/object"
 	"github.com/tether-edge/tether/common/pki"
 	"github.com/tether-edge/tether/common/session"
+	"github.com/tether-edge/tether/common/transport"
 	"github.com/tether-edge/tether/common/wire"
 	"github.com/tether-edge/tether/tests/cluster"
 )
@@ -40,7 +41,7 @@ type nodes struct {
 	alive    map[string]time.Duration
 }
 
-func (n *nodes) Connected(node, session, _ string) {
+func (n *nodes) Connected(node, session, _ string, _ transport.Protocol) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.sessions[node] = session

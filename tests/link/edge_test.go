@@ -2,8 +2,6 @@ package link
 
 import (
 	"context"
-	"net"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -184,15 +182,18 @@ func (w *world) join(node string, c edgeConfig) *edge {
 	if c.addr == "" {
 		c.addr = w.addr
 	}
+	if c.ping == 0 && c.addr != w.addr && protocol == transport.QUIC {
+		c.ping = 200 * time.Millisecond // nothing else tells of a proxy that cuts
+	}
 	if c.clock == nil {
 		c.clock = time.Now
 	}
 	id := w.identity(w.ca.IssueNode(c.cert, 30*day))
 	e := &edge{store: newStore(c.store), reg: prometheus.NewRegistry()}
 	var err error
-	e.Link, err = link.New(link.Config{Node: node, Servers: []string{c.addr}, Software: "test", PingInterval: c.ping}, link.Deps{
-		Dial: func(ctx context.Context, server string) (transport.Stream, error) {
-			s, err := transport.Dial(ctx, server, pki.ClientTLS(id, w.trust, "127.0.0.1", c.clock))
+	e.Link, err = link.New(link.Config{Node: node, Servers: []link.Server{{WebSocket: c.addr, QUIC: c.addr}}, Protocols: []transport.Protocol{protocol}, Software: "test", PingInterval: c.ping}, link.Deps{
+		Dial: func(ctx context.Context, way link.Way) (transport.Stream, error) {
+			s, err := dial(ctx, way.Server, pki.ClientTLS(id, w.trust, "127.0.0.1", c.clock))
 			return s, pki.Explain(err, c.clock)
 		},
 		ServerTime: func(hub time.Time) { e.hubTime.Store(&hub) },
@@ -220,7 +221,7 @@ func (w *world) raw(node string) *raw {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(w.t.Context(), 20*time.Second)
 	defer cancel()
-	s, err := transport.Dial(ctx, w.addr, pki.ClientTLS(w.identity(w.ca.IssueNode(node, 30*day)), w.trust, "127.0.0.1", time.Now))
+	s, err := dial(ctx, w.addr, pki.ClientTLS(w.identity(w.ca.IssueNode(node, 30*day)), w.trust, "127.0.0.1", time.Now))
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -266,83 +267,5 @@ func (r *raw) goodbye() *wire.Goodbye {
 		if g := r.next().GetGoodbye(); g != nil {
 			return g
 		}
-	}
-}
-
-// proxy relays TCP to the hub, until it is told to swallow everything without a word.
-type proxy struct {
-	l      net.Listener
-	target string
-	wg     sync.WaitGroup
-
-	mu     sync.Mutex // guards all below
-	silent bool
-	conns  []net.Conn
-}
-
-func (w *world) proxy() *proxy {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	p := &proxy{l: l, target: w.addr}
-	p.wg.Go(p.accept)
-	w.t.Cleanup(func() { _ = l.Close(); p.cut(); p.wg.Wait() })
-	return p
-}
-
-func (p *proxy) addr() string { return p.l.Addr().String() }
-
-func (p *proxy) accept() {
-	for {
-		a, err := p.l.Accept()
-		if err != nil {
-			return
-		}
-		b, err := net.Dial("tcp", p.target)
-		if err != nil {
-			_ = a.Close()
-			continue
-		}
-		p.mu.Lock()
-		p.conns = append(p.conns, a, b)
-		p.mu.Unlock()
-		p.wg.Go(func() { p.relay(a, b) })
-		p.wg.Go(func() { p.relay(b, a) })
-	}
-}
-
-func (p *proxy) relay(from, to net.Conn) {
-	buf := make([]byte, 32<<10)
-	for {
-		n, err := from.Read(buf)
-		p.mu.Lock()
-		silent := p.silent
-		p.mu.Unlock()
-		if silent && err != nil {
-			return // the other end is not told
-		}
-		if !silent && n > 0 {
-			_, _ = to.Write(buf[:n])
-		}
-		if err != nil {
-			_ = from.Close()
-			_ = to.Close()
-			return
-		}
-	}
-}
-
-// setSilent swallows, or relays again. Connections that lived through silence have lost bytes: they are for the dead.
-func (p *proxy) setSilent(v bool) { p.mu.Lock(); defer p.mu.Unlock(); p.silent = v }
-
-// cut closes every connection.
-func (p *proxy) cut() {
-	p.mu.Lock()
-	conns := slices.Clone(p.conns)
-	p.conns = nil
-	p.mu.Unlock()
-	for _, c := range conns {
-		_ = c.Close()
 	}
 }

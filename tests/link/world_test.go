@@ -2,6 +2,8 @@ package link
 
 import (
 	"context"
+	"crypto/tls"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -18,10 +20,46 @@ import (
 	"github.com/tether-edge/tether/common/object"
 	"github.com/tether-edge/tether/common/pki"
 	"github.com/tether-edge/tether/common/session"
+	"github.com/tether-edge/tether/common/transport"
 	"github.com/tether-edge/tether/common/wire"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// protocol carries every link of the running tests.
+var protocol transport.Protocol
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(twice{m}) }
+
+// twice runs all tests once over each protocol.
+type twice struct{ m *testing.M }
+
+func (t twice) Run() int {
+	code := 0
+	for _, protocol = range []transport.Protocol{transport.WebSocket, transport.QUIC} {
+		fmt.Println("over", protocol)
+		code = max(code, t.m.Run())
+	}
+	return code
+}
+
+func dial(ctx context.Context, server string, config *tls.Config) (transport.Stream, error) {
+	if protocol == transport.QUIC {
+		return transport.DialQUIC(ctx, server, config)
+	}
+	return transport.Dial(ctx, server, config)
+}
+
+// listen opens the hub's port for TCP, and for UDP by the same number.
+func listen(addr string) (net.Listener, net.PacketConn, error) {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, nil, err
+	}
+	p, err := net.ListenPacket("udp", l.Addr().String())
+	if err != nil {
+		return nil, nil, errors.Join(err, l.Close())
+	}
+	return l, p, nil
+}
 
 const day = 24 * time.Hour
 
@@ -174,7 +212,7 @@ type nodes struct {
 	leaseAges map[string]time.Duration
 }
 
-func (n *nodes) Connected(node, session, _ string) {
+func (n *nodes) Connected(node, session, _ string, _ transport.Protocol) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.sessions[node] = session
@@ -239,12 +277,12 @@ func newWorld(t *testing.T, change func(*hub.Config)) *world {
 		change(&w.cfg)
 	}
 	w.server = w.identity(ca.IssueServer([]string{"127.0.0.1"}, 30*day))
-	l, err := net.Listen("tcp", w.addr)
+	l, p, err := listen(w.addr)
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.addr = l.Addr().String()
-	w.serve(l)
+	w.serve(l, p)
 	return w
 }
 
@@ -265,9 +303,9 @@ func (w *world) identity(p pki.Pair, err error) *pki.Identity {
 	return id
 }
 
-// serve runs a hub on l. w.stop ends it, and so does the end of the test.
-func (w *world) serve(l net.Listener) {
-	h := hub.New(w.cfg, hub.Deps{Listener: l, Identity: w.server, Clients: w.trust, Caches: w.caches, Upstream: w.up,
+// serve runs a hub on l and p. w.stop ends it, and so does the end of the test.
+func (w *world) serve(l net.Listener, p net.PacketConn) {
+	h := hub.New(w.cfg, hub.Deps{Listener: l, Packets: p, ResetKey: &[32]byte{1}, Identity: w.server, Clients: w.trust, Caches: w.caches, Upstream: w.up,
 		Nodes: w.nodes, Log: quiet(), Registry: prometheus.NewRegistry()})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -290,12 +328,13 @@ func (w *world) serve(l net.Listener) {
 func (w *world) restart() {
 	w.t.Helper()
 	var l net.Listener
+	var p net.PacketConn
 	eventually(w.t, "the hub's port is free again", func() (ok bool) {
 		var err error
-		l, err = net.Listen("tcp", w.addr)
+		l, p, err = listen(w.addr)
 		return err == nil
 	})
-	w.serve(l)
+	w.serve(l, p)
 }
 
 func configMap(name string) object.Key {

@@ -53,7 +53,7 @@ func New(ctx context.Context, c *cluster.Cluster, control *cluster.ControlPlane)
 	if s.address, err = c.CloudAddress(); err != nil {
 		return nil, err
 	}
-	ports, err := cluster.FreePorts(3, s.address)
+	ports, err := cluster.FreePorts(4, s.address)
 	if err != nil {
 		return nil, err
 	}
@@ -61,7 +61,7 @@ func New(ctx context.Context, c *cluster.Cluster, control *cluster.ControlPlane)
 	s.config = s.path("cloudcore.yaml")
 	_, err = s.keadm(ctx, "init", "--local", "--service", "none", "--config", s.config, "--advertise-address", s.address,
 		"--set", "hub.bindAddress="+s.address, "--set", fmt.Sprintf("hub.webSocketPort=%d", s.hubPort),
-		"--set", fmt.Sprintf("join.port=%d", s.joinPort), "--set", "metrics.bindAddress="+s.metrics)
+		"--set", fmt.Sprintf("hub.quicPort=%d", ports[3]), "--set", fmt.Sprintf("join.port=%d", s.joinPort), "--set", "metrics.bindAddress="+s.metrics)
 	return s, err
 }
 

@@ -34,6 +34,8 @@ type Hub struct {
 	BindAddress string `json:"bindAddress"`
 	// WebSocketPort is the TCP port for edges.
 	WebSocketPort int `json:"webSocketPort"`
+	// QUICPort is the UDP port for edges that use QUIC. 0 means no QUIC.
+	QUICPort int `json:"quicPort"`
 	// AdvertiseAddresses are the DNS names or IP addresses by which edges and the API server reach this CloudCore.
 	AdvertiseAddresses []string `json:"advertiseAddresses"`
 	// MaxHandshakes bounds the connections that are inside TLS and Hello at one time; more wait in the listen queue.
@@ -75,6 +77,7 @@ func DefaultCloudCore() *CloudCore {
 		TypeMeta: TypeMeta{APIVersion: APIVersion, Kind: KindCloudCore},
 		Hub: Hub{
 			WebSocketPort:      10000,
+			QUICPort:           10001,
 			AdvertiseAddresses: []string{},
 			MaxHandshakes:      256,
 			HandshakeTimeout:   Duration(30 * time.Second),
@@ -99,6 +102,7 @@ func (c *CloudCore) Validate() error {
 	h := c.Hub
 	f.optionalIP("hub.bindAddress", h.BindAddress)
 	f.port("hub.webSocketPort", h.WebSocketPort)
+	f.optionalPort("hub.quicPort", h.QUICPort)
 	for i, a := range h.AdvertiseAddresses {
 		f.host(index("hub.advertiseAddresses", i), a)
 	}

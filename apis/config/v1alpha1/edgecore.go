@@ -24,12 +24,17 @@ type EdgeCore struct {
 
 // Cloud says how to reach CloudCore.
 type Cloud struct {
-	// Servers are the host:port of CloudCores, tried in turn.
+	// Servers are the host:port of CloudCores for WebSocket, tried in random order.
 	Servers []string `json:"servers"`
+	// Protocol is what carries the link: websocket, quic, or auto, which races the two, prefers QUIC, and falls back to
+	// WebSocket where UDP does not get through.
+	Protocol Protocol `json:"protocol"`
+	// QUICPort is the UDP port of the same CloudCores for QUIC. 0 means that they have none.
+	QUICPort int `json:"quicPort"`
 	// JoinPort is the port of the same CloudCores at which this node's certificate is renewed.
 	JoinPort int `json:"joinPort"`
 	// Proxy is what the link and the renewals go through: empty for what the environment says, none, or the URL of a
-	// proxy that knows CONNECT, such as http://user:password@proxy:3128.
+	// proxy that knows CONNECT, such as http://user:password@proxy:3128. QUIC goes through none.
 	Proxy string `json:"proxy"`
 	// CAFile holds the authorities (PEM) that may vouch for CloudCore. It is written when a certificate is renewed.
 	CAFile string `json:"caFile"`
@@ -41,6 +46,16 @@ type Cloud struct {
 	// links that are paid by the byte.
 	PingInterval Duration `json:"pingInterval"`
 }
+
+// Protocol names what carries the link.
+type Protocol string
+
+// The protocols of the link.
+const (
+	ProtocolAuto      Protocol = "auto"
+	ProtocolWebSocket Protocol = "websocket"
+	ProtocolQUIC      Protocol = "quic"
+)
 
 // API configures the node's own Kubernetes API.
 type API struct {
@@ -114,6 +129,8 @@ func DefaultEdgeCore() *EdgeCore {
 		DataDir:  "/var/lib/tether",
 		Cloud: Cloud{
 			Servers:      []string{},
+			Protocol:     ProtocolWebSocket,
+			QUICPort:     10001,
 			JoinPort:     10002,
 			CAFile:       "/etc/tether/pki/ca.crt",
 			CertFile:     "/etc/tether/pki/node.crt",
@@ -162,6 +179,11 @@ func (c *EdgeCore) Validate() error {
 	}
 	for i, s := range c.Cloud.Servers {
 		f.hostPort(index("cloud.servers", i), s)
+	}
+	oneOf(&f, "cloud.protocol", c.Cloud.Protocol, ProtocolAuto, ProtocolWebSocket, ProtocolQUIC)
+	f.optionalPort("cloud.quicPort", c.Cloud.QUICPort)
+	if c.Cloud.Protocol == ProtocolQUIC && c.Cloud.QUICPort == 0 {
+		f.add("cloud.quicPort", "a port, since cloud.protocol is quic", c.Cloud.QUICPort)
 	}
 	f.port("cloud.joinPort", c.Cloud.JoinPort)
 	f.proxy("cloud.proxy", c.Cloud.Proxy)

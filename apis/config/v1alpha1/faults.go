@@ -104,6 +104,9 @@ func (f *faults) between(path string, v, low, high int) {
 
 func (f *faults) port(path string, v int) { f.between(path, v, 1, 65535) }
 
+// optionalPort allows 0 for none.
+func (f *faults) optionalPort(path string, v int) { f.between(path, v, 0, 65535) }
+
 func (f *faults) duration(path string, v Duration, low, high time.Duration) {
 	if v.Std() < low || v.Std() > high {
 		f.add(path, fmt.Sprintf("%v to %v", Duration(low), Duration(high)), v)

@@ -1,0 +1,297 @@
+package transport
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/quic-go/quic-go"
+)
+
+// A QUIC connection carries one stream for each purpose. The side that opens a stream says which one in its first byte,
+// and the other side answers with accepted, or ends the connection with one of the codes below.
+const (
+	purposeSync byte = 0
+	accepted    byte = 0
+)
+
+// Codes with which a connection is closed (RFC 9000, section 10.2).
+const (
+	codeEnd     quic.ApplicationErrorCode = 0     // an orderly end
+	codeGarbage quic.ApplicationErrorCode = 1     // the peer breaks these rules
+	codeNotNow  quic.ApplicationErrorCode = 0x503 // the reason phrase is the decimal number of seconds to stay away
+)
+
+// alpn names the protocol in the TLS handshake.
+const alpn = subprotocol
+
+const (
+	// lingering bounds how long the last words of a closed stream may take.
+	lingering = 3 * time.Second
+	// keepAlive keeps the path open through address translation, which forgets idle UDP after 30 s in many boxes.
+	keepAlive = 20 * time.Second
+	// silence ends a connection on which nothing came for so long. The link's own pings notice sooner.
+	silence = 10 * time.Minute
+)
+
+// quicConfig is what both ends use. window bounds what a peer may send that was not read, in bytes.
+func quicConfig(window uint64, handshake time.Duration) *quic.Config {
+	return &quic.Config{
+		HandshakeIdleTimeout:       handshake,
+		MaxIdleTimeout:             silence,
+		InitialStreamReceiveWindow: 64 << 10, MaxStreamReceiveWindow: window,
+		InitialConnectionReceiveWindow: 96 << 10, MaxConnectionReceiveWindow: window + window/2,
+		// The least that QUIC allows: tunnels and mobile networks pass it. Larger ones are found out later.
+		InitialPacketSize:     1200,
+		MaxIncomingUniStreams: -1,
+	}
+}
+
+// quicStream is a Stream over one stream of a QUIC connection of its own.
+type quicStream struct {
+	conn   *quic.Conn
+	stream *quic.Stream
+	peer   *x509.Certificate
+
+	// writing orders whole Writes, reading those who read: the last one discards what still comes.
+	writing, reading sync.Mutex
+	closing          sync.Once
+
+	// mu guards closed and orders deadlines with it.
+	mu     sync.Mutex
+	closed bool
+}
+
+func newQUIC(conn *quic.Conn, stream *quic.Stream) (*quicStream, error) {
+	certs := conn.ConnectionState().TLS.PeerCertificates
+	if len(certs) == 0 {
+		return nil, errors.New("the peer showed no certificate")
+	}
+	return &quicStream{conn: conn, stream: stream, peer: certs[0]}, nil
+}
+
+func (s *quicStream) Read(p []byte) (int, error) {
+	s.reading.Lock()
+	defer s.reading.Unlock()
+	if s.isClosed() {
+		return 0, net.ErrClosed
+	}
+	n, err := s.stream.Read(p)
+	return n, s.ended(err)
+}
+
+func (s *quicStream) Write(p []byte) (int, error) {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	n, err := s.stream.Write(p)
+	return n, s.ended(err)
+}
+
+// ended turns an orderly end into io.EOF.
+func (s *quicStream) ended(err error) error {
+	if err == nil || errors.Is(err, io.EOF) {
+		return err
+	}
+	if s.isClosed() {
+		return net.ErrClosed
+	}
+	var app *quic.ApplicationError
+	if errors.As(err, &app) && app.Remote && app.ErrorCode == codeEnd {
+		return io.EOF
+	}
+	return err
+}
+
+func (s *quicStream) isClosed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
+}
+
+// Close ends the stream in order: what was written is delivered to a peer that is still there, within lingering.
+func (s *quicStream) Close() error {
+	s.closing.Do(func() {
+		s.mu.Lock()
+		s.closed = true
+		_ = s.stream.SetReadDeadline(time.Now()) // it can only fail on a stream that ended
+		s.mu.Unlock()
+		go s.linger()
+	})
+	return nil
+}
+
+// linger says that nothing more comes, waits for the peer to say the same, and ends the connection. Ended at once, it
+// would take along what was written and not yet sent.
+func (s *quicStream) linger() {
+	until := time.Now().Add(lingering)
+	timer := time.AfterFunc(lingering, func() { _ = s.conn.CloseWithError(codeEnd, "") })
+	defer timer.Stop()
+	_ = s.stream.SetWriteDeadline(until)
+	s.writing.Lock() // a Write that is under way
+	_ = s.stream.Close()
+	s.writing.Unlock()
+	s.reading.Lock()
+	defer s.reading.Unlock()
+	_ = s.stream.SetReadDeadline(until)
+	_, _ = io.Copy(io.Discard, s.stream)
+	_ = s.conn.CloseWithError(codeEnd, "")
+}
+
+func (s *quicStream) SetReadDeadline(t time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return net.ErrClosed
+	}
+	return s.stream.SetReadDeadline(t)
+}
+
+func (s *quicStream) SetWriteDeadline(t time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return net.ErrClosed
+	}
+	return s.stream.SetWriteDeadline(t)
+}
+
+func (s *quicStream) Peer() *x509.Certificate { return s.peer }
+func (s *quicStream) RemoteAddr() string      { return s.conn.RemoteAddr().String() }
+func (s *quicStream) Protocol() Protocol      { return QUIC }
+
+// DialQUIC is Dial over QUIC: host:port is of UDP. QUIC goes through no proxy.
+func DialQUIC(ctx context.Context, address string, config *tls.Config) (Stream, error) {
+	s, err := dialQUIC(ctx, address, config)
+	if err != nil {
+		return nil, fmt.Errorf("dial %s by QUIC: %w", address, quicError(ctx, err))
+	}
+	return s, nil
+}
+
+func dialQUIC(ctx context.Context, address string, config *tls.Config) (Stream, error) {
+	addr, err := resolveUDP(ctx, address)
+	if err != nil {
+		return nil, err
+	}
+	// A socket bound to no address: the kernel chooses one for each packet, so that a connection outlives the address
+	// that it began with.
+	socket, err := net.ListenUDP("udp", nil)
+	if err != nil {
+		return nil, err
+	}
+	t := &quic.Transport{Conn: socket}
+	config = config.Clone()
+	config.NextProtos = []string{alpn}
+	c := quicConfig(4<<20, attempt)
+	c.MaxIncomingStreams = -1
+	c.KeepAlivePeriod = keepAlive
+	conn, err := t.Dial(ctx, addr, config, c)
+	if err != nil {
+		return nil, errors.Join(err, t.Close(), socket.Close())
+	}
+	context.AfterFunc(conn.Context(), func() {
+		_ = t.Close()
+		_ = socket.Close()
+	})
+	s, err := openSync(ctx, conn)
+	if err != nil {
+		_ = conn.CloseWithError(codeEnd, "")
+		return nil, err
+	}
+	return s, nil
+}
+
+// attempt is how long a dial may hear nothing. The caller's context usually ends it before.
+const attempt = 30 * time.Second
+
+// openSync opens the stream and waits until the server has accepted it: only then is it known that the server verified
+// our certificate.
+func openSync(ctx context.Context, conn *quic.Conn) (Stream, error) {
+	stream, err := conn.OpenStreamSync(ctx)
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = stream.SetDeadline(time.Now()) })
+	defer stop()
+	if _, err := stream.Write([]byte{purposeSync}); err != nil {
+		return nil, err
+	}
+	var answer [1]byte
+	if _, err := io.ReadFull(stream, answer[:]); err != nil {
+		return nil, err
+	}
+	if answer[0] != accepted {
+		return nil, &RefusedError{Err: fmt.Errorf("it answered %#x to the opening of a stream, expected %#x", answer[0], accepted)}
+	}
+	if !stop() {
+		return nil, context.Cause(ctx)
+	}
+	return newQUIC(conn, stream)
+}
+
+// resolveUDP returns one of the host's addresses to which there is a route, at random: the next attempt may take another
+// one.
+func resolveUDP(ctx context.Context, address string) (*net.UDPAddr, error) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	number, err := net.DefaultResolver.LookupPort(ctx, "udp", port)
+	if err != nil {
+		return nil, err
+	}
+	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if err != nil {
+		return nil, err
+	}
+	rand.Shuffle(len(ips), func(i, j int) { ips[i], ips[j] = ips[j], ips[i] })
+	for _, ip := range ips {
+		addr := net.UDPAddrFromAddrPort(netip.AddrPortFrom(ip.Unmap(), uint16(number)))
+		var probe *net.UDPConn
+		if probe, err = net.DialUDP("udp", nil, addr); err == nil { // sends nothing
+			return addr, probe.Close()
+		}
+	}
+	return nil, err
+}
+
+// quicError tells refusals from a network that failed.
+func quicError(ctx context.Context, err error) error {
+	var (
+		refused *RefusedError
+		app     *quic.ApplicationError
+		tr      *quic.TransportError
+		version *quic.VersionNegotiationError
+	)
+	switch {
+	case errors.As(err, &refused):
+		return refused
+	case ctx.Err() != nil:
+		return err
+	case errors.As(err, &app) && app.Remote && app.ErrorCode == codeNotNow:
+		return &RefusedError{RetryAfter: retryAfter(app.ErrorMessage), Err: err}
+	case errors.As(err, &app) && app.Remote, errors.As(err, &version):
+		return &RefusedError{Err: err}
+	case errors.As(err, &tr) && tr.ErrorCode == quic.ConnectionRefused:
+		return err // there was no room for a handshake: another try may find some
+	case errors.As(err, &tr) && tr.Remote && tr.ErrorCode.IsCryptoError():
+		// As crypto/tls says it over TCP.
+		return &RefusedError{Err: &net.OpError{Op: "remote error", Err: tls.AlertError(tr.ErrorCode - 0x100)}}
+	case errors.As(err, &tr):
+		return &RefusedError{Err: err}
+	case errors.Is(err, io.EOF):
+		return &RefusedError{Err: errors.New("it closed the stream inside the handshake")}
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return err
+	}
+	return err
+}

@@ -1,0 +1,108 @@
+package link
+
+import (
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"github.com/tether-edge/tether/common/transport"
+)
+
+// A Server is one CloudCore's address by each protocol, as host:port. QUIC is empty where it has none.
+type Server struct{ WebSocket, QUIC string }
+
+// A Way is one address of a CloudCore by one protocol.
+type Way struct {
+	Protocol transport.Protocol
+	// Server is the host:port, of UDP for QUIC and of TCP for WebSocket.
+	Server string
+}
+
+const (
+	// headStart is what QUIC has before WebSocket in a race. It needs a round trip less, so what it does not reach by
+	// then and WebSocket does is mostly UDP that is dropped.
+	headStart = 300 * time.Millisecond
+	// demotion is for how long WebSocket goes alone after QUIC failed where WebSocket did not; it doubles each time.
+	demotion, demotionMax = 5 * time.Minute, 6 * time.Hour
+	// proven is how long a session over QUIC lasts that makes its earlier failures forgotten.
+	proven = 10 * time.Minute
+)
+
+// ways says in which order a node's servers are tried, and by which protocol. With both it is a race: QUIC begins, and
+// WebSocket follows after a head start, or at once if QUIC failed. It belongs to the goroutine of Link.Start.
+type ways struct {
+	servers []Server
+	// byQUIC and byWebSocket are what the configuration allows.
+	byQUIC, byWebSocket bool
+	now                 func() time.Time
+
+	round     int
+	demoted   time.Time // until then QUIC is not tried if there is another way
+	demotions int
+	// silences counts the sessions over QUIC in a row that ended without a word.
+	silences int
+}
+
+// shuffle puts the servers into a new order, so that the edges of a site spread over CloudCores and one that is gone is
+// not every edge's first.
+func (w *ways) shuffle() {
+	rand.Shuffle(len(w.servers), func(i, j int) { w.servers[i], w.servers[j] = w.servers[j], w.servers[i] })
+	w.round = 0
+}
+
+// next returns the ways to race to the next server: one, or QUIC and then WebSocket.
+func (w *ways) next() []Way {
+	s := w.servers[w.round%len(w.servers)]
+	w.round++
+	ws, quic := Way{transport.WebSocket, s.WebSocket}, Way{transport.QUIC, s.QUIC}
+	switch {
+	case !w.byQUIC || quic.Server == "":
+		return []Way{ws}
+	case !w.byWebSocket:
+		return []Way{quic}
+	case w.now().Before(w.demoted):
+		return []Way{ws}
+	}
+	return []Way{quic, ws}
+}
+
+// quicOf returns the way by QUIC to the server that is reached by w.
+func (w *ways) quicOf(ws Way) Way {
+	for _, s := range w.servers {
+		if s.WebSocket == ws.Server {
+			return Way{transport.QUIC, s.QUIC}
+		}
+	}
+	return Way{}
+}
+
+// connected takes note of who won; raced reports that QUIC was tried too.
+func (w *ways) connected(p transport.Protocol, raced bool) {
+	if p == transport.WebSocket && raced {
+		w.demote()
+	}
+}
+
+// ended takes note of how a session went: QUIC can also fail after it has connected, where only small packets pass or UDP
+// is cut after a while.
+func (w *ways) ended(p transport.Protocol, end ended, lasted time.Duration) {
+	if p != transport.QUIC {
+		return
+	}
+	if lasted >= proven {
+		w.silences, w.demotions = 0, 0
+	}
+	if !errors.Is(end.err, errSilent) {
+		return
+	}
+	w.silences++
+	if !end.welcomed || lasted < healthy || w.silences > 1 {
+		w.demote()
+	}
+}
+
+func (w *ways) demote() {
+	w.demoted = w.now().Add(min(demotion<<min(w.demotions, 16), demotionMax))
+	w.demotions++
+	w.silences = 0
+}

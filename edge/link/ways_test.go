@@ -1,0 +1,267 @@
+package link
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tether-edge/tether/common/transport"
+)
+
+// network is what a link dials into: each protocol works, hangs as if its packets were dropped, or is refused.
+type network struct {
+	t  *testing.T
+	mu sync.Mutex
+	// delay is how long a dial of the protocol takes; broken says how it fails instead.
+	delay  map[transport.Protocol]time.Duration
+	broken map[transport.Protocol]error
+	dials  map[transport.Protocol]int
+	hubs   []*cloud
+}
+
+var errHangs = errors.New("packets are dropped")
+
+func (n *network) dial(ctx context.Context, way Way) (transport.Stream, error) {
+	n.mu.Lock()
+	n.dials[way.Protocol]++
+	delay, broken := n.delay[way.Protocol], n.broken[way.Protocol]
+	n.mu.Unlock()
+	if errors.Is(broken, errHangs) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	select {
+	case <-time.After(delay):
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if broken != nil {
+		return nil, broken
+	}
+	edge, hub := newCloud(n.t)
+	n.mu.Lock()
+	n.hubs = append(n.hubs, hub)
+	n.mu.Unlock()
+	go func() {
+		if f, ok := <-hub.got; ok && f.GetHello() != nil {
+			hub.send(welcome())
+		}
+	}()
+	return edge, nil
+}
+
+func (n *network) dialled(p transport.Protocol) int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.dials[p]
+}
+
+func (n *network) set(p transport.Protocol, broken error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.broken[p] = broken
+}
+
+// cut ends every stream, as a hub that stops does.
+func (n *network) cut() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, h := range n.hubs {
+		_ = h.Close()
+	}
+	n.hubs = nil
+}
+
+func newRace(t *testing.T, protocols []transport.Protocol) (*network, *Link) {
+	t.Helper()
+	n := &network{t: t, delay: map[transport.Protocol]time.Duration{transport.QUIC: 50 * time.Millisecond, transport.WebSocket: 70 * time.Millisecond},
+		broken: map[transport.Protocol]error{}, dials: map[transport.Protocol]int{}}
+	l, err := New(Config{Node: "edge", Protocols: protocols, Servers: []Server{{"one:10000", "one:10001"}, {"two:10000", "two:10001"}}},
+		Deps{Dial: n.dial, Store: &fakeStore{}, LeaseAge: func() time.Duration { return -1 }, Log: slog.New(slog.DiscardHandler),
+			Registry: prometheus.NewRegistry()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n, l
+}
+
+// up waits, by the fake clock, until the link is up and returns by what and after how long.
+func up(t *testing.T, l *Link) (transport.Protocol, time.Duration) {
+	t.Helper()
+	start := time.Now()
+	for range 10000 {
+		if s := l.Status(); s.Connected {
+			return s.Protocol, time.Since(start)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatal("the link is not up after 100 s")
+	return "", 0
+}
+
+// down waits until it is not.
+func down(t *testing.T, l *Link) {
+	t.Helper()
+	for range 10000 {
+		if !l.Status().Connected {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatal("the link is still up after 100 s")
+}
+
+var both = []transport.Protocol{transport.QUIC, transport.WebSocket}
+
+func racing(t *testing.T, protocols []transport.Protocol, prepare func(*network), test func(*network, *Link)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		n, l := newRace(t, protocols)
+		if prepare != nil {
+			prepare(n)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan struct{})
+		go func() { defer close(done); _ = l.Start(ctx) }()
+		test(n, l)
+		cancel()
+		<-done
+		n.cut()
+	})
+}
+
+func TestQUICIsPreferredWhereBothWork(t *testing.T) {
+	racing(t, both, func(n *network) { n.delay[transport.QUIC] = 250 * time.Millisecond }, func(n *network, l *Link) {
+		if p, _ := up(t, l); p != transport.QUIC {
+			t.Errorf("the link is up by %s", p)
+		}
+		if n.dialled(transport.WebSocket) != 0 {
+			t.Error("WebSocket was dialled although QUIC was there within its head start")
+		}
+	})
+}
+
+func TestWhereUDPIsDroppedWebSocketIsThereSoonAndGoesFirstNextTime(t *testing.T) {
+	racing(t, both, func(n *network) { n.broken[transport.QUIC] = errHangs }, func(n *network, l *Link) {
+		if p, took := up(t, l); p != transport.WebSocket || took > 3*time.Second {
+			t.Errorf("up by %s after %s, want WebSocket within 3 s", p, took)
+		}
+		before := n.dialled(transport.QUIC)
+		n.cut()
+		down(t, l)
+		if p, took := up(t, l); p != transport.WebSocket || took > time.Second || n.dialled(transport.QUIC) != before {
+			t.Errorf("the second time: up by %s after %s, QUIC dialled %d times more", p, took, n.dialled(transport.QUIC)-before)
+		}
+		// It is tried again when some time has passed.
+		n.set(transport.QUIC, nil)
+		time.Sleep(demotion)
+		n.cut()
+		down(t, l)
+		if p, _ := up(t, l); p != transport.QUIC {
+			t.Errorf("%s after QUIC was demoted the link is up by %s", demotion, p)
+		}
+	})
+}
+
+func TestARefusalByQUICLetsWebSocketTryAtOnce(t *testing.T) {
+	refused := fmt.Errorf("x: %w", &transport.RefusedError{Err: errors.New("no")})
+	racing(t, both, func(n *network) { n.broken[transport.QUIC] = refused }, func(n *network, l *Link) {
+		if p, took := up(t, l); p != transport.WebSocket || took > headStart {
+			t.Errorf("up by %s after %s, want WebSocket before the head start is over", p, took)
+		}
+	})
+	// Refused by both, the edge backs off as if there were one; refused by WebSocket where UDP is dropped, too.
+	for name, quic := range map[string]error{"refused": refused, "dropped": errHangs} {
+		racing(t, both, func(n *network) { n.broken[transport.QUIC], n.broken[transport.WebSocket] = quic, refused }, func(n *network, l *Link) {
+			time.Sleep(10 * time.Minute)
+			if d := n.dialled(transport.WebSocket); d < 10 || d > 60 {
+				t.Errorf("QUIC %s: WebSocket was dialled %d times in ten minutes: expected the back-off of refusals", name, d)
+			}
+		})
+	}
+}
+
+func TestQUICThatFailsAfterItConnectedIsDemoted(t *testing.T) {
+	racing(t, both, nil, func(n *network, l *Link) {
+		if p, _ := up(t, l); p != transport.QUIC {
+			t.Fatalf("up by %s", p)
+		}
+		// Nothing that the edge sends is answered, and QUIC goes on connecting.
+		down(t, l)
+		p, _ := up(t, l)
+		if p != transport.WebSocket {
+			t.Errorf("a session over QUIC fell silent within a minute: next is %s, want WebSocket", p)
+		}
+	})
+	// A hub that says goodbye, or stops, is no fault of QUIC.
+	racing(t, both, nil, func(n *network, l *Link) {
+		for range 5 {
+			if p, _ := up(t, l); p != transport.QUIC {
+				t.Fatalf("up by %s", p)
+			}
+			n.cut()
+			down(t, l)
+		}
+	})
+}
+
+func TestOneProtocolAloneIsNeverLeft(t *testing.T) {
+	for _, only := range both {
+		other := transport.QUIC
+		if only == other {
+			other = transport.WebSocket
+		}
+		racing(t, []transport.Protocol{only}, func(n *network) { n.broken[only] = errHangs }, func(n *network, l *Link) {
+			time.Sleep(time.Minute)
+			n.set(only, nil)
+			if p, _ := up(t, l); p != only || n.dialled(other) != 0 {
+				t.Errorf("only %s: up by %s, the other one was dialled %d times", only, p, n.dialled(other))
+			}
+		})
+	}
+}
+
+// After a cut the packets of the two come through in any order: an old attempt of WebSocket must not push QUIC out.
+func TestAfterACutQUICMayStillOvertake(t *testing.T) {
+	racing(t, both, func(n *network) { n.broken[transport.QUIC] = errHangs; n.delay[transport.WebSocket] = 5 * time.Second }, func(n *network, l *Link) {
+		time.Sleep(4 * time.Second)
+		n.set(transport.QUIC, nil)
+		n.mu.Lock()
+		n.delay[transport.QUIC] = 400 * time.Millisecond
+		n.mu.Unlock()
+		if p, took := up(t, l); p != transport.QUIC || took > 3*time.Second {
+			t.Errorf("up by %s after %s", p, took)
+		}
+	})
+}
+
+func TestServersAreTriedInRandomOrder(t *testing.T) {
+	w := ways{servers: []Server{{"a:1", ""}, {"b:1", ""}, {"c:1", ""}}, byWebSocket: true, now: time.Now}
+	first := map[string]int{}
+	for range 300 {
+		w.shuffle()
+		all := map[string]bool{}
+		for i := range 3 {
+			s := w.next()[0].Server
+			if i == 0 {
+				first[s]++
+			}
+			all[s] = true
+		}
+		if len(all) != 3 {
+			t.Fatalf("three tries reached %v", all)
+		}
+	}
+	for _, s := range w.servers {
+		if n := first[s.WebSocket]; n < 50 || n > 150 {
+			t.Errorf("%s was first %d times of 300", s.WebSocket, n)
+		}
+	}
+}

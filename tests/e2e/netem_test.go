@@ -6,10 +6,14 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/tether-edge/tether/apis/config/v1alpha1"
 	"github.com/tether-edge/tether/tests/cluster"
 	"github.com/tether-edge/tether/tests/netem"
 )
@@ -121,22 +125,76 @@ func TestABlackHoleIsNoticedByBothEndsAndTheLinkResumes(t *testing.T) {
 // eventuallySessions waits until CloudCore's hub has so many sessions.
 func (s *system) eventuallySessions(timeout time.Duration, what string, want int) {
 	s.t.Helper()
-	line := fmt.Sprintf("\ntether_hub_sessions %d\n", want)
 	cluster.Eventually(s.t, timeout, what, func() error {
-		response, err := http.Get(s.CloudMetrics())
-		if err != nil {
-			return err
+		found := 0
+		for _, p := range []string{"websocket", "quic"} {
+			n, err := s.cloudMetric(`tether_hub_sessions{protocol="` + p + `"}`)
+			if err != nil {
+				return err
+			}
+			found += n
 		}
-		defer response.Body.Close()
-		body, err := io.ReadAll(response.Body)
-		if err != nil {
-			return err
-		}
-		_, found, _ := strings.Cut(string(body), "\ntether_hub_sessions ")
-		found, _, _ = strings.Cut(found, "\n")
-		if !strings.Contains(string(body), line) {
-			return fmt.Errorf("expected %d sessions, found %q", want, found)
+		if found != want {
+			return fmt.Errorf("expected %d sessions, found %d", want, found)
 		}
 		return nil
+	})
+}
+
+// cloudMetric reads one of CloudCore's metrics, by its name and labels.
+func (s *system) cloudMetric(name string) (int, error) {
+	response, err := http.Get(s.CloudMetrics())
+	if err != nil {
+		return 0, err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		return 0, err
+	}
+	_, found, ok := strings.Cut(string(body), "\n"+name+" ")
+	if !ok {
+		return 0, fmt.Errorf("CloudCore has no metric %s", name)
+	}
+	found, _, _ = strings.Cut(found, "\n")
+	return strconv.Atoi(found)
+}
+
+// TestWhereUDPIsDroppedTheLinkFallsBack: under auto the link is QUIC's where UDP passes, and WebSocket's where it does not.
+func TestWhereUDPIsDroppedTheLinkFallsBack(t *testing.T) {
+	s, relay := newSystemBehind(t, netem.Settings{NoUDP: true})
+	s.must(s.edge.SetProtocol(v1alpha1.ProtocolAuto))
+	began := time.Now()
+	s.must(s.edge.StartCore(t.Context()))
+	s.eventuallyStatus(30*time.Second, "a link over WebSocket", `"protocol":"websocket"`)
+	t.Logf("the link was up %s after edgecore was started", time.Since(began).Round(100*time.Millisecond))
+	s.must(s.edge.WaitReady(t.Context(), 2*time.Minute))
+	s.annotated("websocket")
+
+	// A new edgecore remembers nothing, and finds UDP passing.
+	s.must(relay.SetBoth(netem.Settings{}))
+	s.waitCore(s.killCore())
+	s.eventuallyStatus(30*time.Second, "a link over QUIC", `"protocol":"quic"`)
+	s.annotated("quic")
+	p := s.runPod("steady")
+	before := s.containers()
+
+	// UDP stops passing under a session that has stood.
+	s.must(relay.SetBoth(netem.Settings{NoUDP: true}))
+	s.eventuallyStatus(time.Minute, "WebSocket in the place of QUIC", `"protocol":"websocket"`)
+	s.annotated("websocket")
+	s.answers(p, "/healthz", "")
+	s.sameContainers(before)
+}
+
+// annotated waits until the Node says what carries its link.
+func (s *system) annotated(protocol string) {
+	s.t.Helper()
+	cluster.Eventually(s.t, 20*time.Second, "the Node to say "+protocol, func() error {
+		n, err := s.Admin.CoreV1().Nodes().Get(s.t.Context(), s.edge.Name(), metav1.GetOptions{})
+		if err == nil && n.Annotations["tether.io/protocol"] != protocol {
+			err = fmt.Errorf("it says %q", n.Annotations["tether.io/protocol"])
+		}
+		return err
 	})
 }

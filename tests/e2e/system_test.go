@@ -76,8 +76,10 @@ func bringUpCloud(ctx context.Context, c *cluster.Cluster, edge cluster.EdgeConf
 			return nil, err
 		}
 	}
-	p.edge, err = p.NewEdge(ctx, host, nil)
-	return p, err
+	if p.edge, err = p.NewEdge(ctx, host, nil); err != nil {
+		return p, err
+	}
+	return p, p.edge.SetProtocol(protocol)
 }
 
 func (s *system) must(err error) {

@@ -44,7 +44,7 @@ func (p *pipe) put(now time.Time, data []byte) {
 	defer p.mu.Unlock()
 	p.counts.Received++
 	// One number for each frame, whatever the settings: a change of them leaves the fate of later frames as it was.
-	if p.loss.Float64() < p.settings.Loss {
+	if p.loss.Float64() < p.settings.Loss || p.settings.NoUDP && isUDP(data) {
 		p.counts.Lost++
 		return
 	}
@@ -60,6 +60,13 @@ func (p *pipe) put(now time.Time, data []byte) {
 	if len(p.frames) == 1 {
 		p.signal()
 	}
+}
+
+// isUDP reports whether an Ethernet frame carries UDP over IPv4 (RFC 791, section 3.1: version in the first byte, protocol
+// in the tenth).
+func isUDP(frame []byte) bool {
+	const version, protocol = 14, 14 + 9
+	return len(frame) > protocol && frame[12] == 0x08 && frame[13] == 0 && frame[version]>>4 == 4 && frame[protocol] == 17
 }
 
 func (s Settings) queue() int64 {

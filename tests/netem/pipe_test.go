@@ -109,6 +109,21 @@ func TestWhatIsHeldIsBounded(t *testing.T) {
 	}
 }
 
+func TestNoUDPLosesUDPAlone(t *testing.T) {
+	packet := func(etherType, version, protocol byte) []byte {
+		b := make([]byte, 60)
+		b[12], b[14], b[23] = etherType, version<<4, protocol
+		return b
+	}
+	p := newPipe(Settings{NoUDP: true}, 1, 1)
+	for _, b := range [][]byte{packet(8, 4, 17), packet(8, 4, 6), packet(0x86, 6, 17), packet(8, 4, 17)[:20]} {
+		p.put(time.Now(), b)
+	}
+	if c := p.counters(); c.Lost != 1 || c.Held != 3 {
+		t.Errorf("expected the one packet of UDP lost and 3 others held, found %+v", c)
+	}
+}
+
 func TestWrongSettingsAreAllNamed(t *testing.T) {
 	err := Settings{Delay: -1, Jitter: 2 * time.Hour, Loss: 1.5, Rate: -1, Queue: -1}.Validate()
 	if err == nil {

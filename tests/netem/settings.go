@@ -14,6 +14,8 @@ type Settings struct {
 	Jitter time.Duration
 	// Loss is the probability that a frame is lost, 0 to 1. With 1 the relay is a black hole.
 	Loss float64
+	// NoUDP loses every frame that carries UDP over IPv4, as many a firewall does.
+	NoUDP bool
 	// Rate is the bandwidth in bytes per second, of whole frames; 0 is no limit.
 	Rate int64
 	// Queue is how many bytes may wait for transmission where there is a Rate; what comes on top is dropped. 0 means
@@ -51,7 +53,7 @@ type Counters struct {
 	Held uint64
 	// Sent frames left on the other link; SentBytes is their length.
 	Sent, SentBytes uint64
-	// Lost frames fell to Settings.Loss.
+	// Lost frames fell to Settings.Loss or NoUDP.
 	Lost uint64
 	// Overflowed frames found the queue full.
 	Overflowed uint64

@@ -79,6 +79,16 @@ func (e *Edge) StartCore(ctx context.Context) error {
 	return err
 }
 
+// SetProtocol changes what carries the link. edgecore must not run.
+func (e *Edge) SetProtocol(p v1alpha1.Protocol) error {
+	cfg, err := v1alpha1.LoadEdgeCore(e.config)
+	if err != nil {
+		return err
+	}
+	cfg.Cloud.Protocol = p
+	return writeConfig(e.config, cfg)
+}
+
 // edgeDir holds what NewEdge writes and edgecore's data.
 func edgeDir(h *cluster.EdgeHost) string { return filepath.Join(h.Dir(), "tether") }
 

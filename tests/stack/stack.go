@@ -39,8 +39,8 @@ type Stack struct {
 	config   string // CloudCore's configuration file
 }
 
-// New sets CloudCore up on a running control plane, by keadm init.
-func New(ctx context.Context, c *cluster.Cluster, control *cluster.ControlPlane) (*Stack, error) {
+// Attach returns a stack on a running control plane, without a CloudCore.
+func Attach(c *cluster.Cluster, control *cluster.ControlPlane) (*Stack, error) {
 	s := &Stack{Cluster: c, Control: control}
 	var err error
 	if s.rest, err = control.RESTConfig(); err != nil {
@@ -49,6 +49,15 @@ func New(ctx context.Context, c *cluster.Cluster, control *cluster.ControlPlane)
 	s.rest.QPS = -1
 	if s.Admin, err = kubernetes.NewForConfig(s.rest); err != nil {
 		return nil, fmt.Errorf("make the admin's client: %w", err)
+	}
+	return s, nil
+}
+
+// New sets CloudCore up on a running control plane, by keadm init.
+func New(ctx context.Context, c *cluster.Cluster, control *cluster.ControlPlane) (*Stack, error) {
+	s, err := Attach(c, control)
+	if err != nil {
+		return nil, err
 	}
 	if s.address, err = c.CloudAddress(); err != nil {
 		return nil, err

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -195,7 +196,7 @@ func cloudConfig(f *initFlags) (*v1alpha1.CloudCore, []byte, error) {
 
 // installCloud makes CloudCore a service of this machine.
 func installCloud(ctx context.Context, w IO, client *clusterClient, f *initFlags, cfg *v1alpha1.CloudCore, file []byte) error {
-	kubeconfig, err := client.serviceAccountKubeconfig(ctx)
+	kubeconfig, err := client.serviceAccountKubeconfig(ctx, w)
 	if err != nil {
 		return err
 	}
@@ -228,7 +229,7 @@ func installCloud(ctx context.Context, w IO, client *clusterClient, f *initFlags
 const accountSecret = "cloudcore-token"
 
 // serviceAccountKubeconfig makes a kubeconfig with exactly CloudCore's rights.
-func (c *clusterClient) serviceAccountKubeconfig(ctx context.Context) ([]byte, error) {
+func (c *clusterClient) serviceAccountKubeconfig(ctx context.Context, w IO) ([]byte, error) {
 	secrets := c.CoreV1().Secrets(build.Namespace)
 	_, err := secrets.Create(ctx, &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Name: accountSecret, Annotations: map[string]string{corev1.ServiceAccountNameKey: build.ServiceAccount}},
@@ -238,7 +239,7 @@ func (c *clusterClient) serviceAccountKubeconfig(ctx context.Context) ([]byte, e
 		return nil, fmt.Errorf("make CloudCore's credentials: %w", err)
 	}
 	var token []byte
-	err = wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, 30*time.Second, true, func(ctx context.Context) (bool, error) {
+	err = wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, 10*time.Second, true, func(ctx context.Context) (bool, error) {
 		x, err := secrets.Get(ctx, accountSecret, metav1.GetOptions{})
 		if err != nil {
 			return false, err
@@ -246,8 +247,11 @@ func (c *clusterClient) serviceAccountKubeconfig(ctx context.Context) ([]byte, e
 		token = x.Data[corev1.ServiceAccountTokenKey]
 		return len(token) > 0, nil
 	})
+	if wait.Interrupted(err) && ctx.Err() == nil {
+		token, err = c.askedToken(ctx, w)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("make CloudCore's credentials: the cluster filled in no token into Secret %s/%s: %w", build.Namespace, accountSecret, err)
+		return nil, fmt.Errorf("make CloudCore's credentials: %w", err)
 	}
 	ca := c.rest.CAData
 	if len(ca) == 0 && c.rest.CAFile != "" {
@@ -265,6 +269,19 @@ func (c *clusterClient) serviceAccountKubeconfig(ctx context.Context) ([]byte, e
 		return nil, fmt.Errorf("encode kubeconfig: %w", err)
 	}
 	return b, nil
+}
+
+// askedToken asks for a token that ends, of a cluster whose controllers fill in none that does not.
+func (c *clusterClient) askedToken(ctx context.Context, w IO) ([]byte, error) {
+	const decade = 10 * 365 * 24 * 60 * 60 // seconds
+	r, err := c.CoreV1().ServiceAccounts(build.Namespace).CreateToken(ctx, build.ServiceAccount, &authenticationv1.TokenRequest{
+		Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: new(int64(decade))}}, metav1.CreateOptions{FieldManager: fieldManager})
+	if err != nil {
+		return nil, fmt.Errorf("the cluster filled in no token into Secret %s/%s, and gives none when asked: %w", build.Namespace, accountSecret, err)
+	}
+	fmt.Fprintf(w.Err, "keadm: the cluster filled in no token into Secret %s/%s (does its controller manager run?): CloudCore's token ends on %s; run 'keadm init' again before\n",
+		build.Namespace, accountSecret, r.Status.ExpirationTimestamp.Format(time.DateOnly))
+	return []byte(r.Status.Token), nil
 }
 
 // image is the image's whole name.

@@ -94,6 +94,38 @@ func TestCloudCoreAsADeployment(t *testing.T) {
 	}
 }
 
+// TestAPlainAPIServer: keadm init and keadm join need nothing of the control plane that this project brings.
+func TestAPlainAPIServer(t *testing.T) {
+	ctx := t.Context()
+	c := cluster.ForTest(t)
+	control, err := stack.PlainAPIServer(ctx, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &parts{}
+	s := &system{parts: p, t: t}
+	p.Stack, err = stack.New(ctx, c, control)
+	s.must(err)
+	s.must(p.StartCloud(ctx))
+	archives, err := cluster.Images(ctx)
+	s.must(err)
+	h, err := c.NewEdgeHost(ctx, cluster.EdgeConfig{Name: "edge-1", Images: archives})
+	s.must(err)
+	keadm, err := cluster.Program(ctx, "keadm")
+	s.must(err)
+	p.edge = p.Joined(h)
+	args, err := p.JoinArgs(ctx, h)
+	s.must(err)
+	start := time.Now()
+	out, err := h.Run(ctx, append(append([]string{keadm}, args...), "--service", "process")...)
+	s.must(err)
+	if took := time.Since(start); took > 20*time.Second {
+		t.Errorf("the node was Ready after %s, expected 20 s at most", took)
+	}
+	t.Logf("joined and Ready after %s:\n%s", time.Since(start).Round(10*time.Millisecond), out)
+	s.must(p.edge.WaitReady(ctx, time.Second)) // join has waited for it
+}
+
 // joinBy gets a node's certificate with a token, as keadm join does.
 func joinBy(ctx context.Context, t *testing.T, server string, bearer trust.Bearer) (*presented, pki.Roots) {
 	t.Helper()

@@ -64,22 +64,12 @@ func buildStockKubelet(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	list := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Version}}", "k8s.io/kubernetes")
-	list.Dir = root
-	version, err := list.Output()
+	stamps, err := cluster.KubernetesStamps(ctx)
 	if err != nil {
-		return "", fmt.Errorf("ask for the version of Kubernetes: %w", err)
-	}
-	parts := strings.Split(strings.TrimPrefix(strings.TrimSpace(string(version)), "v"), ".")
-	if len(parts) < 3 {
-		return "", fmt.Errorf("ask for the version of Kubernetes: expected v1.2.3, found %q", version)
-	}
-	stamp := "-s -w"
-	for _, pkg := range []string{"k8s.io/component-base/version", "k8s.io/client-go/pkg/version"} {
-		stamp += fmt.Sprintf(" -X %s.gitVersion=v%s -X %s.gitMajor=%s -X %s.gitMinor=%s", pkg, strings.Join(parts, "."), pkg, parts[0], pkg, parts[1])
+		return "", err
 	}
 	path := filepath.Join(root, ".tether", "bin", "stockkubelet")
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-tags=grpcnotrace", "-buildvcs=false", "-ldflags", stamp, "-o", path, "./tests/cmd/stockkubelet")
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-tags=grpcnotrace", "-buildvcs=false", "-ldflags", "-s -w "+stamps, "-o", path, "./tests/cmd/stockkubelet")
 	cmd.Dir = root
 	if text, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build the stock kubelet: %w: %s", err, strings.TrimSpace(string(text)))

@@ -129,6 +129,17 @@ func exchange(t *testing.T, client, hub Stream) {
 	}
 }
 
+func TestLinksGoOverIPv6(t *testing.T) {
+	s := serveAt(t, "[::1]:0", nil)
+	for _, s.protocol = range []Protocol{WebSocket, QUIC} {
+		client, hub := s.pair(t, "edge-1")
+		exchange(t, client, hub)
+		if !strings.HasPrefix(hub.RemoteAddr(), "[::1]:") || client.Protocol() != s.protocol {
+			t.Errorf("the stream is of %s, by %s", hub.RemoteAddr(), client.Protocol())
+		}
+	}
+}
+
 func TestAStreamOutlivesItsClientsAddress(t *testing.T) {
 	s := serve(t, nil)
 	p := newPath(t, s.udp)

@@ -123,6 +123,9 @@ func (c *CloudCore) Start(ctx context.Context) error {
 func (c *CloudCore) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", promhttp.HandlerFor(c.reg, promhttp.HandlerOpts{}))
+	if c.cfg.Metrics.Profiling {
+		run.Profiling(mux)
+	}
 	run.Health(mux, func() error {
 		if !c.cache.Synced() {
 			return errors.New("the caches are not synced with the API server")

@@ -159,8 +159,12 @@ func (c *CloudCore) serveEdges(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
-	reset, err := c.trusted.Derive("QUIC stateless reset")
+	// Of this CloudCore alone: another one would tell a stranger the tokens of this one's sessions.
+	reset, err := c.trusted.Derive("QUIC stateless reset of " + c.address())
 	if err != nil {
+		if packets != nil {
+			err = errors.Join(err, packets.Close())
+		}
 		return errors.Join(err, listener.Close())
 	}
 	h := hub.New(hub.Config{MaxHandshakes: c.cfg.Hub.MaxHandshakes, HandshakeTimeout: c.cfg.Hub.HandshakeTimeout.Std(),

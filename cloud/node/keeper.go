@@ -261,7 +261,7 @@ func (k *Keeper) changed(keys []object.Key) {
 }
 
 // Connected says that session holds node on this CloudCore, which other replicas reach at address, and what carries it.
-// The Lease is claimed and renewed at once. An earlier session of the node is forgotten.
+// The Lease is claimed and renewed, at once unless many begin together. An earlier session of the node is forgotten.
 func (k *Keeper) Connected(node, session, address string, protocol transport.Protocol) {
 	now := k.deps.Clock.Now()
 	k.mu.Lock()

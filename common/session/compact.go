@@ -41,7 +41,7 @@ func (h *Hub) compacted(item *wire.Item) *wire.Item {
 func expand(items []*wire.Item, kinds []object.ID) error {
 	for _, item := range items {
 		if i := item.KindIndex; i > 0 {
-			if int(i) > len(kinds) {
+			if uint64(i) > uint64(len(kinds)) {
 				return protocolError("an item is of kind number %d, this edge named %d kinds", i, len(kinds))
 			}
 			item.Kind, item.KindIndex = string(kinds[i-1]), 0

@@ -7,8 +7,10 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -155,6 +157,22 @@ func TestAStreamOutlivesItsClientsAddress(t *testing.T) {
 	}
 }
 
+// A gateway that changes its network has no route for a moment: to QUIC that is loss, as it is to TCP.
+func TestNoRouteIsLoss(t *testing.T) {
+	of := func(e syscall.Errno) error { return &net.OpError{Op: "write", Err: os.NewSyscallError("sendmsg", e)} }
+	for _, e := range []syscall.Errno{syscall.ENETUNREACH, syscall.EHOSTUNREACH, syscall.ENETDOWN, syscall.EADDRNOTAVAIL, syscall.EPERM} {
+		if !lost(of(e)) {
+			t.Errorf("%v ends a connection", e)
+		}
+	}
+	// What quic-go has to know: too long a packet, no segmentation offload, a closed socket.
+	for _, err := range []error{nil, of(syscall.EMSGSIZE), of(syscall.EIO), net.ErrClosed} {
+		if lost(err) {
+			t.Errorf("%v is taken for loss", err)
+		}
+	}
+}
+
 func TestWhatWasWrittenBeforeACloseArrives(t *testing.T) {
 	overBoth(t, nil, func(t *testing.T, s *server) {
 		client, hub := s.pair(t, "edge-1")
@@ -169,6 +187,15 @@ func TestWhatWasWrittenBeforeACloseArrives(t *testing.T) {
 		}
 		if _, err := hub.Read(make([]byte, 1)); err == nil {
 			t.Error("a closed stream can be read")
+		}
+		if _, err := hub.Write([]byte{1}); err == nil {
+			t.Error("a closed stream can be written to")
+		}
+		_ = client.Close()
+		select {
+		case <-Gone(hub):
+		case <-time.After(10 * time.Second):
+			t.Error("the stream's last words take for ever")
 		}
 	})
 }

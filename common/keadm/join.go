@@ -166,7 +166,24 @@ func (f *joinFlags) complete() error {
 			return fmt.Errorf("%w: --cloudcore-ipport: expected host:port, such as 10.0.0.1:10000, found %q", errUsage, s)
 		}
 	}
-	return nil
+	if err := oneOf("hub-protocol", f.protocol, protocols); err != nil {
+		return err
+	}
+	return oneOf("cgroupdriver", f.cgroups, cgroupDrivers)
+}
+
+// What two flags take.
+var (
+	protocols     = []string{string(v1alpha1.ProtocolWebSocket), string(v1alpha1.ProtocolQUIC), string(v1alpha1.ProtocolAuto)}
+	cgroupDrivers = []string{string(v1alpha1.CgroupCgroupfs), string(v1alpha1.CgroupSystemd), string(v1alpha1.CgroupAuto)}
+)
+
+// oneOf makes a flag's value that is none of the known ones a usage error.
+func oneOf(flag, value string, known []string) error {
+	if slices.Contains(known, value) {
+		return nil
+	}
+	return fmt.Errorf("%w: --%s: expected one of %s, found %q", errUsage, flag, strings.Join(known, ", "), value)
 }
 
 func (f *joinFlags) edgeConfig() (*v1alpha1.EdgeCore, []byte, error) {

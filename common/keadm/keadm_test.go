@@ -53,6 +53,7 @@ func TestWrongInputSaysWhatToDo(t *testing.T) {
 		{1, "CA-HASH.ID.SECRET", []string{"join", "--cloudcore-ipport", "a:1", "--token", "x"}},
 		{2, "expected host:port", []string{"join", "--cloudcore-ipport", "a", "--token", token}},
 		{2, "--hub-protocol", []string{"join", "--cloudcore-ipport", "a:1", "--token", token, "--hub-protocol", "smoke"}},
+		{2, "--cgroupdriver", []string{"join", "--cloudcore-ipport", "a:1", "--token", token, "--cgroupdriver", "v2"}},
 		{1, `found "Edge_1"`, []string{"join", "--cloudcore-ipport", "a:1", "--token", token, "--edgenode-name", "Edge_1"}},
 		{2, "--service", []string{"join", "--cloudcore-ipport", "a:1", "--token", token, "--service", "launchd"}},
 		{1, "--force", []string{"reset", "edge"}},

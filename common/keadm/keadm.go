@@ -51,16 +51,22 @@ func Run(ctx context.Context, args []string, w IO) int {
 }
 
 func newRoot(w IO) *cobra.Command {
+	var tellVersion bool
 	root := &cobra.Command{
 		Use:           "keadm",
 		Short:         "Set up Tether: CloudCore beside a cluster, and edge nodes",
-		Version:       version.String("keadm"),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          usage(cobra.NoArgs),
-		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
+		RunE: func(c *cobra.Command, _ []string) error {
+			if tellVersion {
+				return writeVersion(w.Out)
+			}
+			return c.Help()
+		},
 	}
-	root.SetVersionTemplate("{{.Version}}\n")
+	// Cobra's own flag wants a text/template for the line, which turns off the linker's dead-code elimination.
+	root.Flags().BoolVarP(&tellVersion, "version", "v", false, "print the version of this build")
 	root.SetOut(w.Out)
 	root.SetErr(w.Err)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: %w", errUsage, err) })
@@ -69,12 +75,14 @@ func newRoot(w IO) *cobra.Command {
 		Use:   "version",
 		Short: "Print the version of this build",
 		Args:  usage(cobra.NoArgs),
-		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprintln(w.Out, version.String("keadm"))
-			return err
-		},
+		RunE:  func(*cobra.Command, []string) error { return writeVersion(w.Out) },
 	})
 	return root
+}
+
+func writeVersion(out io.Writer) error {
+	_, err := fmt.Fprintln(out, version.String("keadm"))
+	return err
 }
 
 // usage makes a wrong number of arguments a usage error.

@@ -79,6 +79,8 @@ func newInit(w IO) *cobra.Command {
 	fl.StringVar(&f.token.Nodes, "token-node", "*", "name or pattern of the nodes that may use the printed token")
 	fl.IntVar(&f.token.MaxUses, "token-uses", 1, "how many nodes may use it; 0 for any number")
 	fl.DurationVar(&f.token.Life, "token-ttl", 24*time.Hour, "how long it is valid")
+	choices(c, "service", services...)
+	choices(c, "output", "yaml")
 	return c
 }
 

@@ -98,6 +98,9 @@ func newJoin(w IO) *cobra.Command {
 	fl.StringSliceVar(&f.ignore, "ignore-preflight-errors", nil, "names of findings that do not stop the join, or all")
 	fl.BoolVar(&f.replace, "replace", false, "take the name over from a machine that this one replaces; needs a token for this name alone")
 	fl.DurationVar(&f.timeout, "timeout", 3*time.Minute, "how long to wait until the node is Ready")
+	choices(c, "hub-protocol", protocols...)
+	choices(c, "cgroupdriver", cgroupDrivers...)
+	choices(c, "service", services...)
 	return c
 }
 

@@ -60,7 +60,8 @@ func newRoot(w IO) *cobra.Command {
 		Args:          usage(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if tellVersion {
-				return writeVersion(w.Out)
+				_, err := fmt.Fprintln(w.Out, version.String("keadm"))
+				return err
 			}
 			return c.Help()
 		},
@@ -70,19 +71,23 @@ func newRoot(w IO) *cobra.Command {
 	root.SetOut(w.Out)
 	root.SetErr(w.Err)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: %w", errUsage, err) })
-	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newInit(w), newGetToken(w), newJoin(w), newReset(w), newTokens(w), newCerts(w), newCheck(w), newSupervise(w), &cobra.Command{
-		Use:   "version",
-		Short: "Print the version of this build",
-		Args:  usage(cobra.NoArgs),
-		RunE:  func(*cobra.Command, []string) error { return writeVersion(w.Out) },
-	})
+	root.AddCommand(newInit(w), newGetToken(w), newJoin(w), newReset(w), newTokens(w), newCerts(w), newCheck(w), newSupervise(w), newVersion(w))
+	withHelpers(root)
 	return root
 }
 
-func writeVersion(out io.Writer) error {
-	_, err := fmt.Fprintln(out, version.String("keadm"))
-	return err
+func newVersion(w IO) *cobra.Command {
+	var output string
+	c := &cobra.Command{
+		Use:   "version",
+		Short: "Print the version of this build",
+		Args:  usage(cobra.NoArgs),
+		RunE: func(*cobra.Command, []string) error {
+			return show(w.Out, output, version.Get(), func(t io.Writer) { fmt.Fprintln(t, version.String("keadm")) })
+		},
+	}
+	outputFlag(c, &output)
+	return c
 }
 
 // usage makes a wrong number of arguments a usage error.

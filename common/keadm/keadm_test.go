@@ -8,6 +8,10 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"sigs.k8s.io/yaml"
+
+	"github.com/tether-edge/tether/common/version"
 )
 
 var today = time.Date(2030, 6, 1, 12, 0, 0, 0, time.UTC)
@@ -40,6 +44,10 @@ func TestWrongInputSaysWhatToDo(t *testing.T) {
 	}{
 		{2, "unknown command", []string{"install"}},
 		{2, "unknown flag", []string{"init", "--drr"}},
+		{2, `no command "instal"`, []string{"help", "instal"}},
+		{2, "unknown command", []string{"completion", "tcsh"}},
+		{2, "unknown command", []string{"completion", "bash", "x"}},
+		{2, "expected json or yaml", []string{"version", "-o", "xml"}},
 		{2, "--advertise-address", []string{"init", "--local"}},
 		{2, "either --local or --image-repository", []string{"init", "--advertise-address", "a"}},
 		{2, "either --local or --image-repository", []string{"init", "--advertise-address", "a", "--local", "--image-repository", "b"}},
@@ -75,6 +83,49 @@ func TestVersionBothWays(t *testing.T) {
 	a, b := do(t, "version"), do(t, "--version")
 	if a != b || !strings.HasPrefix(a, "keadm ") || !strings.Contains(a, "Kubernetes") {
 		t.Errorf("version says %q, --version %q", a, b)
+	}
+}
+
+func TestVersionForPrograms(t *testing.T) {
+	for _, format := range []string{"json", "yaml"} {
+		var got version.Info
+		if out := do(t, "version", "-o", format); yaml.Unmarshal([]byte(out), &got) != nil || got != version.Get() || strings.HasPrefix(out, "{") != (format == "json") {
+			t.Errorf("version -o %s says %s, expected %+v", format, out, version.Get())
+		}
+	}
+}
+
+func TestShellsCompleteCommandsAndValues(t *testing.T) {
+	for shell, mark := range map[string]string{"bash": "complete -o default -F __start_keadm keadm", "zsh": "#compdef keadm", "fish": "complete -c keadm", "powershell": "Register-ArgumentCompleter"} {
+		if out := do(t, "completion", shell); !strings.Contains(out, mark) {
+			t.Errorf("completion %s: expected %q in a script, found %d bytes", shell, mark, len(out))
+		}
+	}
+	for _, c := range []struct {
+		want string
+		args []string
+	}{
+		{"completion", []string{"comp"}},
+		{"systemd", []string{"join", "--service", ""}},
+		{"systemd", []string{"init", "--service", ""}},
+		{"systemd", []string{"reset", "edge", "--service", ""}},
+		{"systemd", []string{"reset", "cloud", "--service", ""}},
+		{"quic", []string{"join", "--hub-protocol", ""}},
+		{"cgroupfs", []string{"join", "--cgroupdriver", ""}},
+		{"yaml", []string{"version", "-o", ""}},
+		{"yaml", []string{"init", "-o", ""}},
+		{"zsh", []string{"completion", ""}},
+	} {
+		code, out, _ := call(t, today, append([]string{"__complete"}, c.args...)...)
+		if code != 0 || !strings.Contains("\n"+out, "\n"+c.want) {
+			t.Errorf("completing %q: exit %d, expected %q among\n%s", c.args, code, c.want, out)
+		}
+	}
+}
+
+func TestHelpTellsAboutACommand(t *testing.T) {
+	if a, b := do(t, "help", "token", "create"), do(t, "token", "create", "--help"); a != b || !strings.Contains(a, "--uses") {
+		t.Errorf("help token create says\n%s\nand --help\n%s", a, b)
 	}
 }
 

@@ -75,6 +75,7 @@ func newResetEdge(w IO) *cobra.Command {
 	c.Flags().StringVar(&service, "service", serviceAuto, "how edgecore was started: see join")
 	c.Flags().BoolVar(&force, "force", false, "ask nothing")
 	c.Flags().BoolVar(&keepNode, "keep-node", false, "do not tell the cluster: the Node stays, as NotReady")
+	choices(c, "service", services...)
 	return c
 }
 
@@ -279,6 +280,7 @@ func newResetCloud(w IO) *cobra.Command {
 	c.Flags().StringVar(&service, "service", serviceAuto, "how CloudCore was started, where it runs on this machine: see init")
 	c.Flags().StringVar(&config, "config", "/etc/tether/cloudcore.yaml", "CloudCore's configuration file, where it runs on this machine")
 	c.Flags().BoolVar(&force, "force", false, "ask nothing")
+	choices(c, "service", services...)
 	return c
 }
 

@@ -25,6 +25,9 @@ const (
 	serviceNone    = "none"
 )
 
+// services are what --service takes.
+var services = []string{serviceAuto, serviceSystemd, serviceProcess, serviceNone}
+
 // systemdUnits is where units of this machine's administrator are.
 const systemdUnits = "/etc/systemd/system"
 

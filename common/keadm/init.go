@@ -25,7 +25,6 @@ import (
 	"github.com/tether-edge/tether/build"
 	"github.com/tether-edge/tether/common/pki"
 	"github.com/tether-edge/tether/common/trust"
-	"github.com/tether-edge/tether/common/version"
 )
 
 // initFlags are what the user said.
@@ -36,8 +35,7 @@ type initFlags struct {
 	local      bool
 	service    string
 	config     string
-	repository string
-	tag        string
+	image      imageFlags
 	dryRun     bool
 	output     string
 	token      trust.TokenRequest
@@ -56,7 +54,7 @@ func newInit(w IO) *cobra.Command {
 			if len(f.addresses) == 0 {
 				return fmt.Errorf("%w: expected at least one --advertise-address: the DNS name or IP address that edges dial", errUsage)
 			}
-			if f.local == (f.repository != "") {
+			if f.local == (f.image.repository != "") {
 				return fmt.Errorf("%w: expected either --local or --image-repository: there is no default host for images", errUsage)
 			}
 			if f.output != "" && (f.output != "yaml" || !f.dryRun) {
@@ -72,8 +70,7 @@ func newInit(w IO) *cobra.Command {
 	fl.BoolVar(&f.local, "local", false, "run CloudCore as a service of this machine")
 	fl.StringVar(&f.service, "service", serviceAuto, "with --local: systemd, process (kept running by 'keadm supervise'), none (only write the configuration), or auto")
 	fl.StringVar(&f.config, "config", "/etc/tether/cloudcore.yaml", "with --local: where CloudCore's configuration is written")
-	fl.StringVar(&f.repository, "image-repository", "", "where CloudCore's image is, such as registry.example/tether")
-	fl.StringVar(&f.tag, "image-tag", "", "tag of the image (default: this keadm's version)")
+	f.image.add(c)
 	fl.BoolVar(&f.dryRun, "dry-run", false, "print what would be applied and change nothing")
 	fl.StringVarP(&f.output, "output", "o", "", "yaml, with --dry-run")
 	fl.StringVar(&f.token.Nodes, "token-node", "*", "name or pattern of the nodes that may use the printed token")
@@ -114,7 +111,7 @@ func initCloud(ctx context.Context, w IO, f *initFlags) error {
 		fmt.Fprintf(w.Err, "keadm: this cluster (%s) cannot limit what CloudCore does as a node: it gets the right to impersonate any user, which is nearly cluster-admin. From 1.36 on it needs less.\n", info.GitVersion)
 	}
 	if !f.local {
-		manifests = append(manifests, build.Deployment(f.image(), file, cfg.Hub.WebSocketPort, cfg.Hub.QUICPort, cfg.Join.Port))
+		manifests = append(manifests, build.Deployment(f.image.cloudcore(), file, cfg.Hub.WebSocketPort, cfg.Hub.QUICPort, cfg.Join.Port))
 	}
 	all := bytes.Join(manifests, []byte("\n---\n"))
 	if f.dryRun {
@@ -267,15 +264,6 @@ func (c *clusterClient) serviceAccountKubeconfig(ctx context.Context) ([]byte, e
 		return nil, fmt.Errorf("encode kubeconfig: %w", err)
 	}
 	return b, nil
-}
-
-// image is the image's whole name.
-func (f *initFlags) image() string {
-	tag := f.tag
-	if tag == "" {
-		tag = version.Get().Version
-	}
-	return strings.TrimSuffix(f.repository, "/") + "/cloudcore:" + tag
 }
 
 // deployed waits for the Deployment.

@@ -66,6 +66,7 @@ func TestWrongInputSaysWhatToDo(t *testing.T) {
 		{2, "--service", []string{"join", "--cloudcore-ipport", "a:1", "--token", token, "--service", "launchd"}},
 		{1, "--force", []string{"reset", "edge"}},
 		{1, "--force", []string{"reset", "cloud"}},
+		{2, "expected --image-repository", []string{"config", "images"}},
 		{2, "accepts 1 arg", []string{"token", "revoke"}},
 		{2, "accepts 1 arg", []string{"certs", "revoke"}},
 		{2, "expected -- and the program", []string{"supervise"}},
@@ -91,6 +92,22 @@ func TestVersionForPrograms(t *testing.T) {
 		var got version.Info
 		if out := do(t, "version", "-o", format); yaml.Unmarshal([]byte(out), &got) != nil || got != version.Get() || strings.HasPrefix(out, "{") != (format == "json") {
 			t.Errorf("version -o %s says %s, expected %+v", format, out, version.Get())
+		}
+	}
+}
+
+func TestImagesAreThoseOfInit(t *testing.T) {
+	for _, c := range []struct {
+		want string
+		args []string
+	}{
+		{"registry.example/tether/cloudcore:v9\n", []string{"--image-tag", "v9"}},
+		{"registry.example/tether/cloudcore:" + version.Get().Version + "\n", nil},
+		{"{\n  \"images\": [\n    \"registry.example/tether/cloudcore:v9\"\n  ]\n}\n", []string{"--image-tag", "v9", "-o", "json"}},
+		{"images:\n- registry.example/tether/cloudcore:v9\n", []string{"--image-tag", "v9", "-o", "yaml"}},
+	} {
+		if got := do(t, append([]string{"config", "images", "--image-repository", "registry.example/tether/"}, c.args...)...); got != c.want {
+			t.Errorf("config images %q says\n%s, expected\n%s", c.args, got, c.want)
 		}
 	}
 }

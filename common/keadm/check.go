@@ -35,7 +35,13 @@ func newCheck(w IO) *cobra.Command {
 			if cluster || keepOff {
 				return checkCluster(c.Context(), w, kubeconfig, output, keepOff)
 			}
-			p := &preflight{root: "/", now: w.Now, config: v1alpha1.DefaultEdgeCore(), servers: servers, certPort: certPort}
+			cfg := v1alpha1.DefaultEdgeCore()
+			cfg.Cloud.Servers, cfg.Cloud.JoinPort = servers, certPort
+			ports, err := joinPortsOf(cfg)
+			if err != nil {
+				return err
+			}
+			p := &preflight{root: "/", now: w.Now, config: cfg, ports: ports}
 			found := p.run(c.Context())
 			if err := show(w.Out, output, found, func(t io.Writer) { writeFindings(t, found) }); err != nil {
 				return err

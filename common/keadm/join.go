@@ -19,7 +19,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -120,7 +119,11 @@ func joinEdge(ctx context.Context, w IO, f *joinFlags) error {
 	if err != nil {
 		return err
 	}
-	p := &preflight{root: "/", now: w.Now, config: cfg, certPort: f.certPort, servers: f.servers}
+	ports, err := joinPortsOf(cfg)
+	if err != nil {
+		return err
+	}
+	p := &preflight{root: "/", now: w.Now, config: cfg, ports: ports}
 	if err := report(w, p.run(ctx), f.ignore); err != nil {
 		return err
 	}
@@ -132,7 +135,7 @@ func joinEdge(ctx context.Context, w IO, f *joinFlags) error {
 	if err != nil {
 		return err
 	}
-	resp, err := f.obtain(ctx, w, bearer, key, machine)
+	resp, err := f.obtain(ctx, w, ports, bearer, key, machine)
 	if err != nil {
 		return err
 	}
@@ -152,7 +155,7 @@ func joinEdge(ctx context.Context, w IO, f *joinFlags) error {
 	if s.kind == serviceNone {
 		return nil
 	}
-	return f.waitReady(ctx, w)
+	return f.waitReady(ctx, w, ports)
 }
 
 // complete fills in what was not said and checks what was.
@@ -258,18 +261,8 @@ func (f *joinFlags) nodeKey() (crypto.Signer, error) {
 	return signer, nil
 }
 
-// joinServers are the join ports of the CloudCores.
-func joinServers(servers []string, port int) []string {
-	var out []string
-	for _, s := range servers {
-		host, _, _ := net.SplitHostPort(s)
-		out = append(out, net.JoinHostPort(host, strconv.Itoa(port)))
-	}
-	return out
-}
-
 // obtain asks the CloudCores in turn for a certificate. A refusal ends it: the others would say the same.
-func (f *joinFlags) obtain(ctx context.Context, w IO, bearer trust.Bearer, key crypto.Signer, machine string) (*join.Response, error) {
+func (f *joinFlags) obtain(ctx context.Context, w IO, ports *joinPorts, bearer trust.Bearer, key crypto.Signer, machine string) (*join.Response, error) {
 	csr, err := pki.NewNodeRequest(f.name, key)
 	if err != nil {
 		return nil, err
@@ -278,7 +271,7 @@ func (f *joinFlags) obtain(ctx context.Context, w IO, bearer trust.Bearer, key c
 	var failed error
 	for try := range joinTries {
 		var resp *join.Response
-		if resp, failed = f.ask(ctx, w, bearer, csr, machine); resp != nil {
+		if resp, failed = f.ask(ctx, w, ports, bearer, csr, machine); resp != nil {
 			return resp, nil
 		}
 		var refusal *join.Refusal
@@ -293,10 +286,10 @@ func (f *joinFlags) obtain(ctx context.Context, w IO, bearer trust.Bearer, key c
 const joinTries = 4
 
 // ask asks each CloudCore once.
-func (f *joinFlags) ask(ctx context.Context, w IO, bearer trust.Bearer, csr []byte, machine string) (*join.Response, error) {
+func (f *joinFlags) ask(ctx context.Context, w IO, ports *joinPorts, bearer trust.Bearer, csr []byte, machine string) (*join.Response, error) {
 	var failed error
-	for _, server := range joinServers(f.servers, f.certPort) {
-		c := &join.Client{Server: server, Now: w.Now}
+	for _, server := range ports.servers {
+		c := ports.client(server, w.Now)
 		ca, err := c.CA(ctx, bearer.Pin)
 		if err != nil {
 			failed = errors.Join(failed, err)
@@ -360,7 +353,7 @@ func (f *joinFlags) write(resp *join.Response, config []byte) error {
 }
 
 // client talks to the join ports as the node.
-func (e *edgeFiles) client(server string, now pki.Clock) (*join.Client, error) {
+func (e *edgeFiles) client(ports *joinPorts, server string, now pki.Clock) (*join.Client, error) {
 	pair, err := tls.LoadX509KeyPair(e.cert(), e.key())
 	if err != nil {
 		return nil, fmt.Errorf("read the node's certificate: %w", err)
@@ -373,18 +366,19 @@ func (e *edgeFiles) client(server string, now pki.Clock) (*join.Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the edge CA: %s: %w", e.ca(), err)
 	}
-	return &join.Client{Server: server, Roots: roots, Identity: presented{&pair}, Now: now}, nil
+	c := ports.client(server, now)
+	c.Roots, c.Identity = roots, presented{&pair}
+	return c, nil
 }
 
 type presented struct{ cert *tls.Certificate }
 
 func (p presented) Certificate() *tls.Certificate { return p.cert }
 
-func (f *joinFlags) waitReady(ctx context.Context, w IO) error {
-	servers := joinServers(f.servers, f.certPort)
+func (f *joinFlags) waitReady(ctx context.Context, w IO, ports *joinPorts) error {
 	next := 0
 	err := waitFor(ctx, w, f.timeout, fmt.Sprintf("node %s to be ready", f.name), func(ctx context.Context) (bool, string) {
-		c, err := f.client(servers[next%len(servers)], w.Now)
+		c, err := f.client(ports, ports.servers[next%len(ports.servers)], w.Now)
 		if err != nil {
 			return false, err.Error()
 		}

@@ -140,7 +140,7 @@ func sound(t *testing.T) (string, *preflight) {
 		t.Fatal(err)
 	}
 	cfg.DataDir = "/"
-	return root, &preflight{root: root, now: time.Now, config: cfg}
+	return root, &preflight{root: root, now: time.Now, config: cfg, ports: &joinPorts{}}
 }
 
 func freePort(t *testing.T) string {
@@ -188,9 +188,9 @@ func TestPreflightFindsWhatWouldHurt(t *testing.T) {
 			}
 			t.Cleanup(func() { _ = l.Close() })
 		}, true},
-		"dns":      {func(_ string, p *preflight) { p.servers, p.certPort = []string{"no-such-host.invalid:10000"}, 1 }, false},
-		"cloud":    {func(_ string, p *preflight) { p.servers, p.certPort = []string{"127.0.0.1:10000"}, 1 }, false},
-		"no-cloud": {func(_ string, p *preflight) { p.servers, p.certPort = []string{"127.0.0.1:10000"}, 1 }, true},
+		"dns":      {func(_ string, p *preflight) { p.ports.servers = []string{"no-such-host.invalid:1"} }, false},
+		"cloud":    {func(_ string, p *preflight) { p.ports.servers = []string{"127.0.0.1:1"} }, false},
+		"no-cloud": {func(_ string, p *preflight) { p.ports.servers = []string{"127.0.0.1:1"} }, true},
 	} {
 		root, p := sound(t)
 		c.harm(root, p)

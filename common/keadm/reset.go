@@ -111,9 +111,13 @@ func resetEdge(ctx context.Context, w IO, files *edgeFiles, s *service, keepNode
 
 // leave gives the node's name back.
 func leave(ctx context.Context, w IO, files *edgeFiles, cfg *v1alpha1.EdgeCore) error {
+	ports, err := joinPortsOf(cfg)
+	if err != nil {
+		return err
+	}
 	var failed error
-	for _, server := range joinServers(cfg.Cloud.Servers, cfg.Cloud.JoinPort) {
-		c, err := files.client(server, w.Now)
+	for _, server := range ports.servers {
+		c, err := files.client(ports, server, w.Now)
 		if err != nil {
 			return err
 		}

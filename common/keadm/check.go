@@ -37,11 +37,10 @@ func newCheck(w IO) *cobra.Command {
 			}
 			cfg := v1alpha1.DefaultEdgeCore()
 			cfg.Cloud.Servers, cfg.Cloud.JoinPort = servers, certPort
-			ports, err := joinPortsOf(cfg)
+			p, err := newPreflight(w, cfg)
 			if err != nil {
 				return err
 			}
-			p := &preflight{root: "/", now: w.Now, config: cfg, ports: ports}
 			found := p.run(c.Context())
 			if err := show(w.Out, output, found, func(t io.Writer) { writeFindings(t, found) }); err != nil {
 				return err

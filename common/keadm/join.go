@@ -119,11 +119,10 @@ func joinEdge(ctx context.Context, w IO, f *joinFlags) error {
 	if err != nil {
 		return err
 	}
-	ports, err := joinPortsOf(cfg)
+	p, err := newPreflight(w, cfg)
 	if err != nil {
 		return err
 	}
-	p := &preflight{root: "/", now: w.Now, config: cfg, ports: ports}
 	if err := report(w, p.run(ctx), f.ignore); err != nil {
 		return err
 	}
@@ -135,7 +134,7 @@ func joinEdge(ctx context.Context, w IO, f *joinFlags) error {
 	if err != nil {
 		return err
 	}
-	resp, err := f.obtain(ctx, w, ports, bearer, key, machine)
+	resp, err := f.obtain(ctx, w, p.ports, bearer, key, machine)
 	if err != nil {
 		return err
 	}
@@ -155,7 +154,7 @@ func joinEdge(ctx context.Context, w IO, f *joinFlags) error {
 	if s.kind == serviceNone {
 		return nil
 	}
-	return f.waitReady(ctx, w, ports)
+	return f.waitReady(ctx, w, p.ports)
 }
 
 // complete fills in what was not said and checks what was.

@@ -129,6 +129,7 @@ func sound(t *testing.T) (string, *preflight) {
 	put(t, root, "sys/class/net/eth0/mtu", "1500\n")
 	put(t, root, "sys/class/net/lo/mtu", "65536\n")
 	put(t, root, "proc/7/comm", "bash\n")
+	runcSays(t, root, "runc version 1.1.5+ds1\ncommit: 1.1.5\n")
 	cfg := v1alpha1.DefaultEdgeCore()
 	cfg.API.BindAddress, cfg.Metrics.BindAddress, cfg.Kubelet.Port = freePort(t), freePort(t), 1
 	_, port, err := net.SplitHostPort(freePort(t))
@@ -140,7 +141,17 @@ func sound(t *testing.T) (string, *preflight) {
 		t.Fatal(err)
 	}
 	cfg.DataDir = "/"
-	return root, &preflight{root: root, now: time.Now, config: cfg, ports: &joinPorts{}}
+	return root, &preflight{root: root, now: time.Now, config: cfg, ports: &joinPorts{}, udpWait: time.Second}
+}
+
+// runcSays makes a runc of that version the only one there is.
+func runcSays(t *testing.T, root, text string) {
+	t.Helper()
+	put(t, root, "usr/bin/runc", "#!/bin/sh\nprintf '"+text+"'\n")
+	if err := os.Chmod(filepath.Join(root, "usr/bin/runc"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", filepath.Join(root, "usr/bin"))
 }
 
 func freePort(t *testing.T) string {
@@ -188,8 +199,12 @@ func TestPreflightFindsWhatWouldHurt(t *testing.T) {
 			}
 			t.Cleanup(func() { _ = l.Close() })
 		}, true},
-		"dns":      {func(_ string, p *preflight) { p.ports.servers = []string{"no-such-host.invalid:1"} }, false},
-		"cloud":    {func(_ string, p *preflight) { p.ports.servers = []string{"127.0.0.1:1"} }, false},
+		"dns":   {func(_ string, p *preflight) { p.ports.servers = []string{"no-such-host.invalid:1"} }, false},
+		"cloud": {func(_ string, p *preflight) { p.ports.servers = []string{"127.0.0.1:1"} }, false},
+		"udp": {func(_ string, p *preflight) {
+			p.config.Cloud.Servers, p.config.Cloud.Protocol, p.config.Cloud.QUICPort = []string{"127.0.0.1:1"}, v1alpha1.ProtocolQUIC, 1
+		}, true},
+		"runc":     {func(root string, _ *preflight) { runcSays(t, root, "runc version 1.0.2\\n") }, true},
 		"no-cloud": {func(_ string, p *preflight) { p.ports.servers = []string{"127.0.0.1:1"} }, true},
 	} {
 		root, p := sound(t)

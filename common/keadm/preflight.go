@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/tether-edge/tether/apis/config/v1alpha1"
 	"github.com/tether-edge/tether/common/pki"
@@ -31,6 +32,17 @@ type preflight struct {
 	now    pki.Clock
 	config *v1alpha1.EdgeCore
 	ports  *joinPorts
+	// udpWait is how long an answer over UDP may take.
+	udpWait time.Duration
+}
+
+// newPreflight looks at this machine as it is to be configured.
+func newPreflight(w IO, cfg *v1alpha1.EdgeCore) (*preflight, error) {
+	ports, err := joinPortsOf(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &preflight{root: "/", now: w.Now, config: cfg, ports: ports, udpWait: udpWait}, nil
 }
 
 // run returns what it found, nothing if all is well.
@@ -45,7 +57,9 @@ func (p *preflight) run(ctx context.Context) []finding {
 		look(add)
 	}
 	p.runtime(ctx, add)
+	p.runc(ctx, add)
 	p.cloud(ctx, add)
+	p.udp(ctx, add)
 	return out
 }
 

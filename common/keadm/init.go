@@ -216,7 +216,7 @@ func installCloud(ctx context.Context, w IO, client *clusterClient, f *initFlags
 		return nil
 	}
 	return waitFor(ctx, w, time.Minute, "CloudCore to be ready", func(ctx context.Context) (bool, string) {
-		if err := get(ctx, "http://"+cfg.Metrics.BindAddress+"/readyz"); err != nil {
+		if _, err := fetch(ctx, "http://"+cfg.Metrics.BindAddress+"/readyz", maxStatus); err != nil {
 			return false, err.Error()
 		}
 		return true, ""

@@ -30,7 +30,10 @@ import (
 	"github.com/tether-edge/tether/common/trust"
 )
 
-const defaultCertPort = join.Port
+const (
+	defaultCertPort = join.Port
+	defaultConfig   = "/etc/tether/edgecore.yaml"
+)
 
 // edgeFiles are where a node's files are.
 type edgeFiles struct {
@@ -38,7 +41,7 @@ type edgeFiles struct {
 }
 
 func (e *edgeFiles) flags(c *cobra.Command) {
-	c.Flags().StringVar(&e.config, "config", "/etc/tether/edgecore.yaml", "edgecore's configuration file")
+	c.Flags().StringVar(&e.config, "config", defaultConfig, "edgecore's configuration file")
 	c.Flags().StringVar(&e.data, "data-dir", "/var/lib/tether", "edgecore's data")
 	c.Flags().StringVar(&e.pki, "pki-dir", "/etc/tether/pki", "the node's key and certificates")
 }
@@ -81,26 +84,32 @@ func newJoin(w IO) *cobra.Command {
 			return joinEdge(c.Context(), w, &f)
 		},
 	}
-	f.flags(c)
+	f.machineFlags(c)
 	fl := c.Flags()
-	fl.StringSliceVarP(&f.servers, "cloudcore-ipport", "e", nil, "host:port of CloudCore's WebSocket port; repeat for more")
-	fl.IntVarP(&f.certPort, "certport", "s", defaultCertPort, "CloudCore's join port")
 	fl.StringVarP(&f.token, "token", "t", "", "join token")
 	fl.StringVarP(&f.name, "edgenode-name", "i", "", "name of the node (default: this machine's host name)")
-	fl.StringVarP(&f.runtime, "remote-runtime-endpoint", "p", "unix:///run/containerd/containerd.sock", "the container runtime's CRI socket")
 	fl.StringSliceVarP(&f.labels, "labels", "l", nil, "KEY=VALUE labels that the node registers with")
-	fl.StringVar(&f.protocol, "hub-protocol", string(v1alpha1.ProtocolWebSocket), "websocket, quic, or auto: race the two, prefer QUIC, fall back where UDP is dropped")
-	fl.StringVar(&f.cgroups, "cgroupdriver", "auto", "cgroupfs, systemd, or auto: ask the runtime")
 	fl.StringVar(&f.podCIDR, "pod-cidr", "10.244.0.0/24", "addresses for this node's pods, where the machine has no CNI configuration yet")
-	fl.StringArrayVar(&f.settings, "set", nil, "KEY.PATH=VALUE of edgecore's configuration; repeat for more")
 	fl.StringVar(&f.service, "service", serviceAuto, "systemd, process (kept running by 'keadm supervise'), none (only write the files), or auto")
 	fl.StringSliceVar(&f.ignore, "ignore-preflight-errors", nil, "names of findings that do not stop the join, or all")
 	fl.BoolVar(&f.replace, "replace", false, "take the name over from a machine that this one replaces; needs a token for this name alone")
 	fl.DurationVar(&f.timeout, "timeout", 3*time.Minute, "how long to wait until the node is Ready")
-	choices(c, "hub-protocol", protocols...)
-	choices(c, "cgroupdriver", cgroupDrivers...)
 	choices(c, "service", services...)
 	return c
+}
+
+// machineFlags are those that the preflight looks at.
+func (f *joinFlags) machineFlags(c *cobra.Command) {
+	f.flags(c)
+	fl := c.Flags()
+	fl.StringSliceVarP(&f.servers, "cloudcore-ipport", "e", nil, "host:port of CloudCore's WebSocket port; repeat for more")
+	fl.IntVarP(&f.certPort, "certport", "s", defaultCertPort, "CloudCore's join port")
+	fl.StringVarP(&f.runtime, "remote-runtime-endpoint", "p", "unix:///run/containerd/containerd.sock", "the container runtime's CRI socket")
+	fl.StringVar(&f.protocol, "hub-protocol", string(v1alpha1.ProtocolWebSocket), "websocket, quic, or auto: race the two, prefer QUIC, fall back where UDP is dropped")
+	fl.StringVar(&f.cgroups, "cgroupdriver", "auto", "cgroupfs, systemd, or auto: ask the runtime")
+	fl.StringArrayVar(&f.settings, "set", nil, "KEY.PATH=VALUE of edgecore's configuration; repeat for more")
+	choices(c, "hub-protocol", protocols...)
+	choices(c, "cgroupdriver", cgroupDrivers...)
 }
 
 func joinEdge(ctx context.Context, w IO, f *joinFlags) error {
@@ -115,7 +124,7 @@ func joinEdge(ctx context.Context, w IO, f *joinFlags) error {
 	if err != nil {
 		return err
 	}
-	s, err := newService(f.service, "edgecore", f.config, filepath.Join(f.data, "run"))
+	s, err := newService(f.service, "edgecore", f.config, runDir(f.data))
 	if err != nil {
 		return err
 	}
@@ -123,7 +132,7 @@ func joinEdge(ctx context.Context, w IO, f *joinFlags) error {
 	if err != nil {
 		return err
 	}
-	if err := report(w, p.run(ctx), f.ignore); err != nil {
+	if err := admit(w, p.run(ctx), f.ignore); err != nil {
 		return err
 	}
 	machine, err := machineHash("/")
@@ -222,6 +231,22 @@ func (f *joinFlags) edgeConfig() (*v1alpha1.EdgeCore, []byte, error) {
 		return nil, nil, fmt.Errorf("edgecore's configuration: %w", err)
 	}
 	return cfg, b, nil
+}
+
+// wouldBe is the configuration that a join with the same flags would write, which need name no CloudCore yet.
+func (f *joinFlags) wouldBe() (*v1alpha1.EdgeCore, error) {
+	if err := f.complete(); err != nil {
+		return nil, err
+	}
+	servers := f.servers
+	if len(servers) == 0 {
+		f.servers = []string{"none.invalid:1"}
+	}
+	cfg, _, err := f.edgeConfig()
+	if err == nil && len(servers) == 0 {
+		cfg.Cloud.Servers = nil
+	}
+	return cfg, err
 }
 
 // nodeKey reads the node's key, or makes it. An earlier join that did not finish is continued with its key, so that it

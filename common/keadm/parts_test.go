@@ -219,16 +219,16 @@ func TestPreflightFindsWhatWouldHurt(t *testing.T) {
 func TestFindingsStopAJoinUnlessTheyAreIgnored(t *testing.T) {
 	found := []finding{{Name: "swap"}, {Name: "port", Error: true}, {Name: "disk", Error: true}}
 	w := IO{Err: io.Discard}
-	if err := report(w, found, nil); err == nil || !strings.Contains(err.Error(), "port, disk") {
+	if err := admit(w, found, nil); err == nil || !strings.Contains(err.Error(), "port, disk") {
 		t.Errorf("got %v", err)
 	}
-	if err := report(w, found, []string{"port"}); err == nil || strings.Contains(err.Error(), "port,") {
+	if err := admit(w, found, []string{"port"}); err == nil || strings.Contains(err.Error(), "port,") {
 		t.Errorf("got %v", err)
 	}
-	if err := report(w, found, []string{"all"}); err != nil {
+	if err := admit(w, found, []string{"all"}); err != nil {
 		t.Errorf("got %v", err)
 	}
-	if err := report(w, found[:1], nil); err != nil {
+	if err := admit(w, found[:1], nil); err != nil {
 		t.Errorf("a note stopped the join: %v", err)
 	}
 }

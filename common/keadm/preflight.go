@@ -3,7 +3,6 @@ package keadm
 import (
 	"context"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -17,15 +16,6 @@ import (
 	"github.com/tether-edge/tether/common/pki"
 )
 
-// A finding is something about this machine that would hurt later.
-type finding struct {
-	Name string `json:"name"`
-	// Error: a node could not work. Else it is worth knowing.
-	Error  bool   `json:"error"`
-	Found  string `json:"found"`
-	Remedy string `json:"remedy"`
-}
-
 // preflight looks at a machine before it joins.
 type preflight struct {
 	root   string // of the file system
@@ -34,6 +24,8 @@ type preflight struct {
 	ports  *joinPorts
 	// udpWait is how long an answer over UDP may take.
 	udpWait time.Duration
+	// joined: this machine is a node, so that its edgecore is no other kubelet. running: edgecore answers, and has its ports.
+	joined, running bool
 }
 
 // newPreflight looks at this machine as it is to be configured.
@@ -151,20 +143,33 @@ func (p *preflight) disk(add adder) {
 
 // others looks for another kubelet: two on one machine end each other's pods.
 func (p *preflight) others(add adder) {
-	procs, err := os.ReadDir(p.path("proc"))
-	if err != nil {
-		return
+	names := []string{"kubelet", "k3s", "k3s-server", "k3s-agent", "k0s", "microk8s"}
+	if !p.joined {
+		names = append(names, "edgecore")
 	}
-	for _, d := range procs {
-		switch name := p.read(filepath.Join("proc", d.Name(), "comm")); name {
-		case "kubelet", "k3s", "k3s-server", "k3s-agent", "k0s", "microk8s", "edgecore":
-			add(true, "other-kubelet", fmt.Sprintf("%s runs as process %s", name, d.Name()), "end and disable it: two kubelets on one machine end each other's pods")
-			return
-		}
+	if name, pid := p.process(names...); pid != "" {
+		add(true, "other-kubelet", fmt.Sprintf("%s runs as process %s", name, pid), "end and disable it: two kubelets on one machine end each other's pods")
 	}
 }
 
+// process finds the first process with one of the names.
+func (p *preflight) process(names ...string) (name, pid string) {
+	procs, err := os.ReadDir(p.path("proc"))
+	if err != nil {
+		return "", ""
+	}
+	for _, d := range procs {
+		if name := p.read(filepath.Join("proc", d.Name(), "comm")); slices.Contains(names, name) {
+			return name, d.Name()
+		}
+	}
+	return "", ""
+}
+
 func (p *preflight) listeners(add adder) {
+	if p.running {
+		return
+	}
 	addresses := []string{p.config.API.BindAddress, p.config.Metrics.BindAddress, fmt.Sprintf("127.0.0.1:%d", p.config.Kubelet.Port)}
 	for _, a := range addresses {
 		l, err := net.Listen("tcp", a)
@@ -173,33 +178,5 @@ func (p *preflight) listeners(add adder) {
 			continue
 		}
 		_ = l.Close()
-	}
-}
-
-// report shows findings. Errors that are not to be ignored end the join.
-func report(w IO, found []finding, ignore []string) error {
-	var errs []string
-	for _, f := range found {
-		kind := "note "
-		if f.Error && !slices.Contains(ignore, f.Name) && !slices.Contains(ignore, "all") {
-			kind = "ERROR"
-			errs = append(errs, f.Name)
-		}
-		fmt.Fprintf(w.Err, "%s %s: %s\n      %s\n", kind, f.Name, f.Found, f.Remedy)
-	}
-	if len(errs) > 0 {
-		return fmt.Errorf("this machine is not ready to join: %s (nothing was changed; --ignore-preflight-errors NAME goes on in spite of one)", strings.Join(errs, ", "))
-	}
-	return nil
-}
-
-// writeFindings shows findings as a result.
-func writeFindings(w io.Writer, found []finding) {
-	for _, f := range found {
-		kind := "note"
-		if f.Error {
-			kind = "ERROR"
-		}
-		row(w, kind, f.Name, f.Found, f.Remedy)
 	}
 }

@@ -30,13 +30,7 @@ func (p *preflight) cloud(ctx context.Context, add adder) {
 				continue
 			}
 		}
-		var there time.Time
-		var err error
-		for range 3 {
-			if there, err = p.askTime(ctx, server); err == nil || ctx.Err() != nil {
-				break
-			}
-		}
+		there, err := p.askTimeLong(ctx, server)
 		if err != nil {
 			add(false, "cloud", fmt.Sprintf("%s does not answer: %v", server, err), "open that port (and the WebSocket port) in firewalls between here and there; --certport names another join port")
 			continue
@@ -47,8 +41,20 @@ func (p *preflight) cloud(ctx context.Context, add adder) {
 		}
 	}
 	if !reached && len(p.ports.servers) > 0 {
-		add(true, "no-cloud", "no CloudCore answers", "see above")
+		add(true, "no-cloud", "no CloudCore answers at its join port", "see above; certificates cannot be had or renewed so")
 	}
+}
+
+// askTimeLong gives a network that loses packets three tries, and one that answers nothing not too much time.
+func (p *preflight) askTimeLong(ctx context.Context, server string) (there time.Time, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	for range 3 {
+		if there, err = p.askTime(ctx, server); err == nil || ctx.Err() != nil {
+			break
+		}
+	}
+	return there, err
 }
 
 // askTime returns what time it is at a join port, by its Date header. It proves nothing and needs no trust.

@@ -64,7 +64,7 @@ func newResetEdge(w IO) *cobra.Command {
 			if err := confirmed(w, force, "End all pods of this node and remove its data?"); err != nil {
 				return err
 			}
-			s, err := newService(service, "edgecore", files.config, filepath.Join(files.data, "run"))
+			s, err := newService(service, "edgecore", files.config, runDir(files.data))
 			if err != nil {
 				return err
 			}

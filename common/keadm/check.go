@@ -55,7 +55,7 @@ func checkMachine(ctx context.Context, w IO, f *joinFlags, output string) error 
 		}
 	} else {
 		r.Node = cfg.NodeName
-		failed = "something is wrong with this node"
+		failed = "something is wrong with this node; 'keadm debug diagnose edge' may say more"
 	}
 	p, err := newPreflight(w, cfg)
 	if err != nil {
@@ -67,7 +67,7 @@ func checkMachine(ctx context.Context, w IO, f *joinFlags, output string) error 
 		if err == nil {
 			r.Link = &st.Link
 		} else {
-			r.add(true, "edgecore", fmt.Sprintf("edgecore does not answer: %v", err), "look into its log")
+			r.add(true, "edgecore", fmt.Sprintf("edgecore does not answer: %v", err), "'keadm debug diagnose edge' says more")
 		}
 	}
 	r.Findings = append(r.Findings, p.run(ctx)...)

@@ -71,7 +71,7 @@ func newRoot(w IO) *cobra.Command {
 	root.SetOut(w.Out)
 	root.SetErr(w.Err)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: %w", errUsage, err) })
-	root.AddCommand(newInit(w), newGetToken(w), newJoin(w), newReset(w), newTokens(w), newCerts(w), newCheck(w), newConfig(w), newSupervise(w), newVersion(w))
+	root.AddCommand(newInit(w), newGetToken(w), newJoin(w), newReset(w), newTokens(w), newCerts(w), newCheck(w), newConfig(w), newDebug(w), newSupervise(w), newVersion(w))
 	withHelpers(root)
 	return root
 }

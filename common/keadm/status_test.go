@@ -86,7 +86,7 @@ func TestCheckShowsTheLinkOfAMachineThatHasJoined(t *testing.T) {
 			t.Errorf("expected %q in\n%s%s", want, out, errOut)
 		}
 	}
-	for _, command := range [][]string{{"check"}} {
+	for _, command := range [][]string{{"check"}, {"debug", "check"}} {
 		_, out, errOut = call(t, today, append(command, "--config", files.config, "-o", "json")...)
 		var r machineReport
 		if err := json.Unmarshal([]byte(out), &r); err != nil {
@@ -151,7 +151,7 @@ func TestANodesOwnFileHasToBeReadable(t *testing.T) {
 	if err := os.WriteFile(path, []byte("kind: Nothing\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, command := range [][]string{{"check"}} {
+	for _, command := range [][]string{{"check"}, {"debug", "diagnose", "edge"}} {
 		if code, out, errOut := call(t, today, append(command, "--config", path)...); code != 1 || !strings.Contains(errOut, "Nothing") {
 			t.Errorf("%q: exit %d\n%s%s", command, code, out, errOut)
 		}

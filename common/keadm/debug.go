@@ -25,7 +25,7 @@ func newDebug(w IO) *cobra.Command {
 		RunE:  func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	diagnose.AddCommand(newDiagnose(w))
-	c.AddCommand(newCheck(w), diagnose)
+	c.AddCommand(newCheck(w), diagnose, newCollect(w))
 	return c
 }
 
@@ -60,7 +60,7 @@ func newDiagnose(w IO) *cobra.Command {
 				return err
 			}
 			if len(r.errors()) > 0 {
-				return errors.New("something is wrong with this node")
+				return errors.New("something is wrong with this node; 'keadm debug collect' gathers what others need to help")
 			}
 			return nil
 		},

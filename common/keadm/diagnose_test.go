@@ -136,7 +136,7 @@ func TestDiagnoseExitsHonestly(t *testing.T) {
 	}
 	edgecore(t, files, strings.Replace(allWell, `"connected":true`, `"connected":false,"problem":"no carrier"`, 1), cloud)
 	code, out, errOut := call(t, time.Now(), "debug", "diagnose", "edge", "--config", files.config)
-	if code != 1 || !strings.Contains(out, "ERROR link: the link is down since") || !strings.Contains(out, "no carrier") || strings.Contains(out, "nothing is wrong") {
+	if code != 1 || !strings.Contains(out, "ERROR link: the link is down since") || !strings.Contains(out, "no carrier") || strings.Contains(out, "nothing is wrong") || !strings.Contains(errOut, "keadm debug collect") {
 		t.Errorf("no link: exit %d\n%s%s", code, out, errOut)
 	}
 	var r machineReport

@@ -36,7 +36,7 @@ var errUsage = errors.New("usage")
 
 // Run executes the command line and returns the exit code.
 func Run(ctx context.Context, args []string, w IO) int {
-	root := newRoot(w)
+	root := Command(w)
 	root.SetArgs(args)
 	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
@@ -50,7 +50,8 @@ func Run(ctx context.Context, args []string, w IO) int {
 	return exitFailed
 }
 
-func newRoot(w IO) *cobra.Command {
+// Command returns keadm's commands, for those who document them.
+func Command(w IO) *cobra.Command {
 	var tellVersion bool
 	root := &cobra.Command{
 		Use:           "keadm",

@@ -115,7 +115,7 @@ func (b *bundle) addFindings(ctx context.Context, w IO, cfg *v1alpha1.EdgeCore, 
 		return
 	}
 	data, err := json.MarshalIndent(map[string]*machineReport{"diagnose": node, "check": check}, "", "  ")
-	b.add("findings.json", maxOther, data, err)
+	b.add("findings.json", maxOther, append(data, '\n'), err)
 }
 
 // versions tells what runs here.

@@ -3,12 +3,14 @@ package keadm
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/tether-edge/tether/apis/config/v1alpha1"
 	"github.com/tether-edge/tether/common/pki"
 	"github.com/tether-edge/tether/common/transport"
+	"github.com/tether-edge/tether/common/wire"
 )
 
 // silent tells of an edgecore that does not answer.
@@ -76,18 +78,22 @@ func (r *machineReport) judgeKubelet(k *kubeletStatus, now time.Time) {
 	}
 }
 
-// linkRemedy knows a remedy for each kind of trouble by the words of the errors that end up in a link's status.
+// linkRemedy knows a remedy for each kind of trouble, by the words of the errors that end up in a link's status.
 func linkRemedy(problem string) string {
-	says := func(err error) bool { return strings.Contains(problem, err.Error()) }
+	says := func(words ...any) bool {
+		return slices.ContainsFunc(words, func(w any) bool { return strings.Contains(problem, fmt.Sprint(w)) })
+	}
 	switch {
 	case says(pki.ErrExpired):
 		return "see what is said of the certificate and the time; edgecore renews a certificate by itself when it reaches the join port"
 	case says(pki.ErrUntrusted):
 		return "the node belongs to another CloudCore, or something in between answers in its place: compare 'keadm check' from another network, or reset and join again"
-	case says(pki.ErrRefused):
-		return "look beside the cluster whether it was revoked ('keadm certs list'): if so, 'keadm reset edge' here and join again"
-	case says(transport.ErrRefused):
-		return "CloudCore is there and does not take this node: its log says why; 'keadm certs list' beside the cluster says whether the node was revoked"
+	case says(pki.ErrRefused, "certificate was revoked"):
+		return "'keadm certs list' beside the cluster says whether it was revoked; to take the node back, 'keadm reset edge' here and join again with a new token"
+	case says(wire.Reason_REASON_NOT_READY, wire.Reason_REASON_OVERLOADED, wire.Reason_REASON_DRAIN):
+		return "nothing has to be done here: CloudCore asks to come back later, and edgecore does; if it stays so, look at CloudCore"
+	case says(transport.ErrRefused, wire.Reason_REASON_REFUSED, wire.Reason_REASON_REPLACED, wire.Reason_REASON_PROTOCOL):
+		return "CloudCore is there and does not take this node: its log says why; 'keadm certs list' beside the cluster says which machine has the name"
 	}
 	return "mend the network: the machine's own, then firewalls on the way to CloudCore's ports, then CloudCore; edgecore goes on trying, and its pods run on"
 }

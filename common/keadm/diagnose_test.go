@@ -28,6 +28,15 @@ func TestDiagnosisByWhatEdgecoreSays(t *testing.T) {
 		"revoked": {func(s *edgeStatus) {
 			s.Link = linkStatus{Problem: fmt.Sprintf("%v: %v: remote error", transport.ErrRefused, pki.ErrRefused)}
 		}, "link", true, []string{"keadm certs list", "keadm reset edge"}},
+		"revoked in a session": {func(s *edgeStatus) {
+			s.Link = linkStatus{Problem: "the hub does not want this session (REASON_REFUSED): the certificate was revoked: join again with a token"}
+		}, "link", true, []string{"keadm reset edge"}},
+		"another machine has the name": {func(s *edgeStatus) {
+			s.Link = linkStatus{Problem: "the hub does not want this session (REASON_REFUSED): another edge is connected"}
+		}, "link", true, []string{"which machine has the name"}},
+		"a hub that is full": {func(s *edgeStatus) {
+			s.Link = linkStatus{Problem: "the hub does not want this session (REASON_OVERLOADED): full"}
+		}, "link", true, []string{"come back later"}},
 		"turned away": {func(s *edgeStatus) {
 			s.Link = linkStatus{Problem: fmt.Sprintf("%v with HTTP status 503", transport.ErrRefused)}
 		}, "link", true, []string{"its log says why"}},

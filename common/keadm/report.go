@@ -62,7 +62,7 @@ func (r *machineReport) write(w io.Writer, now time.Time) {
 		fmt.Fprintf(w, "kubelet      %s\n", r.Kubelet.describe(now))
 	}
 	if r.Certificate != nil {
-		fmt.Fprintf(w, "certificate  until %s\n", r.Certificate.NotAfter.UTC().Format(time.RFC3339))
+		fmt.Fprintf(w, "certificate  until %s\n", stamp(r.Certificate.NotAfter))
 	}
 	writeFindings(w, r.Findings, nil)
 	switch {

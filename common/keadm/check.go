@@ -21,11 +21,15 @@ func newCheck(w IO) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "check",
 		Short: "Look for what would hurt: at this machine, or with --cluster at the cluster",
-		Long: "Look at this machine as join does with the same flags, and change nothing. On a machine that has joined, edgecore's\n" +
-			"configuration is looked at instead of the flags, and the link is shown: since when it is up, by which protocol and to which\n" +
-			"server, or why it is down.\n\n" +
+		Long: "Look at this machine as join does with the same flags, and change nothing; with --cloudcore-ipport also at the way to\n" +
+			"CloudCore. The exit code is 1 if a node could not work here.\n\n" +
+			"On a machine that has joined, its configuration counts instead of the flags, and the link is shown: since when it is up, by\n" +
+			"which protocol (websocket or quic) and to which server, or why it is down.\n\n" +
 			"With --cluster, list the DaemonSets of the cluster that put pods on edge nodes; --keep-off-edge patches them with an\n" +
 			"affinity that keeps them off.",
+		Example: "  keadm check --cloudcore-ipport cloud.example.org:10000   # before a join\n" +
+			"  keadm check                                              # at a node\n" +
+			"  keadm check --cluster                                    # beside the cluster",
 		Args: usage(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if cluster || keepOff {
@@ -36,8 +40,8 @@ func newCheck(w IO) *cobra.Command {
 	}
 	f.machineFlags(c)
 	outputFlag(c, &output)
-	c.Flags().BoolVar(&cluster, "cluster", false, "look at the cluster")
-	c.Flags().BoolVar(&keepOff, "keep-off-edge", false, "keep the DaemonSets that would land on edge nodes off them")
+	c.Flags().BoolVar(&cluster, "cluster", false, "look at the cluster instead of this machine")
+	c.Flags().BoolVar(&keepOff, "keep-off-edge", false, "look at the cluster, and keep the DaemonSets that would land on edge nodes off them")
 	kubeconfigFlag(c, &kubeconfig)
 	return c
 }

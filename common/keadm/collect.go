@@ -39,8 +39,9 @@ func newCollect(w IO) *cobra.Command {
 			"end of its log, what 'keadm check' and 'keadm debug diagnose edge' find, versions, and the dates of certificates.\n" +
 			"Private keys, tokens, passwords and kubeconfigs are not in it. Names and addresses of nodes and pods are: look into it\n" +
 			"before you hand it on. It also works where edgecore does not run, or a join failed.",
-		Args: usage(cobra.NoArgs),
-		RunE: func(c *cobra.Command, _ []string) error { return collect(c.Context(), w, config, dir) },
+		Example: "  keadm debug collect --output-path /tmp",
+		Args:    usage(cobra.NoArgs),
+		RunE:    func(c *cobra.Command, _ []string) error { return collect(c.Context(), w, config, dir) },
 	}
 	configFlag(c, &config)
 	c.Flags().StringVar(&dir, "output-path", ".", "directory for the archive")

@@ -12,21 +12,8 @@ import (
 )
 
 func newDebug(w IO) *cobra.Command {
-	c := &cobra.Command{
-		Use:   "debug",
-		Short: "Find out what is wrong with a node, and gather what others need to find out",
-		Args:  usage(cobra.NoArgs),
-		RunE:  func(c *cobra.Command, _ []string) error { return c.Help() },
-	}
-	diagnose := &cobra.Command{
-		Use:   "diagnose",
-		Short: "Say what is wrong with a node now, and how to mend it",
-		Args:  usage(cobra.NoArgs),
-		RunE:  func(c *cobra.Command, _ []string) error { return c.Help() },
-	}
-	diagnose.AddCommand(newDiagnose(w))
-	c.AddCommand(newCheck(w), diagnose, newCollect(w))
-	return c
+	diagnose := newGroup("diagnose", "Say what is wrong with a node now, and how to mend it: diagnose edge", newDiagnose(w))
+	return newGroup("debug", "Find out what is wrong with a node, and gather what others need to help", newCheck(w), diagnose, newCollect(w))
 }
 
 // configFlag names the configuration of a machine that has joined.

@@ -30,14 +30,7 @@ func (f *imageFlags) cloudcore() string {
 }
 
 func newConfig(w IO) *cobra.Command {
-	c := &cobra.Command{
-		Use:   "config",
-		Short: "Show what an installation needs",
-		Args:  usage(cobra.NoArgs),
-		RunE:  func(c *cobra.Command, _ []string) error { return c.Help() },
-	}
-	c.AddCommand(newConfigImages(w))
-	return c
+	return newGroup("config", "Show what an installation needs: config images", newConfigImages(w))
 }
 
 func newConfigImages(w IO) *cobra.Command {
@@ -50,7 +43,8 @@ func newConfigImages(w IO) *cobra.Command {
 			"An edge node pulls no image of Tether's: edgecore is a program. The pause image, in which every pod's sandbox is, is the\n" +
 			"container runtime's own business: containerd's configuration names it (sandbox_image, from 2.0 on pinned_images), and a\n" +
 			"site without a way to its registry needs it imported or mirrored like the images of its pods.",
-		Args: usage(cobra.NoArgs),
+		Example: "  keadm config images --image-repository registry.example/tether",
+		Args:    usage(cobra.NoArgs),
 		RunE: func(*cobra.Command, []string) error {
 			if f.repository == "" {
 				return fmt.Errorf("%w: expected --image-repository: there is no default host for images", errUsage)

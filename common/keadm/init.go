@@ -49,6 +49,9 @@ func newInit(w IO) *cobra.Command {
 		Long: "Give a cluster what CloudCore needs (namespace, rights, edge CA), start CloudCore, and print the line that joins a node.\n" +
 			"Run it again to change something: what is there stays, the edge CA above all.\n\n" +
 			"CloudCore runs as a Deployment from REPOSITORY/cloudcore:TAG, or with --local as a service of this machine.",
+		Example: "  keadm init --local --advertise-address cloud.example.org\n" +
+			"  keadm init --image-repository registry.example/tether --advertise-address 192.0.2.1 --advertise-address 2001:db8::1\n" +
+			"  keadm init --local --advertise-address cloud.example.org --set hub.webSocketPort=443 --dry-run",
 		Args: usage(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if len(f.addresses) == 0 {
@@ -66,7 +69,7 @@ func newInit(w IO) *cobra.Command {
 	fl := c.Flags()
 	kubeconfigFlag(c, &f.kubeconfig)
 	fl.StringSliceVar(&f.addresses, "advertise-address", nil, "DNS name or IP address by which edges reach CloudCore; repeat for more")
-	fl.StringArrayVar(&f.settings, "set", nil, "KEY.PATH=VALUE of CloudCore's configuration; repeat for more")
+	fl.StringArrayVar(&f.settings, "set", nil, "KEY.PATH=VALUE of CloudCore's configuration ('cloudcore --print-defaults' shows it); repeat for more")
 	fl.BoolVar(&f.local, "local", false, "run CloudCore as a service of this machine")
 	fl.StringVar(&f.service, "service", serviceAuto, "with --local: systemd, process (kept running by 'keadm supervise'), none (only write the configuration), or auto")
 	fl.StringVar(&f.config, "config", "/etc/tether/cloudcore.yaml", "with --local: where CloudCore's configuration is written")
@@ -74,8 +77,8 @@ func newInit(w IO) *cobra.Command {
 	fl.BoolVar(&f.dryRun, "dry-run", false, "print what would be applied and change nothing")
 	fl.StringVarP(&f.output, "output", "o", "", "yaml, with --dry-run")
 	fl.StringVar(&f.token.Nodes, "token-node", "*", "name or pattern of the nodes that may use the printed token")
-	fl.IntVar(&f.token.MaxUses, "token-uses", 1, "how many nodes may use it; 0 for any number")
-	fl.DurationVar(&f.token.Life, "token-ttl", 24*time.Hour, "how long it is valid")
+	fl.IntVar(&f.token.MaxUses, "token-uses", 1, "how many nodes may use the printed token; 0 for any number")
+	fl.DurationVar(&f.token.Life, "token-ttl", 24*time.Hour, "how long the printed token is valid")
 	choices(c, "service", services...)
 	choices(c, "output", "yaml")
 	return c

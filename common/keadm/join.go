@@ -41,9 +41,9 @@ type edgeFiles struct {
 }
 
 func (e *edgeFiles) flags(c *cobra.Command) {
-	c.Flags().StringVar(&e.config, "config", defaultConfig, "edgecore's configuration file")
-	c.Flags().StringVar(&e.data, "data-dir", "/var/lib/tether", "edgecore's data")
-	c.Flags().StringVar(&e.pki, "pki-dir", "/etc/tether/pki", "the node's key and certificates")
+	c.Flags().StringVar(&e.config, "config", defaultConfig, "path of edgecore's configuration file")
+	c.Flags().StringVar(&e.data, "data-dir", "/var/lib/tether", "directory of edgecore's data")
+	c.Flags().StringVar(&e.pki, "pki-dir", "/etc/tether/pki", "directory of the node's key and certificates")
 }
 
 func (e *edgeFiles) key() string  { return filepath.Join(e.pki, "node.key") }
@@ -76,6 +76,8 @@ func newJoin(w IO) *cobra.Command {
 		Long: "Make this machine an edge node: look for what would hurt later, get a certificate with a join token (the private key\n" +
 			"is made here and stays here), write the configuration, start edgecore, and wait until the cluster says that the node is Ready.\n" +
 			"'keadm init' and 'keadm gettoken' beside the cluster print tokens.",
+		Example: "  keadm join --cloudcore-ipport cloud.example.org:10000 --token TOKEN\n" +
+			"  keadm join -e 192.0.2.1:10000 -e 192.0.2.2:10000 -t TOKEN --edgenode-name shop-1 --labels zone=north --hub-protocol auto",
 		Args: usage(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if len(f.servers) == 0 || f.token == "" {
@@ -86,7 +88,7 @@ func newJoin(w IO) *cobra.Command {
 	}
 	f.machineFlags(c)
 	fl := c.Flags()
-	fl.StringVarP(&f.token, "token", "t", "", "join token")
+	fl.StringVarP(&f.token, "token", "t", "", "join token, as 'keadm gettoken' prints it")
 	fl.StringVarP(&f.name, "edgenode-name", "i", "", "name of the node (default: this machine's host name)")
 	fl.StringSliceVarP(&f.labels, "labels", "l", nil, "KEY=VALUE labels that the node registers with")
 	fl.StringVar(&f.podCIDR, "pod-cidr", "10.244.0.0/24", "addresses for this node's pods, where the machine has no CNI configuration yet")
@@ -107,7 +109,7 @@ func (f *joinFlags) machineFlags(c *cobra.Command) {
 	fl.StringVarP(&f.runtime, "remote-runtime-endpoint", "p", "unix:///run/containerd/containerd.sock", "the container runtime's CRI socket")
 	fl.StringVar(&f.protocol, "hub-protocol", string(v1alpha1.ProtocolWebSocket), "websocket, quic, or auto: race the two, prefer QUIC, fall back where UDP is dropped")
 	fl.StringVar(&f.cgroups, "cgroupdriver", "auto", "cgroupfs, systemd, or auto: ask the runtime")
-	fl.StringArrayVar(&f.settings, "set", nil, "KEY.PATH=VALUE of edgecore's configuration; repeat for more")
+	fl.StringArrayVar(&f.settings, "set", nil, "KEY.PATH=VALUE of edgecore's configuration ('edgecore --print-defaults' shows it); repeat for more")
 	choices(c, "hub-protocol", protocols...)
 	choices(c, "cgroupdriver", cgroupDrivers...)
 }

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"sigs.k8s.io/yaml"
 
 	"github.com/tether-edge/tether/common/version"
@@ -74,7 +76,7 @@ func TestWrongInputSaysWhatToDo(t *testing.T) {
 		{1, "/no/such", []string{"supervise", "--", "/no/such"}},
 	} {
 		code, out, errOut := call(t, today, c.args...)
-		if code != c.code || !strings.Contains(errOut, c.want) || strings.Contains(errOut, "usage: usage") {
+		if code != c.code || !strings.Contains(errOut, c.want) || strings.Contains(errOut, "usage:") {
 			t.Errorf("keadm %q: exit %d, expected %d and %q:\n%s%s", c.args, code, c.code, c.want, out, errOut)
 		}
 	}
@@ -144,6 +146,29 @@ func TestHelpTellsAboutACommand(t *testing.T) {
 	if a, b := do(t, "help", "token", "create"), do(t, "token", "create", "--help"); a != b || !strings.Contains(a, "--uses") {
 		t.Errorf("help token create says\n%s\nand --help\n%s", a, b)
 	}
+}
+
+func TestEachCommandAndFlagSaysWhatItIsFor(t *testing.T) {
+	var visit func(c *cobra.Command)
+	visit = func(c *cobra.Command) {
+		if c.Short == "" || c.HasParent() && !c.Parent().HasParent() && c.GroupID == "" {
+			t.Errorf("%s: short text %q, group %q", c.CommandPath(), c.Short, c.GroupID)
+		}
+		c.Flags().VisitAll(func(f *pflag.Flag) {
+			if f.Usage == "" {
+				t.Errorf("%s --%s says nothing of itself", c.CommandPath(), f.Name)
+			}
+		})
+		for line := range strings.Lines(c.Long + "\n" + c.Example) {
+			if len(line) > 130 && c.Parent().Name() != "completion" {
+				t.Errorf("%s: a terminal breaks %q", c.CommandPath(), line)
+			}
+		}
+		for _, child := range c.Commands() {
+			visit(child)
+		}
+	}
+	visit(Command(IO{}))
 }
 
 func TestSuperviseRunsUntilToldToStop(t *testing.T) {

@@ -76,7 +76,7 @@ func (p *preflight) exists(path string) bool {
 
 func (p *preflight) user(add adder) {
 	if os.Geteuid() != 0 {
-		add(true, "root", fmt.Sprintf("user id %d", os.Geteuid()), "run keadm join as root: the kubelet mounts volumes and makes cgroups")
+		add(true, "root", fmt.Sprintf("user id %d", os.Geteuid()), "run keadm as root: the kubelet mounts volumes and makes cgroups")
 	}
 }
 

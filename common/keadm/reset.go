@@ -24,14 +24,7 @@ import (
 )
 
 func newReset(w IO) *cobra.Command {
-	c := &cobra.Command{
-		Use:   "reset",
-		Short: "Undo join or init",
-		Args:  usage(cobra.NoArgs),
-		RunE:  func(c *cobra.Command, _ []string) error { return c.Help() },
-	}
-	c.AddCommand(newResetEdge(w), newResetCloud(w))
-	return c
+	return newGroup("reset", "Undo join (reset edge) or init (reset cloud)", newResetEdge(w), newResetCloud(w))
 }
 
 // confirmed asks, unless force says that nobody is to be asked.

@@ -76,7 +76,8 @@ func Parse(body []byte) (*Frame, error) {
 		return nil, fmt.Errorf("parse frame of %d bytes: it has more than %d fields: %w", len(body), MaxFields, ErrGarbage)
 	}
 	f := &Frame{}
-	if err := proto.Unmarshal(body, f); err != nil {
+	// What a newer peer added is nothing to this version, and not to be held.
+	if err := (proto.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(body, f); err != nil {
 		return nil, fmt.Errorf("parse frame of %d bytes: %w: %w", len(body), ErrGarbage, err)
 	}
 	return f, nil

@@ -106,6 +106,17 @@ func TestAFrameOfManyEmptyEntriesIsRefusedBeforeItIsParsed(t *testing.T) {
 	}
 }
 
+func TestWhatANewerPeerAddedIsNotHeld(t *testing.T) {
+	inner := protowire.AppendBytes(protowire.AppendTag([]byte{1 << 3, 7}, 99, protowire.BytesType), make([]byte, 1<<20)) // a Write of id 7
+	f, err := Parse(protowire.AppendBytes(protowire.AppendTag(nil, 7, protowire.BytesType), inner))
+	if err != nil || f.GetWrite().GetId() != 7 {
+		t.Fatalf("got %v, %v", f, err)
+	}
+	if n := proto.Size(f); n > 100 {
+		t.Errorf("a write with an unknown field of 1 MiB is held as %d bytes", n)
+	}
+}
+
 func repeat[T any](v T, n int) []T { return slices.Repeat([]T{v}, n) }
 
 func TestUnknownFrameFromANewerPeerIsNamedUnknown(t *testing.T) {

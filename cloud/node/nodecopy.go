@@ -102,7 +102,8 @@ func restore(node string, raw []byte) (*corev1.Node, error) {
 	if err := json.Unmarshal(raw, &c); err != nil {
 		return nil, fmt.Errorf("decode the copy of node %s: %w", node, err)
 	}
-	if !strings.HasPrefix(c.ProviderID, ProviderIDPrefix) {
+	// Of another node it would make one machine's Node pass for another's to whoever goes by it.
+	if c.ProviderID != ProviderIDPrefix+node {
 		return nil, fmt.Errorf("the copy of node %s has providerID %q, expected %s%s", node, c.ProviderID, ProviderIDPrefix, node)
 	}
 	n := &corev1.Node{

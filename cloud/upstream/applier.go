@@ -98,6 +98,8 @@ type Applier struct {
 	cfg    Config
 	deps   Deps
 	client *client
+	// opened bounds the writes of one node whose bodies are decoded: an object takes many times the bytes that it came in.
+	opened *shares
 	m      *metrics
 	recent *recent
 	denied *denials
@@ -127,7 +129,7 @@ func New(cfg Config, deps Deps) (*Applier, error) {
 		return nil, fmt.Errorf("upstream: %w", err)
 	}
 	return &Applier{
-		cfg: cfg, deps: deps, client: c, m: m, mode: cfg.Impersonation,
+		cfg: cfg, deps: deps, client: c, opened: newShares(cfg.RequestsPerNode), m: m, mode: cfg.Impersonation,
 		recent: newRecent(deps.Clock), denied: newDenials(deps.Clock, cfg.GiveUp),
 	}, nil
 }
@@ -150,6 +152,13 @@ func (a *Applier) Apply(ctx context.Context, node string, w *wire.Write) (r *wir
 		a.m.writes.WithLabelValues(op, codeLabel(int(r.Code)), fmt.Sprint(r.Final)).Inc()
 		a.m.seconds.WithLabelValues(op).Observe(a.deps.Clock.Now().Sub(start).Seconds())
 	}()
+	wait, stop := context.WithTimeout(ctx, a.cfg.Timeout)
+	defer stop()
+	release, err := a.opened.take(wait, node)
+	if err != nil {
+		return a.result(nil, answer{err: fmt.Errorf("wait for earlier writes of node %s: %w", node, err)})
+	}
+	defer release()
 	job, err := a.parse(node, w)
 	if err != nil {
 		a.m.malformed.Inc()

@@ -129,26 +129,21 @@ func (a *Applier) checkCall(node string, key object.Key, c *wire.Call) (request,
 
 // ownNode returns the body of a Node's first POST with the providerID of an edge in it.
 func ownNode(node string, c *wire.Call) ([]byte, error) {
-	kind, _ := object.Lookup(object.Nodes)
+	if c.ContentType != jsonType {
+		return nil, fmt.Errorf("content type %q of a Node: expected %s", c.ContentType, jsonType)
+	}
+	if err := object.Vet(c.Body); err != nil {
+		return nil, fmt.Errorf("decode Node: %w", err)
+	}
 	n := &corev1.Node{}
-	switch c.ContentType {
-	case jsonType:
-		if err := json.Unmarshal(c.Body, n); err != nil {
-			return nil, fmt.Errorf("decode Node: %w", err)
-		}
-	case protobufType:
-		o, err := object.Decode(kind, c.Body)
-		if err != nil {
-			return nil, err
-		}
-		n = o.(*corev1.Node)
-	default:
-		return nil, fmt.Errorf("content type %q of a Node: expected %s or %s", c.ContentType, protobufType, jsonType)
+	if err := json.Unmarshal(c.Body, n); err != nil {
+		return nil, fmt.Errorf("decode Node: %w", err)
 	}
 	if n.Name != node {
 		return nil, fmt.Errorf("the body is Node %q; node %q creates its own only", n.Name, node)
 	}
 	n.Spec.ProviderID = ProviderIDPrefix + node
+	kind, _ := object.Lookup(object.Nodes)
 	return object.Encode(kind, n)
 }
 

@@ -12,7 +12,6 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -90,17 +89,8 @@ type client struct {
 	m       *metrics
 	status  runtime.Serializer
 	slots   chan struct{}
-	perNode int
-
-	// mu guards shares.
-	mu sync.Mutex
-	// shares holds the slots of each node that has a request running or waiting.
-	shares map[string]*share
-}
-
-type share struct {
-	slots chan struct{}
-	users int
+	// shares are of each node that has a request running or waiting.
+	shares *shares
 }
 
 func newClient(cfg Config, rc *rest.Config, m *metrics) (*client, error) {
@@ -125,7 +115,7 @@ func newClient(cfg Config, rc *rest.Config, m *metrics) (*client, error) {
 	scheme := object.NewScheme()
 	return &client{
 		http: h, base: strings.TrimRight(base.String(), "/"), timeout: cfg.Timeout, m: m, status: protobuf.NewSerializer(scheme, scheme),
-		slots: make(chan struct{}, cfg.Requests), perNode: cfg.RequestsPerNode, shares: map[string]*share{},
+		slots: make(chan struct{}, cfg.Requests), shares: newShares(cfg.RequestsPerNode),
 	}, nil
 }
 
@@ -239,39 +229,17 @@ func retryAfter(h http.Header) time.Duration {
 
 // acquire takes one of owner's slots and then one of all.
 func (c *client) acquire(ctx context.Context, owner string) (release func(), err error) {
-	c.mu.Lock()
-	s := c.shares[owner]
-	if s == nil {
-		s = &share{slots: make(chan struct{}, c.perNode)}
-		c.shares[owner] = s
-	}
-	s.users++
-	c.mu.Unlock()
-	leave := func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		if s.users--; s.users == 0 {
-			delete(c.shares, owner)
-		}
-	}
-	select {
-	case s.slots <- struct{}{}:
-	case <-ctx.Done():
-		leave()
-		return nil, ctx.Err()
+	leave, err := c.shares.take(ctx, owner)
+	if err != nil {
+		return nil, err
 	}
 	select {
 	case c.slots <- struct{}{}:
 	case <-ctx.Done():
-		<-s.slots
 		leave()
 		return nil, ctx.Err()
 	}
-	return func() {
-		<-c.slots
-		<-s.slots
-		leave()
-	}, nil
+	return func() { <-c.slots; leave() }, nil
 }
 
 // verbLabel names a request in metrics: "PATCH status".

@@ -201,10 +201,54 @@ func TestANodeHoldsNoMoreThanItsShare(t *testing.T) {
 	for range a.cfg.RequestsPerNode + 6 {
 		<-done
 	}
-	a.client.mu.Lock()
-	defer a.client.mu.Unlock()
-	if len(a.client.shares) != 0 {
-		t.Errorf("%d shares are left behind", len(a.client.shares))
+	if n := a.client.shares.count() + a.opened.count(); n != 0 {
+		t.Errorf("%d shares are left behind", n)
+	}
+}
+
+// opening tells of each body that is opened.
+type opening struct {
+	Compressor
+	opened chan struct{}
+}
+
+func (o opening) Open(body []byte, how wire.Compression) ([]byte, error) {
+	o.opened <- struct{}{}
+	return o.Compressor.Open(body, how)
+}
+
+// What waits for the API server waits as it came: decoded it takes many times the memory.
+func TestANodesWritesAreOpenedAFewAtATime(t *testing.T) {
+	release := make(chan struct{})
+	started := make(chan struct{}, 64)
+	a, _, _ := newApplier(t, objects{}, func(*http.Request) (*http.Response, error) {
+		started <- struct{}{}
+		<-release
+		return nil, errors.New("closed")
+	})
+	o := opening{a.deps.Compressor, make(chan struct{}, 64)}
+	a.deps.Compressor = o
+	ctx := background(t)
+	done := make(chan *wire.Result)
+	const writes = 30
+	for range writes {
+		go func() { done <- a.Apply(ctx, "greedy", deleteWrite("u1")) }()
+	}
+	for range a.cfg.RequestsPerNode {
+		<-started
+	}
+	if n := len(o.opened); n != a.cfg.RequestsPerNode {
+		t.Errorf("%d writes are opened while the API server says nothing, expected %d", n, a.cfg.RequestsPerNode)
+	}
+	// One that waits in vain is told so, and is tried again.
+	short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+	defer cancel()
+	if r := a.Apply(short, "greedy", deleteWrite("u1")); r.Final || r.Code != 0 || !strings.Contains(r.Message, "earlier writes") {
+		t.Errorf("a write that waited in vain got %v, expected one that is not final", r)
+	}
+	close(release)
+	for range writes {
+		<-done
 	}
 }
 

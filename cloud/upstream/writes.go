@@ -61,8 +61,15 @@ func (a *Applier) delete(ctx context.Context, j *job) answer {
 	}
 }
 
+// maxObject bounds the objects that an edge writes whole, in bytes: Events and its CSINode have a few hundred. Two bytes of
+// theirs may become a hundred when they are decoded.
+const maxObject = 64 << 10
+
 // parseObject reads the body as the object of the key.
 func (j *job) parseObject() error {
+	if len(j.body) > maxObject {
+		return fmt.Errorf("%s: an object of %d bytes, expected at most %d", j.key, len(j.body), maxObject)
+	}
 	o, err := object.Decode(j.kind, j.body)
 	if err != nil {
 		return fmt.Errorf("%s: %w", j.key, err)

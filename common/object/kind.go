@@ -140,13 +140,13 @@ const (
 func (k Key) Validate() error {
 	switch {
 	case k.Kind == "" || len(k.Kind) > MaxName:
-		return fmt.Errorf("object key %q: kind has %d bytes, expected 1 to %d", k, len(k.Kind), MaxName)
+		return fmt.Errorf("object key %.80q: kind has %d bytes, expected 1 to %d", k, len(k.Kind), MaxName)
 	case k.Name == "" || len(k.Name) > MaxName:
-		return fmt.Errorf("object key %q: name has %d bytes, expected 1 to %d", k, len(k.Name), MaxName)
+		return fmt.Errorf("object key %.80q: name has %d bytes, expected 1 to %d", k, len(k.Name), MaxName)
 	case len(k.Namespace) > MaxNamespace:
-		return fmt.Errorf("object key %q: namespace has %d bytes, expected at most %d", k, len(k.Namespace), MaxNamespace)
+		return fmt.Errorf("object key %.80q: namespace has %d bytes, expected at most %d", k, len(k.Namespace), MaxNamespace)
 	case strings.ContainsAny(k.Name, "/\x00") || strings.ContainsAny(k.Namespace, "/\x00"):
-		return fmt.Errorf("object key %q: a name holds a slash or a NUL", k)
+		return fmt.Errorf("object key %.80q: a name holds a slash or a NUL", k)
 	}
 	return nil
 }

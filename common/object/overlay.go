@@ -36,8 +36,11 @@ func EncodeOverlay(o *Overlay) ([]byte, error) {
 	return b, nil
 }
 
-// DecodeOverlay reads what EncodeOverlay wrote.
+// DecodeOverlay reads what EncodeOverlay wrote. What Vet refuses is an error.
 func DecodeOverlay(b []byte) (*Overlay, error) {
+	if err := Vet(b); err != nil {
+		return nil, fmt.Errorf("decode overlay of %d bytes: %w", len(b), err)
+	}
 	o := &Overlay{}
 	if err := json.Unmarshal(b, o); err != nil {
 		return nil, fmt.Errorf("decode overlay of %d bytes: %w", len(b), err)

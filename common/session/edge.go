@@ -98,7 +98,7 @@ func (e *Edge) Receive(now time.Time, f *wire.Frame) ([]Effect, error) {
 	switch b := f.Body.(type) {
 	case *wire.Frame_Goodbye:
 		return []Effect{Close{Reason: b.Goodbye.Reason, Message: b.Goodbye.Message,
-			ComeBack: time.Duration(b.Goodbye.ComeBackMs) * time.Millisecond}}, nil
+			ComeBack: bounded(b.Goodbye.ComeBackMs, maxComeBack)}}, nil
 	case *wire.Frame_Welcome:
 		return e.welcome(b.Welcome)
 	}
@@ -132,6 +132,14 @@ func (e *Edge) Receive(now time.Time, f *wire.Frame) ([]Effect, error) {
 		return nil, nil
 	}
 	return nil, protocolError("%s from a hub", wire.Name(f))
+}
+
+// maxComeBack is the longest that a hub can send an edge away.
+const maxComeBack = 10 * time.Minute
+
+// bounded is a number of milliseconds between none and most.
+func bounded(ms int64, most time.Duration) time.Duration {
+	return time.Duration(min(max(ms, 0), most.Milliseconds())) * time.Millisecond
 }
 
 func (e *Edge) welcome(w *wire.Welcome) ([]Effect, error) {

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/tether-edge/tether/common/object"
 	"github.com/tether-edge/tether/common/wire"
 )
@@ -60,6 +62,8 @@ const (
 	maxKinds = 64
 	// maxWrites bounds the writes without an answer; the edge's own window is smaller.
 	maxWrites = 256
+	// maxCallHead bounds what a call has beside its body, in bytes: names, a media type, some parameters.
+	maxCallHead = 16 << 10
 )
 
 // Hub is the hub's half of one session.
@@ -137,6 +141,9 @@ func (h *Hub) Receive(now time.Time, f *wire.Frame) ([]Effect, error) {
 	case *wire.Frame_Write:
 		return h.write(b.Write)
 	case *wire.Frame_Call:
+		if n := proto.Size(b.Call) - len(b.Call.Body); n > maxCallHead {
+			return nil, protocolError("a call of %d bytes beside its body, limit %d", n, maxCallHead)
+		}
 		return []Effect{DoCall{b.Call}}, nil
 	case *wire.Frame_Ping:
 		return []Effect{
@@ -144,7 +151,7 @@ func (h *Hub) Receive(now time.Time, f *wire.Frame) ([]Effect, error) {
 			Send{&wire.Frame{Body: &wire.Frame_Pong{Pong: &wire.Pong{Id: b.Ping.Id}}}},
 		}, nil
 	case *wire.Frame_Goodbye:
-		return []Effect{Close{Reason: b.Goodbye.Reason, Message: "the edge said goodbye: " + b.Goodbye.Message}}, nil
+		return []Effect{Close{Reason: b.Goodbye.Reason, Message: fmt.Sprintf("the edge said goodbye: %.200s", b.Goodbye.Message)}}, nil
 	case *wire.Frame_Pong, nil:
 		// A body that this version does not know comes from a newer edge and is ignored (I12).
 		return nil, nil
@@ -161,7 +168,7 @@ func (h *Hub) hello(now time.Time, m *wire.Hello) ([]Effect, error) {
 		return []Effect{Close{Reason: wire.Reason_REASON_REFUSED, Message: fmt.Sprintf("no common protocol version: the edge speaks %v, this hub %v", m.Versions, wire.Versions())}}, nil
 	}
 	if m.Node != h.cfg.Node {
-		return []Effect{Close{Reason: wire.Reason_REASON_REFUSED, Message: fmt.Sprintf("the edge calls itself %q, its certificate says %q: expected the same name", m.Node, h.cfg.Node)}}, nil
+		return []Effect{Close{Reason: wire.Reason_REASON_REFUSED, Message: fmt.Sprintf("the edge calls itself %.253q, its certificate says %q: expected the same name", m.Node, h.cfg.Node)}}, nil
 	}
 	if len(m.Kinds) > maxKinds {
 		return nil, protocolError("hello lists %d kinds, limit %d", len(m.Kinds), maxKinds)
@@ -223,7 +230,7 @@ func (h *Hub) inventory(now time.Time, m *wire.Inventory) error {
 	id := object.ID(m.Kind)
 	got, ok := h.awaiting[id]
 	if !ok {
-		return protocolError("inventory of %q, which was not asked for", m.Kind)
+		return protocolError("inventory of %.80q, which was not asked for", m.Kind)
 	}
 	if len(m.Entries) > wire.MaxInventoryEntries {
 		return protocolError("inventory of %d entries, limit %d", len(m.Entries), wire.MaxInventoryEntries)

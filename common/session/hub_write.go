@@ -1,6 +1,8 @@
 package session
 
 import (
+	"fmt"
+
 	"github.com/tether-edge/tether/common/object"
 	"github.com/tether-edge/tether/common/wire"
 )
@@ -8,7 +10,11 @@ import (
 // write queues a write behind those of its key: an overlay must be in before the delete that follows it.
 func (h *Hub) write(w *wire.Write) ([]Effect, error) {
 	k := object.Key{Kind: object.ID(w.Kind), Namespace: w.Namespace, Name: w.Name}
-	if err := k.Validate(); err != nil {
+	err := k.Validate()
+	if err == nil && len(w.Uid) > object.MaxUID {
+		err = fmt.Errorf("%s: uid of %d bytes, expected at most %d", k, len(w.Uid), object.MaxUID)
+	}
+	if err != nil {
 		// A bad write must not end the session: it would come again with the next one.
 		return []Effect{Send{&wire.Frame{Body: &wire.Frame_Result{Result: &wire.Result{
 			Id: w.Id, Code: 400, Final: true, Reason: "BadRequest", Message: err.Error()}}}}}, nil

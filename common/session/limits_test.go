@@ -3,6 +3,7 @@ package session
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -70,6 +71,10 @@ func TestAPeerThatGoesPastALimitEndsItsSession(t *testing.T) {
 			}
 			return err
 		},
+		"what a call has beside its body": func() (err error) {
+			_, err = hub().Receive(now, &wire.Frame{Body: &wire.Frame_Call{Call: &wire.Call{Verb: "get", Query: strings.Repeat("a", maxCallHead)}}})
+			return err
+		},
 		"a long uid": func() (err error) {
 			e := &wire.InventoryEntry{Name: "a", Uid: string(make([]byte, object.MaxUID+1)), ResourceVersion: 1}
 			_, err = hub().Receive(now, &wire.Frame{Body: &wire.Frame_Inventory{Inventory: &wire.Inventory{Kind: string(object.Pods), Entries: []*wire.InventoryEntry{e}}}})
@@ -83,5 +88,32 @@ func TestAPeerThatGoesPastALimitEndsItsSession(t *testing.T) {
 		if err := broken(); !errors.Is(err, ErrProtocol) {
 			t.Errorf("%s past the limit: got %v, want ErrProtocol", name, err)
 		}
+	}
+}
+
+// Only bodies count as held, so nothing else of a write may be long.
+func TestAWriteWithALongNameOrUIDIsRefusedAndNotHeld(t *testing.T) {
+	now := time.Unix(1e6, 0)
+	h := NewHub(HubConfig{Node: "edge"}, newTraceView(), now)
+	if _, err := h.Receive(now, &wire.Frame{Body: &wire.Frame_Hello{Hello: &wire.Hello{Versions: wire.Versions(), Node: "edge"}}}); err != nil {
+		t.Fatal(err)
+	}
+	long := strings.Repeat("a", 1<<20)
+	for what, w := range map[string]*wire.Write{
+		"uid":  {Kind: "pods", Namespace: "default", Name: "a", Uid: long},
+		"name": {Kind: "pods", Namespace: "default", Name: long},
+		"kind": {Kind: long, Name: "a"},
+	} {
+		effects, err := h.Receive(now, &wire.Frame{Body: &wire.Frame_Write{Write: w}})
+		if err != nil || len(effects) != 1 {
+			t.Fatalf("a long %s: %v, %v", what, effects, err)
+		}
+		s, ok := effects[0].(Send)
+		if r := s.Frame.GetResult(); !ok || r.GetCode() != 400 || !r.GetFinal() || len(r.GetMessage()) > 500 {
+			t.Errorf("a long %s: got %.300v, expected a short, final 400", what, effects[0])
+		}
+	}
+	if s := h.Stats(); s.OpenWrites != 0 {
+		t.Errorf("%d writes are held", s.OpenWrites)
 	}
 }

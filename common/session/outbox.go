@@ -125,9 +125,7 @@ func (o *outbox) result(now time.Time, r *wire.Result) []Effect {
 	l.failures++
 	wait := min(o.cfg.RetryMin<<min(l.failures-1, 16), o.cfg.RetryMax)
 	wait = wait/2 + time.Duration(o.cfg.Rand()*float64(wait/2))
-	if asked := time.Duration(r.RetryAfterMs) * time.Millisecond; asked > wait {
-		wait = min(asked, o.cfg.RetryMax)
-	}
+	wait = max(wait, bounded(r.RetryAfterMs, o.cfg.RetryMax))
 	l.resting = true
 	o.resting.add(l.key, now.Add(wait))
 	o.arrange(l)

@@ -1,7 +1,7 @@
 // Package wire defines the frames of the link between cloudcore and edgecore: protobuf messages behind a length
 // prefix, their versions, features and size limits. docs/protocol.md explains them byte by byte.
 //
-// It promises that no input makes it panic or hold more memory than the limits below, and that what one version
+// It promises that no input makes it panic or hold more memory than a few times the limits below, and that what one version
 // writes its neighbours read. common/session decides what the frames mean, common/transport carries them.
 package wire
 
@@ -24,4 +24,7 @@ const (
 	MaxBody = 3 << 20
 	// MaxInventoryEntries bounds the entries of one Inventory frame: about 400 bytes each at worst.
 	MaxInventoryEntries = 4000
+	// MaxFields bounds the fields of a frame's body, repeated ones counted each. An empty entry of two bytes takes a hundred
+	// once it is parsed.
+	MaxFields = 16_384
 )

@@ -42,7 +42,7 @@ func TestTheDocumentNamesEverythingOnTheWire(t *testing.T) {
 			}
 		}
 	}
-	for _, n := range []int{MaxFrame, MaxHandshakeFrame, MaxBody, MaxInventoryEntries} {
+	for _, n := range []int{MaxFrame, MaxHandshakeFrame, MaxBody, MaxInventoryEntries, MaxFields} {
 		if !strings.Contains(doc, thousands(n)) {
 			t.Errorf("docs/protocol.md does not name the limit %s", thousands(n))
 		}

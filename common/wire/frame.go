@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -71,11 +72,37 @@ func Read(r io.Reader, limit int) (*Frame, error) {
 
 // Parse reads a frame without its prefix.
 func Parse(body []byte) (*Frame, error) {
+	if n := fields(body, 1); n > MaxFields {
+		return nil, fmt.Errorf("parse frame of %d bytes: it has more than %d fields: %w", len(body), MaxFields, ErrGarbage)
+	}
 	f := &Frame{}
-	if err := proto.Unmarshal(body, f); err != nil {
+	// What a newer peer added is nothing to this version, and not to be held.
+	if err := (proto.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(body, f); err != nil {
 		return nil, fmt.Errorf("parse frame of %d bytes: %w: %w", len(body), ErrGarbage, err)
 	}
 	return f, nil
+}
+
+// fields counts the fields of a message and, depth levels down, of those in it, until it has counted more than MaxFields.
+// What is no message counts for nothing.
+func fields(b []byte, depth int) (n int) {
+	for len(b) > 0 && n <= MaxFields {
+		number, kind, size := protowire.ConsumeTag(b)
+		if size < 0 {
+			return n
+		}
+		b = b[size:]
+		if size = protowire.ConsumeFieldValue(number, kind, b); size < 0 {
+			return n
+		}
+		if kind == protowire.BytesType && depth > 0 {
+			inner, _ := protowire.ConsumeBytes(b)
+			n += fields(inner, depth-1)
+		}
+		b = b[size:]
+		n++
+	}
+	return n
 }
 
 // Name returns the frame's body type, for logs: "batch". A frame with a body that this version does not know is

@@ -6,10 +6,13 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -68,6 +71,53 @@ func TestTruncatedAndGarbageFramesAreErrors(t *testing.T) {
 		t.Errorf("garbage: got %v, want ErrGarbage", err)
 	}
 }
+
+// Two bytes of an empty list entry take a hundred once they are parsed: 4 MiB of them would take hundreds.
+func TestAFrameOfManyEmptyEntriesIsRefusedBeforeItIsParsed(t *testing.T) {
+	for name, f := range map[string]*Frame{
+		"inventory": {Body: &Frame_Inventory{Inventory: &Inventory{Entries: repeat(&InventoryEntry{}, MaxFields+1)}}},
+		"batch":     {Body: &Frame_Batch{Batch: &Batch{Items: repeat(&Item{}, MaxFields+1)}}},
+		"hello":     {Body: &Frame_Hello{Hello: &Hello{Features: repeat("", MaxFields+1)}}},
+	} {
+		b, err := proto.Marshal(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Parse(b); !errors.Is(err, ErrGarbage) || !strings.Contains(err.Error(), "more than 16384 fields") {
+			t.Errorf("%s: got %v, expected ErrGarbage that names the limit", name, err)
+		}
+		var before, after runtime.MemStats
+		many := bytes.Repeat([]byte{0x12, 0}, 2<<20) // of an inventory of 4 MiB
+		many = append(protowire.AppendVarint([]byte{3<<3 | 2}, uint64(len(many))), many...)
+		runtime.ReadMemStats(&before)
+		_, err = Parse(many)
+		runtime.ReadMemStats(&after)
+		if took := after.TotalAlloc - before.TotalAlloc; err == nil || took > 1<<20 {
+			t.Errorf("4 MiB of empty entries: %v after allocating %d bytes, expected an error after 1 MiB at most", err, took)
+		}
+	}
+	largest := &Frame{Body: &Frame_Inventory{Inventory: &Inventory{Entries: repeat(&InventoryEntry{Name: "a"}, MaxInventoryEntries)}}}
+	b, err := proto.Marshal(largest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Parse(b); err != nil {
+		t.Errorf("an inventory of the size that is allowed: %v", err)
+	}
+}
+
+func TestWhatANewerPeerAddedIsNotHeld(t *testing.T) {
+	inner := protowire.AppendBytes(protowire.AppendTag([]byte{1 << 3, 7}, 99, protowire.BytesType), make([]byte, 1<<20)) // a Write of id 7
+	f, err := Parse(protowire.AppendBytes(protowire.AppendTag(nil, 7, protowire.BytesType), inner))
+	if err != nil || f.GetWrite().GetId() != 7 {
+		t.Fatalf("got %v, %v", f, err)
+	}
+	if n := proto.Size(f); n > 100 {
+		t.Errorf("a write with an unknown field of 1 MiB is held as %d bytes", n)
+	}
+}
+
+func repeat[T any](v T, n int) []T { return slices.Repeat([]T{v}, n) }
 
 func TestUnknownFrameFromANewerPeerIsNamedUnknown(t *testing.T) {
 	f, err := Parse([]byte{0xfa, 0x06, 0x00}) // field 111, length-delimited, empty

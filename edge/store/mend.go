@@ -137,10 +137,11 @@ func (s *Store) fill(c *conn, scripts []string, st *Status) error {
 		return err
 	}
 	high := sv.highest
-	if v, err := c.meta(metaRVBlock); err != nil {
-		return err
-	} else if n, err := object.ParseRV(v); err == nil {
+	switch n, err := readBlock(c); {
+	case err == nil:
 		high = max(high, n)
+	case !isDamage(err): // a copy without one, or none, is no error
+		return err
 	}
 	n, err := c.number("SELECT max(local_rv) FROM objects")
 	if err != nil {

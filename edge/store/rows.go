@@ -24,15 +24,15 @@ const (
 	insertOutgoing = "INSERT INTO outbox (" + outboxColumns + ") VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 )
 
-// plain is the key id of bodies that are not sealed. Sealing comes later; a reader that meets another id must not take
-// the bytes for the object.
+// plain is the key id of bodies that are not sealed. Sealing comes later, with a schema of a higher number, which this
+// version leaves alone: another id in this schema is damage.
 const plain = 0
 
 func checkKeyID(id int64) error {
 	if id == plain {
 		return nil
 	}
-	return fmt.Errorf("a stored body is sealed with key %d, which this version has not", id)
+	return fmt.Errorf("%w: its body is sealed with key %d, which this version has not", errRow, id)
 }
 
 // scanRecord reads a row of objectColumns. It returns errSum for a row that is not what was written.
@@ -41,7 +41,7 @@ func scanRecord(scan func(...any) error) (*object.Record, error) {
 	var rv, local, keyID, sum int64
 	if err := scan(&r.Key.Kind, &r.Key.Namespace, &r.Key.Name, &r.Version.UID, &rv, &local, &r.Origin, &r.Tombstone,
 		&r.Held, &keyID, &sum, &r.Body, &r.Base, &r.Overlay); err != nil {
-		return nil, err
+		return nil, ours(err)
 	}
 	r.Version.RV, r.LocalRV = uint64(rv), uint64(local)
 	if err := checkKeyID(keyID); err != nil {
@@ -49,6 +49,9 @@ func scanRecord(scan func(...any) error) (*object.Record, error) {
 	}
 	if sumRecord(&r) != sum {
 		return nil, fmt.Errorf("%s: %w", r.Key, errSum)
+	}
+	if r.LocalRV > maxRV {
+		return nil, fmt.Errorf("%s: %w: local resourceVersion %d", r.Key, errRow, r.LocalRV)
 	}
 	return &r, nil
 }
@@ -80,7 +83,7 @@ func scanOutgoing(scan func(...any) error) (object.Outgoing, error) {
 	var id, created, expires, size, keyID, sum int64
 	if err := scan(&id, &o.Key.Kind, &o.Key.Namespace, &o.Key.Name, &o.UID, &o.Op, &o.Class, &o.Priority, &o.Policy,
 		&created, &expires, &size, &keyID, &sum, &o.Body); err != nil {
-		return o, err
+		return o, ours(err)
 	}
 	o.ID, o.Created, o.Expires = uint64(id), fromMillis(created), fromMillis(expires)
 	if err := checkKeyID(keyID); err != nil {
@@ -88,6 +91,9 @@ func scanOutgoing(scan func(...any) error) (object.Outgoing, error) {
 	}
 	if sumOutgoing(&o) != sum {
 		return o, fmt.Errorf("outgoing write %d: %w", o.ID, errSum)
+	}
+	if o.Class < 0 || o.Class >= classes {
+		return o, fmt.Errorf("outgoing write %d: %w: class %d", o.ID, errRow, o.Class)
 	}
 	return o, nil
 }

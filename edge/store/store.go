@@ -204,6 +204,9 @@ func readBlock(c *conn) (uint64, error) {
 		return 0, err
 	}
 	n, err := object.ParseRV(v)
+	if err == nil && n > maxRV {
+		err = fmt.Errorf("resourceVersion %d: expected %d at most", n, uint64(maxRV))
+	}
 	if err != nil {
 		return 0, fmt.Errorf("meta %s: %w: %w", metaRVBlock, err, ErrDamaged)
 	}

@@ -3,6 +3,7 @@ package store
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"hash"
 	"hash/crc32"
 	"time"
@@ -13,6 +14,20 @@ import (
 // errSum: a row is not what was written. SQLite checks the structure of its pages, not their content, so a flipped
 // bit inside a body is found only by this.
 var errSum = errors.New("checksum of a row does not match")
+
+// errRow: a row holds what was never written: a null, a flag that is neither 0 nor 1.
+var errRow = errors.New("a row is none of ours")
+
+// ours marks an error of reading a row's columns as damage.
+func ours(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", errRow, err)
+}
+
+// maxRV bounds local resourceVersions: an edge would need centuries to get there.
+const maxRV = 1 << 62
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 

@@ -50,7 +50,7 @@ func scanToken(scan func(...any) error) (tokenRow, error) {
 	var r tokenRow
 	var keyID int64
 	if err := scan(&r.key, &r.podUID, &r.expires, &keyID, &r.sum, &r.body); err != nil {
-		return r, err
+		return r, ours(err)
 	}
 	if err := checkKeyID(keyID); err != nil {
 		return r, fmt.Errorf("token: %w", err)

@@ -29,9 +29,9 @@ func (s *Server) call(ctx context.Context, c object.Call) (object.Reply, error) 
 }
 
 // unanswered codes say nothing about the request: it may be made again. 401 is among them, since the identity that
-// was refused is the link's and not the caller's.
+// was refused is the link's and not the caller's, and so is what HTTP has no final code for.
 func unanswered(code int) bool {
-	return code == 0 || code == http.StatusUnauthorized || code == http.StatusRequestTimeout ||
+	return code < http.StatusOK || code == http.StatusUnauthorized || code == http.StatusRequestTimeout ||
 		code == http.StatusTooManyRequests || code >= 500
 }
 
@@ -64,6 +64,7 @@ func (s *Server) readReply(ctx context.Context, reply object.Reply) (runtime.Obj
 	o, err := s.codecs.decode(reply.Body)
 	if reply.Code/100 != 2 {
 		if status, ok := o.(*metav1.Status); ok && err == nil {
+			status.Status, status.Code = metav1.StatusFailure, int32(reply.Code)
 			return nil, apierrors.FromObject(status)
 		}
 		return nil, apierrors.NewInternalError(fmt.Errorf("the cloud answered with code %d and no reason", reply.Code))

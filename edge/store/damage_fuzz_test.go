@@ -163,6 +163,7 @@ func FuzzDamagedRows(f *testing.F) {
 	f.Add([]byte("\x03\x00" + small(1) + "\x00" + number(-1)))
 	f.Add([]byte("\x03\x00\x01\x01\x01"))
 	f.Add([]byte("\x04\x00\x04\x04nope"))
+	f.Add([]byte("\x04\x00\x02"))
 	f.Add([]byte("\x05\x00\x00\x04\x1418446744073709551615"))
 	f.Add([]byte("\x05\x00\x00\x04\x02-1"))
 	f.Add([]byte("\x05\x00\x00\x01"))

@@ -16,6 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"sigs.k8s.io/yaml"
 
 	"github.com/tether-edge/tether/apis/config/v1alpha1"
 	"github.com/tether-edge/tether/common/pki"
@@ -66,10 +67,7 @@ func collect(ctx context.Context, w IO, config, dir string) error {
 	for _, name := range []string{"HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"} {
 		b.knowProxy(os.Getenv(name))
 	}
-	if faulty != nil {
-		text = proxyField.ReplaceAll(text, []byte("${1} "+masked))
-	}
-	b.add("edgecore.yaml", maxConfig, text, missing)
+	b.add("edgecore.yaml", maxConfig, shownConfig(text, faulty), missing)
 	b.fetch(ctx, "status.json", cfg, "/status", maxStatus)
 	b.fetch(ctx, "metrics.txt", cfg, "/metrics", maxMetrics)
 	log, err := s.log(ctx, maxLog)
@@ -90,8 +88,27 @@ func collect(ctx context.Context, w IO, config, dir string) error {
 }
 
 // proxyField is the one field of the configuration that may hold a secret, to the end of its line: in a faulty file it may
-// have any form.
-var proxyField = regexp.MustCompile(`(?im)(["']?proxy["']?\s*:).*$`)
+// have any form. comment may hold anything in any file.
+var (
+	proxyField = regexp.MustCompile(`(?im)(["']?proxy["']?\s*:).*$`)
+	comment    = regexp.MustCompile(`(?m)(^|[ \t])#.*$`)
+)
+
+// shownConfig is a configuration without comments, and if it is faulty without what stands for a proxy.
+func shownConfig(text []byte, faulty error) []byte {
+	// The parser knows best what is a comment. What it cannot read is no configuration, and a # in it no loss.
+	if tree, err := yaml.YAMLToJSON(text); err == nil {
+		if plain, err := yaml.JSONToYAML(tree); err == nil {
+			text = plain
+		}
+	} else {
+		text = comment.ReplaceAll(text, nil)
+	}
+	if faulty != nil {
+		text = proxyField.ReplaceAll(text, []byte("${1} "+masked))
+	}
+	return text
+}
 
 func (b *bundle) fetch(ctx context.Context, name string, cfg *v1alpha1.EdgeCore, path string, limit int) {
 	data, err := fetch(ctx, "http://"+cfg.Metrics.BindAddress+path, int64(limit))

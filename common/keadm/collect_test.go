@@ -64,12 +64,13 @@ func base64ed(pem []byte) []string {
 
 func TestABundleHoldsNoSecret(t *testing.T) {
 	const (
-		password = "Pr0xyPassw0rd"
-		envPass  = "0therPassw0rd"
-		basic    = "ZWRnZTpQcjB4eVBhc3N3MHJk" // edge:Pr0xyPassw0rd
-		bearer   = "bearerabcdefghijklmnop"
-		join     = "joinsecretabcdefghijklmn234567"
-		jwt      = "eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJrdWJlcm5ldGVzIn0.c2lnbmF0dXJl"
+		password   = "Pr0xyPassw0rd"
+		inAComment = "0ldPassw0rd"
+		envPass    = "0therPassw0rd"
+		basic      = "ZWRnZTpQcjB4eVBhc3N3MHJk" // edge:Pr0xyPassw0rd
+		bearer     = "bearerabcdefghijklmnop"
+		join       = "joinsecretabcdefghijklmn234567"
+		jwt        = "eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJrdWJlcm5ldGVzIn0.c2lnbmF0dXJl"
 	)
 	t.Setenv("HTTPS_PROXY", "http://edge:"+envPass+"@proxy.invalid:3128")
 	ca := newCA(t, time.Now)
@@ -77,6 +78,11 @@ func TestABundleHoldsNoSecret(t *testing.T) {
 	cfg := edgecore(t, files, strings.Replace(allWell, `"session":"s"`, `"problem":"proxyconnect http://edge:`+password+`@proxy:3128: `+password+`"`, 1), joinPort(t, ca))
 	cfg.Cloud.Proxy = "http://edge:" + password + "@127.0.0.1:1"
 	writeEdgeConfig(t, files, cfg)
+	written, err := os.ReadFile(files.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, filepath.Dir(files.config), "edgecore.yaml", "# last year's was "+inAComment+"\n"+string(written))
 	key, err := os.ReadFile(files.key())
 	if err != nil {
 		t.Fatal(err)
@@ -88,7 +94,7 @@ func TestABundleHoldsNoSecret(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	secrets := slices.Concat([]string{password, envPass, basic, bearer, join, jwt, "kubeconfigpassword"}, base64ed(key), base64ed(caKey))
+	secrets := slices.Concat([]string{password, inAComment, envPass, basic, bearer, join, jwt, "kubeconfigpassword"}, base64ed(key), base64ed(caKey))
 	kubeconfig := "users:\n- user:\n    client-key-data: LS0tLS1CRUdJTi\n    token: " + bearer + "\n    password: kubeconfigpassword\n"
 	put(t, files.data, "admin.kubeconfig", kubeconfig)
 	put(t, files.data, "run/edgecore.log", strings.Join([]string{
@@ -128,9 +134,9 @@ func TestABundleHoldsNoSecret(t *testing.T) {
 func TestABundleIsMadeOfWhatThereIs(t *testing.T) {
 	for name, c := range map[string]struct{ config, file, holds string }{
 		"no configuration":     {"", "missing.txt", "edgecore.yaml: open "},
-		"a faulty one":         {"nodeName: ../x\ncloud:\n  proxy: edge:Pr0xy Passw0rd@somewhere\n  servers: [a]\n", "edgecore.yaml", "servers: [a]"},
-		"a faulty one in flow": {"cloud: {servers: [a], \"proxy\": \"edge:Pr0xy, Passw0rd@somewhere\"}\n", "edgecore.yaml", "servers: [a]"},
-		"no YAML at all":       {"\tproxy: 'edge:Pr0xy Passw0rd@somewhere", "edgecore.yaml", "proxy: ***"},
+		"a faulty one":         {"nodeName: ../x\ncloud:\n  proxy: edge:Pr0xy Passw0rd@somewhere\n  servers: [a]\n", "edgecore.yaml", "servers:\n  - a\n"},
+		"a faulty one in flow": {"cloud: {servers: [a], \"proxy\": \"edge:Pr0xy, Passw0rd@somewhere\"}\n", "edgecore.yaml", "servers:\n  - a\n"},
+		"no YAML at all":       {"\tproxy: 'edge:Pr0xy Passw0rd@somewhere\n\tkind: EdgeCore # 0ldPassw0rd\n#Passw0rd", "edgecore.yaml", "proxy: ***\n\tkind: EdgeCore\n"},
 	} {
 		dir := t.TempDir()
 		path := filepath.Join(dir, "edgecore.yaml")

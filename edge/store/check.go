@@ -63,11 +63,7 @@ func checkRows(c *conn) error {
 		{selectAll, func(scan func(...any) error) error { _, err := scanRecord(scan); return err }},
 		{selectOutbox, func(scan func(...any) error) error { _, err := scanOutgoing(scan); return err }},
 		{"SELECT key, pod_uid, expires, key_id, sum, body FROM tokens", func(scan func(...any) error) error { _, err := scanToken(scan); return err }},
-<<<<<<< HEAD
-		{"SELECT kind FROM kinds", func(scan func(...any) error) error { return ours(scan(new(string))) }},
-=======
 		{"SELECT kind FROM kinds", func(scan func(...any) error) error { return ours(scan(new(object.ID))) }},
->>>>>>> attacks
 		{"SELECT class, reason, count FROM losses", func(scan func(...any) error) error { return ours(scan(new(int64), new(string), new(int64))) }},
 	} {
 		if err := c.query(t.q, nil, t.scan); err != nil {

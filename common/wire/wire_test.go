@@ -132,11 +132,22 @@ func TestUnknownFrameFromANewerPeerIsNamedUnknown(t *testing.T) {
 	}
 }
 
+// Each end opens what the other's compressor made.
 func TestCompressionRoundTripAndLimits(t *testing.T) {
-	c, err := NewCompressor()
+	large, err := NewCompressor()
 	if err != nil {
 		t.Fatal(err)
 	}
+	small, err := NewSmallCompressor()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for way, ends := range map[string][2]*Compressor{"down": {large, small}, "up": {small, large}} {
+		t.Run(way, func(t *testing.T) { testCompression(t, ends[0], ends[1]) })
+	}
+}
+
+func testCompression(t *testing.T, from, to *Compressor) {
 	rnd := rand.NewChaCha8([32]byte{1})
 	noise := make([]byte, 4096)
 	rnd.Read(noise)
@@ -144,12 +155,12 @@ func TestCompressionRoundTripAndLimits(t *testing.T) {
 		"empty": nil, "short": []byte("abc"), "text": bytes.Repeat([]byte("kube-api-access-"), 100), "noise": noise,
 		"megabyte": bytes.Repeat(noise, 256),
 	} {
-		out, packed := c.Compress(body)
+		out, packed := from.Compress(body)
 		how := Compression_COMPRESSION_NONE
 		if packed {
 			how = Compression_COMPRESSION_ZSTD
 		}
-		got, err := c.Open(out, how)
+		got, err := to.Open(out, how)
 		if err != nil || !bytes.Equal(got, body) {
 			t.Errorf("%s: %d bytes came back as %d, error %v", name, len(body), len(got), err)
 		}
@@ -160,12 +171,34 @@ func TestCompressionRoundTripAndLimits(t *testing.T) {
 			t.Errorf("noise was sent compressed though that saves nothing")
 		}
 	}
-	bomb, _ := c.Compress(make([]byte, MaxBody+1))
-	if _, err := c.Open(bomb, Compression_COMPRESSION_ZSTD); err == nil {
+	bomb, _ := from.Compress(make([]byte, MaxBody+1))
+	if _, err := to.Open(bomb, Compression_COMPRESSION_ZSTD); err == nil {
 		t.Errorf("a body of %d bytes was decompressed to more than MaxBody", len(bomb))
 	}
-	if _, err := c.Open([]byte("x"), 77); !errors.Is(err, ErrGarbage) {
+	if _, err := to.Open([]byte("x"), 77); !errors.Is(err, ErrGarbage) {
 		t.Errorf("unknown compression: got %v, want ErrGarbage", err)
+	}
+}
+
+func TestASmallCompressorIsSmall(t *testing.T) {
+	heap := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	size := func(made func() (*Compressor, error)) uint64 {
+		before := heap()
+		c, err := made()
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Compress(bytes.Repeat([]byte("kube-api-access-"), 1000))
+		defer runtime.KeepAlive(c)
+		return heap() - before
+	}
+	if small, large := size(NewSmallCompressor), size(NewCompressor); small > 1<<20 || small > large/2 {
+		t.Errorf("it takes %d bytes, the other one %d", small, large)
 	}
 }
 

@@ -121,7 +121,7 @@ type Status struct {
 
 // New returns a Link that does not yet dial.
 func New(cfg Config, deps Deps) (*Link, error) {
-	codec, err := wire.NewCompressor()
+	codec, err := wire.NewSmallCompressor()
 	if err != nil {
 		return nil, err
 	}

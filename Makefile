@@ -57,6 +57,11 @@ build: tools ## build cloudcore, edgecore, keadm and controlplane into bin/
 	@go build -v -ldflags '$(LDFLAGS)' -o $(BIN)/ $(PROGRAMS) 2>&1 | $(PROGRESS)
 	@du -h --apparent-size $(addprefix $(BIN)/,$(notdir $(PROGRAMS))) | sed 's/^/  /'
 
+.PHONY: man
+man: $(STATE)/bin/man ## write keadm's manual pages into bin/man
+	@$(STATE)/bin/man $(BIN)/man
+	@echo "wrote $$(ls $(BIN)/man | wc -l) pages; man -l $(BIN)/man/keadm-join.8 shows one"
+
 .PHONY: test
 test: build ## run every test (brings what it needs, cleans up after itself; root)
 	@echo "listing tests"

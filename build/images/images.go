@@ -23,8 +23,8 @@ const (
 	Demo  = "tether.local/demo:v1"
 )
 
-// module is the import path of the folder that holds the programs.
-const module = "github.com/tether-edge/tether/build/images/"
+// module is the import path of everything that is built here.
+const module = "github.com/tether-edge/tether/"
 
 // Archive is an image on disk.
 type Archive struct {
@@ -50,7 +50,7 @@ func Build(ctx context.Context, dir string) ([]Archive, error) {
 		group.Go(func() error {
 			program := strings.TrimSuffix(filepath.Base(a.Path), ".tar")
 			binary := filepath.Join(work, program)
-			if err := compile(ctx, program, binary); err != nil {
+			if err := compile(ctx, module+"build/images/"+program, "-s -w", binary); err != nil {
 				return err
 			}
 			return pack(a, binary)
@@ -62,9 +62,25 @@ func Build(ctx context.Context, dir string) ([]Archive, error) {
 	return archives, nil
 }
 
+// CloudCore compiles cloudcore and packs it, under a full image name, into cloudcore.tar in dir. ldflags are the linker's
+// flags, which carry the version. It is to be called as Build is.
+func CloudCore(ctx context.Context, dir, name, ldflags string) (Archive, error) {
+	work, err := os.MkdirTemp(dir, "build-")
+	if err != nil {
+		return Archive{}, fmt.Errorf("build image %s: %w", name, err)
+	}
+	defer os.RemoveAll(work)
+	binary := filepath.Join(work, "cloudcore")
+	if err := compile(ctx, module+"cloud/cmd/cloudcore", ldflags, binary); err != nil {
+		return Archive{}, err
+	}
+	a := Archive{Name: name, Path: filepath.Join(dir, "cloudcore.tar")}
+	return a, pack(a, binary)
+}
+
 // compile builds one program without cgo, so that it runs in an image that holds nothing else.
-func compile(ctx context.Context, program, output string) error {
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", output, module+program)
+func compile(ctx context.Context, program, ldflags, output string) error {
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags="+ldflags, "-o", output, program)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if text, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build the program of image %s: %w: %s", program, err, strings.TrimSpace(string(text)))

@@ -123,6 +123,9 @@ func (c *CloudCore) Start(ctx context.Context) error {
 func (c *CloudCore) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", promhttp.HandlerFor(c.reg, promhttp.HandlerOpts{}))
+	if c.cfg.Metrics.Profiling {
+		run.Profiling(mux)
+	}
 	run.Health(mux, func() error {
 		if !c.cache.Synced() {
 			return errors.New("the caches are not synced with the API server")
@@ -156,8 +159,12 @@ func (c *CloudCore) serveEdges(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
-	reset, err := c.trusted.Derive("QUIC stateless reset")
+	// Of this CloudCore alone: another one would tell a stranger the tokens of this one's sessions.
+	reset, err := c.trusted.Derive("QUIC stateless reset of " + c.address())
 	if err != nil {
+		if packets != nil {
+			err = errors.Join(err, packets.Close())
+		}
 		return errors.Join(err, listener.Close())
 	}
 	h := hub.New(hub.Config{MaxHandshakes: c.cfg.Hub.MaxHandshakes, HandshakeTimeout: c.cfg.Hub.HandshakeTimeout.Std(),

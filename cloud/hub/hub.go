@@ -2,7 +2,7 @@
 // common/session's state machine to the stream, the caches, the applier of writes and the keeper of nodes.
 //
 // It promises that a node's name comes from the verified certificate and from nothing else (I6), that one slow, broken
-// or hostile edge costs the others nothing (I9), that an idle session holds one goroutine and no buffers, and that of two
+// or hostile edge costs the others nothing (I9), that an idle session holds one goroutine of its own and no buffers, and that of two
 // edges with one name only one is served, with a word in the log about the other. cloud/cloudcore wires it.
 package hub
 
@@ -11,6 +11,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -238,6 +239,11 @@ func (h *Hub) accept(ctx context.Context, s transport.Stream, greeted func()) {
 	first, err := wire.Read(s, wire.MaxHandshakeFrame)
 	if err == nil && first.GetHello() == nil {
 		err = fmt.Errorf("%w: the first frame is a %s, expected a hello", session.ErrProtocol, wire.Name(first))
+	}
+	if errors.Is(err, io.EOF) {
+		log.Info("the edge went away before it said hello: it found another way")
+		_ = s.Close()
+		return
 	}
 	if err != nil {
 		h.metrics.refused.WithLabelValues("handshake").Inc()

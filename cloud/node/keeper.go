@@ -118,12 +118,14 @@ type Keeper struct {
 	pods          workqueue.TypedRateLimitingInterface[object.Key]
 	notices       workqueue.TypedRateLimitingInterface[notice]
 
-	// mu guards records and what they point to, and waiting.
+	// mu guards records and what they point to, waiting, and lastClaim.
 	mu sync.Mutex
 	// records holds each node that is known to be an edge.
 	records map[string]*record
 	// waiting holds pods whose Node the cache does not have (yet), by node.
 	waiting map[string]map[object.Key]struct{}
+	// lastClaim is when the latest session claims its Lease; see paceClaim.
+	lastClaim time.Time
 }
 
 // A record is what is known of one edge.
@@ -132,6 +134,8 @@ type record struct {
 	session, address string
 	// protocol carries the session or carried the latest one; empty where none was here.
 	protocol transport.Protocol
+	// claimAt is when the session may claim the Lease.
+	claimAt time.Time
 	// claimed: the Lease names this session, with epoch.
 	claimed bool
 	epoch   uint64
@@ -257,18 +261,38 @@ func (k *Keeper) changed(keys []object.Key) {
 }
 
 // Connected says that session holds node on this CloudCore, which other replicas reach at address, and what carries it.
-// The Lease is claimed and renewed at once. An earlier session of the node is forgotten.
+// The Lease is claimed and renewed, at once unless many begin together. An earlier session of the node is forgotten.
 func (k *Keeper) Connected(node, session, address string, protocol transport.Protocol) {
 	now := k.deps.Clock.Now()
 	k.mu.Lock()
 	r := k.record(node)
 	r.session, r.address, r.protocol, r.claimed, r.stale = session, address, protocol, false, false
+	r.claimAt = k.paceClaim(now)
 	r.known = r.known && !r.removed // somebody may have taken that back
 	// Its Node may have gone while nobody was here to see it, and a kubelet whose store has the Node registers none.
 	defer k.nodes.Add(node)
 	r.ping, r.kubelet = 0, now
 	k.mu.Unlock()
 	k.leases.Add(node)
+}
+
+const (
+	// claimsAtOnce sessions that begin together claim their Leases at once, further ones at claimRate a second or, in a
+	// large fleet, so fast that all are through in claimWithin: edges that come back together need the processors, and the
+	// API server, for their handshakes first.
+	claimsAtOnce = 50
+	claimRate    = 100
+	claimWithin  = 10 * time.Second
+)
+
+// paceClaim says when a session that begins now claims its Lease. It is called with mu held.
+func (k *Keeper) paceClaim(now time.Time) time.Time {
+	gap := min(time.Second/claimRate, claimWithin/time.Duration(max(1, len(k.records))))
+	if earliest := now.Add(-claimsAtOnce * gap); k.lastClaim.Before(earliest) || k.lastClaim.After(now.Add(claimWithin)) {
+		k.lastClaim = earliest
+	}
+	k.lastClaim = k.lastClaim.Add(gap)
+	return k.lastClaim
 }
 
 // Disconnected says that session ended. A session that is no longer the node's is ignored.

@@ -29,6 +29,9 @@ type leaseChange struct {
 
 // syncLease writes a node's Lease if there is anything to write, in one request, and returns when to look again.
 func (k *Keeper) syncLease(ctx context.Context, node string) (time.Duration, error) {
+	if wait := k.beforeClaim(node); wait > 0 {
+		return wait, nil
+	}
 	if err := k.knowLease(ctx, node); err != nil {
 		return 0, err
 	}
@@ -54,6 +57,17 @@ func (k *Keeper) syncLease(ctx context.Context, node string) (time.Duration, err
 		return 0, fmt.Errorf("write lease %s/%s: %w", LeaseNamespace, node, err)
 	}
 	return k.written(node, l, change), nil
+}
+
+// beforeClaim says how long a session has yet to wait until it may claim the Lease.
+func (k *Keeper) beforeClaim(node string) time.Duration {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	r := k.records[node]
+	if r == nil || r.session == "" || r.claimed {
+		return 0
+	}
+	return r.claimAt.Sub(k.deps.Clock.Now())
 }
 
 // knowLease reads the Lease where its state is not known, and reports a session that lost the node.

@@ -21,7 +21,7 @@ func newMetrics(r prometheus.Registerer, k *Keeper) *metrics {
 		stale:          counter("kubelet_stale_total", "Times that a connected node's kubelet stopped renewing."),
 		copies:         counter("copies_total", "Copies of Nodes written into their Leases."),
 		recreated:      counter("recreated_total", "Nodes created again after they vanished."),
-		labels:         counter("labels_total", "Nodes that were given their role labels."),
+		labels:         counter("labels_total", "Nodes that were given their role labels, or were told what carries their link."),
 		tolerations:    counter("tolerations_total", "Pods whose tolerations were changed so that a cut does not evict them."),
 		leaseSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "tether_node_lease_write_seconds", Help: "Time of one Lease write.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 15}}),

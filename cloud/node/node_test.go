@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"strings"
@@ -103,6 +104,41 @@ func TestALeaseIsRenewedAtOnceAndThenEvery15To20Seconds(t *testing.T) {
 	k.Disconnected("n1", "s1")
 	if renewed, again := renew(t, k); renewed || again != 0 {
 		t.Errorf("after the session's end: renewed %v, again in %s", renewed, again)
+	}
+}
+
+// Edges that come back together claim their Leases one after the other, and all of them before a Lease would lapse.
+func TestAStormOfSessionsSpreadsItsClaims(t *testing.T) {
+	for _, n := range []int{40, 1000, 10000} {
+		k, clock := newKeeper(t, nil)
+		k.mu.Lock()
+		for i := range n {
+			k.record(fmt.Sprint("n", i)) // known from their Leases
+		}
+		k.mu.Unlock()
+		for i := range n {
+			k.Connected(fmt.Sprint("n", i), "s", "a:1", transport.WebSocket)
+		}
+		now, last := 0, time.Duration(0)
+		for i := range n {
+			wait := k.beforeClaim(fmt.Sprint("n", i))
+			if wait <= 0 {
+				now++
+			}
+			last = max(last, wait)
+		}
+		if want := min(n, claimsAtOnce); now < want || now > want+1 {
+			t.Errorf("of %d sessions %d claim at once, want %d", n, now, want)
+		}
+		if most := claimWithin + 2*time.Second; last > most || n > 500 && last < claimWithin/2 {
+			t.Errorf("of %d sessions the last claims after %s, want up to %s", n, last, most)
+		}
+		// Nothing is owed for long.
+		clock.add(time.Minute)
+		k.Connected("late", "s", "a:1", transport.WebSocket)
+		if wait := k.beforeClaim("late"); wait > 0 {
+			t.Errorf("a minute after a storm of %d a session waits %s for its claim", n, wait)
+		}
 	}
 }
 

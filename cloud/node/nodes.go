@@ -42,7 +42,10 @@ func (k *Keeper) syncNode(ctx context.Context, node string) (time.Duration, erro
 	k.mu.Lock()
 	r := k.record(node)
 	r.changes++
-	protocol := r.protocol
+	var protocol transport.Protocol // said with the claim, at its pace
+	if r.claimed {
+		protocol = r.protocol
+	}
 	k.mu.Unlock()
 	k.leases.Add(node)
 	return 0, k.label(ctx, n, protocol)

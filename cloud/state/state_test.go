@@ -293,6 +293,10 @@ func TestRevisionFollowsEventsAndBookmarks(t *testing.T) {
 // like the newest would be sent to an edge that has seen more.
 func TestARestoredClusterSaysSoBeforeItShowsAnything(t *testing.T) {
 	cluster := statetest.New()
+	// So that none of the objects below has the revision of the backup from the beginning.
+	for range 900 {
+		cluster.Put(configMap("elsewhere", "x", "1"))
+	}
 	w := synced(t, cluster, state.Config{})
 	var mu sync.Mutex // guards early and told
 	var early []string

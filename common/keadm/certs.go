@@ -11,14 +11,7 @@ import (
 )
 
 func newCerts(w IO) *cobra.Command {
-	c := &cobra.Command{
-		Use:   "certs",
-		Short: "List and revoke node certificates, and replace the edge CA",
-		Args:  usage(cobra.NoArgs),
-		RunE:  func(c *cobra.Command, _ []string) error { return c.Help() },
-	}
-	c.AddCommand(newCertsList(w), newCertsRevoke(w), newCertsRotate(w))
-	return c
+	return newGroup("certs", "List and revoke node certificates, and replace the edge CA", newCertsList(w), newCertsRevoke(w), newCertsRotate(w))
 }
 
 // certificate is a row of certs list.

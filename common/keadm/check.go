@@ -2,159 +2,96 @@ package keadm
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
-	appsv1 "k8s.io/api/apps/v1"
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/tether-edge/tether/apis/config/v1alpha1"
 )
 
-// edgeRole is the label of every edge node.
-const edgeRole = "node-role.kubernetes.io/edge"
-
 func newCheck(w IO) *cobra.Command {
+	var f joinFlags
 	var kubeconfig, output string
-	var servers []string
-	var certPort int
 	var keepOff, cluster bool
 	c := &cobra.Command{
 		Use:   "check",
 		Short: "Look for what would hurt: at this machine, or with --cluster at the cluster",
-		Long: "Look at this machine as join does, and change nothing. With --cluster, list the DaemonSets of the cluster that put pods on\n" +
-			"edge nodes; --keep-off-edge patches them with an affinity that keeps them off.",
+		Long: "Look at this machine as join does with the same flags, and change nothing; with --cloudcore-ipport also at the way to\n" +
+			"CloudCore. The exit code is 1 if a node could not work here.\n\n" +
+			"On a machine that has joined, its configuration counts instead of the flags, and the link is shown: since when it is up, by\n" +
+			"which protocol (websocket or quic) and to which server, or why it is down.\n\n" +
+			"With --cluster, list the DaemonSets of the cluster that put pods on edge nodes; --keep-off-edge patches them with an\n" +
+			"affinity that keeps them off.",
+		Example: "  keadm check --cloudcore-ipport cloud.example.org:10000   # before a join\n" +
+			"  keadm check                                              # at a node\n" +
+			"  keadm check --cluster                                    # beside the cluster",
 		Args: usage(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if cluster || keepOff {
 				return checkCluster(c.Context(), w, kubeconfig, output, keepOff)
 			}
-			p := &preflight{root: "/", now: w.Now, config: v1alpha1.DefaultEdgeCore(), servers: servers, certPort: certPort}
-			found := p.run(c.Context())
-			if err := show(w.Out, output, found, func(t io.Writer) { writeFindings(t, found) }); err != nil {
-				return err
-			}
-			for _, f := range found {
-				if f.Error {
-					return errors.New("this machine is not ready to join")
-				}
-			}
-			return nil
+			return checkMachine(c.Context(), w, &f, output)
 		},
 	}
-	kubeconfigFlag(c, &kubeconfig)
+	f.machineFlags(c)
 	outputFlag(c, &output)
-	c.Flags().StringSliceVarP(&servers, "cloudcore-ipport", "e", nil, "host:port of CloudCore's WebSocket port: look whether it can be reached")
-	c.Flags().IntVarP(&certPort, "certport", "s", defaultCertPort, "CloudCore's join port")
-	c.Flags().BoolVar(&cluster, "cluster", false, "look at the cluster")
-	c.Flags().BoolVar(&keepOff, "keep-off-edge", false, "keep the DaemonSets that would land on edge nodes off them")
+	c.Flags().BoolVar(&cluster, "cluster", false, "look at the cluster instead of this machine")
+	c.Flags().BoolVar(&keepOff, "keep-off-edge", false, "look at the cluster, and keep the DaemonSets that would land on edge nodes off them")
+	kubeconfigFlag(c, &kubeconfig)
 	return c
 }
 
-func checkCluster(ctx context.Context, w IO, kubeconfig, output string, keepOff bool) error {
-	client, err := connect(kubeconfig)
+func checkMachine(ctx context.Context, w IO, f *joinFlags, output string) error {
+	cfg, err := joined(f.config)
 	if err != nil {
 		return err
 	}
-	found, err := client.strayDaemonSets(ctx)
-	if err != nil {
-		return err
-	}
-	if !keepOff {
-		return show(w.Out, output, found, func(t io.Writer) {
-			row(t, "DAEMONSET ON EDGE NODES")
-			for _, f := range found {
-				row(t, f)
-			}
-		})
-	}
-	for _, f := range found {
-		namespace, name, _ := strings.Cut(f, "/")
-		if err := client.keepOff(ctx, namespace, name); err != nil {
+	r := newReport()
+	failed := "this machine is not ready to join"
+	if cfg == nil {
+		if cfg, err = f.wouldBe(); err != nil {
 			return err
 		}
-		fmt.Fprintf(w.Out, "patched  %s\n", f)
+	} else {
+		r.Node = cfg.NodeName
+		failed = "something is wrong with this node; 'keadm debug diagnose edge' may say more"
 	}
-	return nil
-}
-
-// strayDaemonSets lists the DaemonSets, as namespace/name, that would put a pod on a Ready edge node.
-func (c *clusterClient) strayDaemonSets(ctx context.Context) ([]string, error) {
-	sets, err := c.AppsV1().DaemonSets("").List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return nil, fmt.Errorf("list DaemonSets: %w", err)
-	}
-	found := []string{}
-	for _, d := range sets.Items {
-		if landsOnEdge(&d) {
-			found = append(found, d.Namespace+"/"+d.Name)
-		}
-	}
-	return found, nil
-}
-
-// landsOnEdge reports whether a node with the edge role alone among role labels would get a pod of the set. What it asks
-// of other labels cannot be known and counts as met.
-func landsOnEdge(d *appsv1.DaemonSet) bool {
-	spec := d.Spec.Template.Spec
-	for key := range spec.NodeSelector {
-		if strings.HasPrefix(key, "node-role.kubernetes.io/") && key != edgeRole {
-			return false
-		}
-	}
-	if spec.Affinity == nil || spec.Affinity.NodeAffinity == nil || spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution == nil {
-		return true
-	}
-	for _, term := range spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms {
-		if termAllowsEdge(term) {
-			return true
-		}
-	}
-	return false
-}
-
-func termAllowsEdge(term corev1.NodeSelectorTerm) bool {
-	for _, e := range term.MatchExpressions {
-		if e.Key == edgeRole && (e.Operator == corev1.NodeSelectorOpDoesNotExist || e.Operator == corev1.NodeSelectorOpNotIn && len(e.Values) > 0 && e.Values[0] == "") {
-			return false
-		}
-		if strings.HasPrefix(e.Key, "node-role.kubernetes.io/") && e.Key != edgeRole && e.Operator == corev1.NodeSelectorOpExists {
-			return false
-		}
-	}
-	return true
-}
-
-// keepOff adds to each way in which a DaemonSet's pods may be placed that the node is no edge.
-func (c *clusterClient) keepOff(ctx context.Context, namespace, name string) error {
-	d, err := c.AppsV1().DaemonSets(namespace).Get(ctx, name, metav1.GetOptions{})
-	if err != nil {
-		return fmt.Errorf("read DaemonSet %s/%s: %w", namespace, name, err)
-	}
-	noEdge := corev1.NodeSelectorRequirement{Key: edgeRole, Operator: corev1.NodeSelectorOpDoesNotExist}
-	terms := []corev1.NodeSelectorTerm{{}}
-	if a := d.Spec.Template.Spec.Affinity; a != nil && a.NodeAffinity != nil && a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution != nil {
-		terms = a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms
-	}
-	for i := range terms {
-		terms[i].MatchExpressions = append(terms[i].MatchExpressions, noEdge)
-	}
-	patch, err := json.Marshal(map[string]any{
-		"metadata": map[string]any{"resourceVersion": d.ResourceVersion},
-		"spec": map[string]any{"template": map[string]any{"spec": map[string]any{"affinity": map[string]any{"nodeAffinity": map[string]any{
-			"requiredDuringSchedulingIgnoredDuringExecution": corev1.NodeSelector{NodeSelectorTerms: terms}}}}}},
-	})
+	p, err := newPreflight(w, cfg)
 	if err != nil {
 		return err
 	}
-	if _, err := c.AppsV1().DaemonSets(namespace).Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager}); err != nil {
-		return fmt.Errorf("patch DaemonSet %s/%s: %w", namespace, name, err)
+	if p.joined = r.Node != ""; p.joined {
+		st, err := askStatus(ctx, cfg)
+		p.running = err == nil
+		if err == nil {
+			r.Link = &st.Link
+		} else {
+			r.add(true, "edgecore", fmt.Sprintf("edgecore does not answer: %v", err), "'keadm debug diagnose edge' says more")
+		}
+	}
+	r.Findings = append(r.Findings, p.run(ctx)...)
+	if err := show(w.Out, output, r, func(t io.Writer) { r.write(t, w.Now()) }); err != nil {
+		return err
+	}
+	if names := r.errors(); len(names) > 0 {
+		return fmt.Errorf("%s: %s", failed, strings.Join(names, ", "))
 	}
 	return nil
+}
+
+// joined reads the configuration of a machine that has joined; nil if it has not.
+func joined(path string) (*v1alpha1.EdgeCore, error) {
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	cfg, err := v1alpha1.LoadEdgeCore(path)
+	if errors.Is(err, fs.ErrPermission) {
+		err = fmt.Errorf("%w; run keadm as root", err)
+	}
+	return cfg, err
 }

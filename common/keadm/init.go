@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -25,7 +26,6 @@ import (
 	"github.com/tether-edge/tether/build"
 	"github.com/tether-edge/tether/common/pki"
 	"github.com/tether-edge/tether/common/trust"
-	"github.com/tether-edge/tether/common/version"
 )
 
 // initFlags are what the user said.
@@ -36,8 +36,7 @@ type initFlags struct {
 	local      bool
 	service    string
 	config     string
-	repository string
-	tag        string
+	image      imageFlags
 	dryRun     bool
 	output     string
 	token      trust.TokenRequest
@@ -51,12 +50,15 @@ func newInit(w IO) *cobra.Command {
 		Long: "Give a cluster what CloudCore needs (namespace, rights, edge CA), start CloudCore, and print the line that joins a node.\n" +
 			"Run it again to change something: what is there stays, the edge CA above all.\n\n" +
 			"CloudCore runs as a Deployment from REPOSITORY/cloudcore:TAG, or with --local as a service of this machine.",
+		Example: "  keadm init --local --advertise-address cloud.example.org\n" +
+			"  keadm init --image-repository registry.example/tether --advertise-address 192.0.2.1 --advertise-address 2001:db8::1\n" +
+			"  keadm init --local --advertise-address cloud.example.org --set hub.webSocketPort=443 --dry-run",
 		Args: usage(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if len(f.addresses) == 0 {
 				return fmt.Errorf("%w: expected at least one --advertise-address: the DNS name or IP address that edges dial", errUsage)
 			}
-			if f.local == (f.repository != "") {
+			if f.local == (f.image.repository != "") {
 				return fmt.Errorf("%w: expected either --local or --image-repository: there is no default host for images", errUsage)
 			}
 			if f.output != "" && (f.output != "yaml" || !f.dryRun) {
@@ -68,17 +70,18 @@ func newInit(w IO) *cobra.Command {
 	fl := c.Flags()
 	kubeconfigFlag(c, &f.kubeconfig)
 	fl.StringSliceVar(&f.addresses, "advertise-address", nil, "DNS name or IP address by which edges reach CloudCore; repeat for more")
-	fl.StringArrayVar(&f.settings, "set", nil, "KEY.PATH=VALUE of CloudCore's configuration; repeat for more")
+	fl.StringArrayVar(&f.settings, "set", nil, "KEY.PATH=VALUE of CloudCore's configuration ('cloudcore --print-defaults' shows it); repeat for more")
 	fl.BoolVar(&f.local, "local", false, "run CloudCore as a service of this machine")
 	fl.StringVar(&f.service, "service", serviceAuto, "with --local: systemd, process (kept running by 'keadm supervise'), none (only write the configuration), or auto")
 	fl.StringVar(&f.config, "config", "/etc/tether/cloudcore.yaml", "with --local: where CloudCore's configuration is written")
-	fl.StringVar(&f.repository, "image-repository", "", "where CloudCore's image is, such as registry.example/tether")
-	fl.StringVar(&f.tag, "image-tag", "", "tag of the image (default: this keadm's version)")
+	f.image.add(c)
 	fl.BoolVar(&f.dryRun, "dry-run", false, "print what would be applied and change nothing")
 	fl.StringVarP(&f.output, "output", "o", "", "yaml, with --dry-run")
 	fl.StringVar(&f.token.Nodes, "token-node", "*", "name or pattern of the nodes that may use the printed token")
-	fl.IntVar(&f.token.MaxUses, "token-uses", 1, "how many nodes may use it; 0 for any number")
-	fl.DurationVar(&f.token.Life, "token-ttl", 24*time.Hour, "how long it is valid")
+	fl.IntVar(&f.token.MaxUses, "token-uses", 1, "how many nodes may use the printed token; 0 for any number")
+	fl.DurationVar(&f.token.Life, "token-ttl", 24*time.Hour, "how long the printed token is valid")
+	choices(c, "service", services...)
+	choices(c, "output", "yaml")
 	return c
 }
 
@@ -112,7 +115,7 @@ func initCloud(ctx context.Context, w IO, f *initFlags) error {
 		fmt.Fprintf(w.Err, "keadm: this cluster (%s) cannot limit what CloudCore does as a node: it gets the right to impersonate any user, which is nearly cluster-admin. From 1.36 on it needs less.\n", info.GitVersion)
 	}
 	if !f.local {
-		manifests = append(manifests, build.Deployment(f.image(), file, cfg.Hub.WebSocketPort, cfg.Hub.QUICPort, cfg.Join.Port))
+		manifests = append(manifests, build.Deployment(f.image.cloudcore(), file, cfg.Hub.WebSocketPort, cfg.Hub.QUICPort, cfg.Join.Port))
 	}
 	all := bytes.Join(manifests, []byte("\n---\n"))
 	if f.dryRun {
@@ -195,7 +198,7 @@ func cloudConfig(f *initFlags) (*v1alpha1.CloudCore, []byte, error) {
 
 // installCloud makes CloudCore a service of this machine.
 func installCloud(ctx context.Context, w IO, client *clusterClient, f *initFlags, cfg *v1alpha1.CloudCore, file []byte) error {
-	kubeconfig, err := client.serviceAccountKubeconfig(ctx)
+	kubeconfig, err := client.serviceAccountKubeconfig(ctx, w)
 	if err != nil {
 		return err
 	}
@@ -217,7 +220,7 @@ func installCloud(ctx context.Context, w IO, client *clusterClient, f *initFlags
 		return nil
 	}
 	return waitFor(ctx, w, time.Minute, "CloudCore to be ready", func(ctx context.Context) (bool, string) {
-		if err := get(ctx, "http://"+cfg.Metrics.BindAddress+"/readyz"); err != nil {
+		if _, err := fetch(ctx, "http://"+cfg.Metrics.BindAddress+"/readyz", maxStatus); err != nil {
 			return false, err.Error()
 		}
 		return true, ""
@@ -228,7 +231,7 @@ func installCloud(ctx context.Context, w IO, client *clusterClient, f *initFlags
 const accountSecret = "cloudcore-token"
 
 // serviceAccountKubeconfig makes a kubeconfig with exactly CloudCore's rights.
-func (c *clusterClient) serviceAccountKubeconfig(ctx context.Context) ([]byte, error) {
+func (c *clusterClient) serviceAccountKubeconfig(ctx context.Context, w IO) ([]byte, error) {
 	secrets := c.CoreV1().Secrets(build.Namespace)
 	_, err := secrets.Create(ctx, &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Name: accountSecret, Annotations: map[string]string{corev1.ServiceAccountNameKey: build.ServiceAccount}},
@@ -238,7 +241,7 @@ func (c *clusterClient) serviceAccountKubeconfig(ctx context.Context) ([]byte, e
 		return nil, fmt.Errorf("make CloudCore's credentials: %w", err)
 	}
 	var token []byte
-	err = wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, 30*time.Second, true, func(ctx context.Context) (bool, error) {
+	err = wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, 10*time.Second, true, func(ctx context.Context) (bool, error) {
 		x, err := secrets.Get(ctx, accountSecret, metav1.GetOptions{})
 		if err != nil {
 			return false, err
@@ -246,8 +249,11 @@ func (c *clusterClient) serviceAccountKubeconfig(ctx context.Context) ([]byte, e
 		token = x.Data[corev1.ServiceAccountTokenKey]
 		return len(token) > 0, nil
 	})
+	if wait.Interrupted(err) && ctx.Err() == nil {
+		token, err = c.askedToken(ctx, w)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("make CloudCore's credentials: the cluster filled in no token into Secret %s/%s: %w", build.Namespace, accountSecret, err)
+		return nil, fmt.Errorf("make CloudCore's credentials: %w", err)
 	}
 	ca := c.rest.CAData
 	if len(ca) == 0 && c.rest.CAFile != "" {
@@ -267,13 +273,17 @@ func (c *clusterClient) serviceAccountKubeconfig(ctx context.Context) ([]byte, e
 	return b, nil
 }
 
-// image is the image's whole name.
-func (f *initFlags) image() string {
-	tag := f.tag
-	if tag == "" {
-		tag = version.Get().Version
+// askedToken asks for a token that ends, of a cluster whose controllers fill in none that does not.
+func (c *clusterClient) askedToken(ctx context.Context, w IO) ([]byte, error) {
+	const decade = 10 * 365 * 24 * 60 * 60 // seconds
+	r, err := c.CoreV1().ServiceAccounts(build.Namespace).CreateToken(ctx, build.ServiceAccount, &authenticationv1.TokenRequest{
+		Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: new(int64(decade))}}, metav1.CreateOptions{FieldManager: fieldManager})
+	if err != nil {
+		return nil, fmt.Errorf("the cluster filled in no token into Secret %s/%s, and gives none when asked: %w", build.Namespace, accountSecret, err)
 	}
-	return strings.TrimSuffix(f.repository, "/") + "/cloudcore:" + tag
+	fmt.Fprintf(w.Err, "keadm: the cluster filled in no token into Secret %s/%s (does its controller manager run?): CloudCore's token ends on %s; run 'keadm init' again before\n",
+		build.Namespace, accountSecret, r.Status.ExpirationTimestamp.Format(time.DateOnly))
+	return []byte(r.Status.Token), nil
 }
 
 // deployed waits for the Deployment.

@@ -19,7 +19,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -31,7 +30,10 @@ import (
 	"github.com/tether-edge/tether/common/trust"
 )
 
-const defaultCertPort = join.Port
+const (
+	defaultCertPort = join.Port
+	defaultConfig   = "/etc/tether/edgecore.yaml"
+)
 
 // edgeFiles are where a node's files are.
 type edgeFiles struct {
@@ -39,9 +41,9 @@ type edgeFiles struct {
 }
 
 func (e *edgeFiles) flags(c *cobra.Command) {
-	c.Flags().StringVar(&e.config, "config", "/etc/tether/edgecore.yaml", "edgecore's configuration file")
-	c.Flags().StringVar(&e.data, "data-dir", "/var/lib/tether", "edgecore's data")
-	c.Flags().StringVar(&e.pki, "pki-dir", "/etc/tether/pki", "the node's key and certificates")
+	c.Flags().StringVar(&e.config, "config", defaultConfig, "path of edgecore's configuration file")
+	c.Flags().StringVar(&e.data, "data-dir", "/var/lib/tether", "directory of edgecore's data")
+	c.Flags().StringVar(&e.pki, "pki-dir", "/etc/tether/pki", "directory of the node's key and certificates")
 }
 
 func (e *edgeFiles) key() string  { return filepath.Join(e.pki, "node.key") }
@@ -74,6 +76,8 @@ func newJoin(w IO) *cobra.Command {
 		Long: "Make this machine an edge node: look for what would hurt later, get a certificate with a join token (the private key\n" +
 			"is made here and stays here), write the configuration, start edgecore, and wait until the cluster says that the node is Ready.\n" +
 			"'keadm init' and 'keadm gettoken' beside the cluster print tokens.",
+		Example: "  keadm join --cloudcore-ipport cloud.example.org:10000 --token TOKEN\n" +
+			"  keadm join -e 192.0.2.1:10000 -e 192.0.2.2:10000 -t TOKEN --edgenode-name shop-1 --labels zone=north --hub-protocol auto",
 		Args: usage(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if len(f.servers) == 0 || f.token == "" {
@@ -82,23 +86,32 @@ func newJoin(w IO) *cobra.Command {
 			return joinEdge(c.Context(), w, &f)
 		},
 	}
-	f.flags(c)
+	f.machineFlags(c)
 	fl := c.Flags()
-	fl.StringSliceVarP(&f.servers, "cloudcore-ipport", "e", nil, "host:port of CloudCore's WebSocket port; repeat for more")
-	fl.IntVarP(&f.certPort, "certport", "s", defaultCertPort, "CloudCore's join port")
-	fl.StringVarP(&f.token, "token", "t", "", "join token")
+	fl.StringVarP(&f.token, "token", "t", "", "join token, as 'keadm gettoken' prints it")
 	fl.StringVarP(&f.name, "edgenode-name", "i", "", "name of the node (default: this machine's host name)")
-	fl.StringVarP(&f.runtime, "remote-runtime-endpoint", "p", "unix:///run/containerd/containerd.sock", "the container runtime's CRI socket")
 	fl.StringSliceVarP(&f.labels, "labels", "l", nil, "KEY=VALUE labels that the node registers with")
-	fl.StringVar(&f.protocol, "hub-protocol", string(v1alpha1.ProtocolWebSocket), "websocket, quic, or auto: race the two, prefer QUIC, fall back where UDP is dropped")
-	fl.StringVar(&f.cgroups, "cgroupdriver", "auto", "cgroupfs, systemd, or auto: ask the runtime")
 	fl.StringVar(&f.podCIDR, "pod-cidr", "10.244.0.0/24", "addresses for this node's pods, where the machine has no CNI configuration yet")
-	fl.StringArrayVar(&f.settings, "set", nil, "KEY.PATH=VALUE of edgecore's configuration; repeat for more")
 	fl.StringVar(&f.service, "service", serviceAuto, "systemd, process (kept running by 'keadm supervise'), none (only write the files), or auto")
 	fl.StringSliceVar(&f.ignore, "ignore-preflight-errors", nil, "names of findings that do not stop the join, or all")
 	fl.BoolVar(&f.replace, "replace", false, "take the name over from a machine that this one replaces; needs a token for this name alone")
 	fl.DurationVar(&f.timeout, "timeout", 3*time.Minute, "how long to wait until the node is Ready")
+	choices(c, "service", services...)
 	return c
+}
+
+// machineFlags are those that the preflight looks at.
+func (f *joinFlags) machineFlags(c *cobra.Command) {
+	f.flags(c)
+	fl := c.Flags()
+	fl.StringSliceVarP(&f.servers, "cloudcore-ipport", "e", nil, "host:port of CloudCore's WebSocket port; repeat for more")
+	fl.IntVarP(&f.certPort, "certport", "s", defaultCertPort, "CloudCore's join port")
+	fl.StringVarP(&f.runtime, "remote-runtime-endpoint", "p", "unix:///run/containerd/containerd.sock", "the container runtime's CRI socket")
+	fl.StringVar(&f.protocol, "hub-protocol", string(v1alpha1.ProtocolWebSocket), "websocket, quic, or auto: race the two, prefer QUIC, fall back where UDP is dropped")
+	fl.StringVar(&f.cgroups, "cgroupdriver", "auto", "cgroupfs, systemd, or auto: ask the runtime")
+	fl.StringArrayVar(&f.settings, "set", nil, "KEY.PATH=VALUE of edgecore's configuration ('edgecore --print-defaults' shows it); repeat for more")
+	choices(c, "hub-protocol", protocols...)
+	choices(c, "cgroupdriver", cgroupDrivers...)
 }
 
 func joinEdge(ctx context.Context, w IO, f *joinFlags) error {
@@ -113,12 +126,15 @@ func joinEdge(ctx context.Context, w IO, f *joinFlags) error {
 	if err != nil {
 		return err
 	}
-	s, err := newService(f.service, "edgecore", f.config, filepath.Join(f.data, "run"))
+	s, err := newService(f.service, "edgecore", f.config, runDir(f.data))
 	if err != nil {
 		return err
 	}
-	p := &preflight{root: "/", now: w.Now, config: cfg, certPort: f.certPort, servers: f.servers}
-	if err := report(w, p.run(ctx), f.ignore); err != nil {
+	p, err := newPreflight(w, cfg)
+	if err != nil {
+		return err
+	}
+	if err := admit(w, p.run(ctx), f.ignore); err != nil {
 		return err
 	}
 	machine, err := machineHash("/")
@@ -129,7 +145,7 @@ func joinEdge(ctx context.Context, w IO, f *joinFlags) error {
 	if err != nil {
 		return err
 	}
-	resp, err := f.obtain(ctx, w, bearer, key, machine)
+	resp, err := f.obtain(ctx, w, p.ports, bearer, key, machine)
 	if err != nil {
 		return err
 	}
@@ -149,7 +165,7 @@ func joinEdge(ctx context.Context, w IO, f *joinFlags) error {
 	if s.kind == serviceNone {
 		return nil
 	}
-	return f.waitReady(ctx, w)
+	return f.waitReady(ctx, w, p.ports)
 }
 
 // complete fills in what was not said and checks what was.
@@ -166,7 +182,24 @@ func (f *joinFlags) complete() error {
 			return fmt.Errorf("%w: --cloudcore-ipport: expected host:port, such as 10.0.0.1:10000, found %q", errUsage, s)
 		}
 	}
-	return nil
+	if err := oneOf("hub-protocol", f.protocol, protocols); err != nil {
+		return err
+	}
+	return oneOf("cgroupdriver", f.cgroups, cgroupDrivers)
+}
+
+// What two flags take.
+var (
+	protocols     = []string{string(v1alpha1.ProtocolWebSocket), string(v1alpha1.ProtocolQUIC), string(v1alpha1.ProtocolAuto)}
+	cgroupDrivers = []string{string(v1alpha1.CgroupCgroupfs), string(v1alpha1.CgroupSystemd), string(v1alpha1.CgroupAuto)}
+)
+
+// oneOf makes a flag's value that is none of the known ones a usage error.
+func oneOf(flag, value string, known []string) error {
+	if slices.Contains(known, value) {
+		return nil
+	}
+	return fmt.Errorf("%w: --%s: expected one of %s, found %q", errUsage, flag, strings.Join(known, ", "), value)
 }
 
 func (f *joinFlags) edgeConfig() (*v1alpha1.EdgeCore, []byte, error) {
@@ -200,6 +233,22 @@ func (f *joinFlags) edgeConfig() (*v1alpha1.EdgeCore, []byte, error) {
 		return nil, nil, fmt.Errorf("edgecore's configuration: %w", err)
 	}
 	return cfg, b, nil
+}
+
+// wouldBe is the configuration that a join with the same flags would write, which need name no CloudCore yet.
+func (f *joinFlags) wouldBe() (*v1alpha1.EdgeCore, error) {
+	if err := f.complete(); err != nil {
+		return nil, err
+	}
+	servers := f.servers
+	if len(servers) == 0 {
+		f.servers = []string{"none.invalid:1"}
+	}
+	cfg, _, err := f.edgeConfig()
+	if err == nil && len(servers) == 0 {
+		cfg.Cloud.Servers = nil
+	}
+	return cfg, err
 }
 
 // nodeKey reads the node's key, or makes it. An earlier join that did not finish is continued with its key, so that it
@@ -238,18 +287,8 @@ func (f *joinFlags) nodeKey() (crypto.Signer, error) {
 	return signer, nil
 }
 
-// joinServers are the join ports of the CloudCores.
-func joinServers(servers []string, port int) []string {
-	var out []string
-	for _, s := range servers {
-		host, _, _ := net.SplitHostPort(s)
-		out = append(out, net.JoinHostPort(host, strconv.Itoa(port)))
-	}
-	return out
-}
-
 // obtain asks the CloudCores in turn for a certificate. A refusal ends it: the others would say the same.
-func (f *joinFlags) obtain(ctx context.Context, w IO, bearer trust.Bearer, key crypto.Signer, machine string) (*join.Response, error) {
+func (f *joinFlags) obtain(ctx context.Context, w IO, ports *joinPorts, bearer trust.Bearer, key crypto.Signer, machine string) (*join.Response, error) {
 	csr, err := pki.NewNodeRequest(f.name, key)
 	if err != nil {
 		return nil, err
@@ -258,7 +297,7 @@ func (f *joinFlags) obtain(ctx context.Context, w IO, bearer trust.Bearer, key c
 	var failed error
 	for try := range joinTries {
 		var resp *join.Response
-		if resp, failed = f.ask(ctx, w, bearer, csr, machine); resp != nil {
+		if resp, failed = f.ask(ctx, w, ports, bearer, csr, machine); resp != nil {
 			return resp, nil
 		}
 		var refusal *join.Refusal
@@ -273,10 +312,10 @@ func (f *joinFlags) obtain(ctx context.Context, w IO, bearer trust.Bearer, key c
 const joinTries = 4
 
 // ask asks each CloudCore once.
-func (f *joinFlags) ask(ctx context.Context, w IO, bearer trust.Bearer, csr []byte, machine string) (*join.Response, error) {
+func (f *joinFlags) ask(ctx context.Context, w IO, ports *joinPorts, bearer trust.Bearer, csr []byte, machine string) (*join.Response, error) {
 	var failed error
-	for _, server := range joinServers(f.servers, f.certPort) {
-		c := &join.Client{Server: server, Now: w.Now}
+	for _, server := range ports.servers {
+		c := ports.client(server, w.Now)
 		ca, err := c.CA(ctx, bearer.Pin)
 		if err != nil {
 			failed = errors.Join(failed, err)
@@ -340,7 +379,7 @@ func (f *joinFlags) write(resp *join.Response, config []byte) error {
 }
 
 // client talks to the join ports as the node.
-func (e *edgeFiles) client(server string, now pki.Clock) (*join.Client, error) {
+func (e *edgeFiles) client(ports *joinPorts, server string, now pki.Clock) (*join.Client, error) {
 	pair, err := tls.LoadX509KeyPair(e.cert(), e.key())
 	if err != nil {
 		return nil, fmt.Errorf("read the node's certificate: %w", err)
@@ -353,18 +392,19 @@ func (e *edgeFiles) client(server string, now pki.Clock) (*join.Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the edge CA: %s: %w", e.ca(), err)
 	}
-	return &join.Client{Server: server, Roots: roots, Identity: presented{&pair}, Now: now}, nil
+	c := ports.client(server, now)
+	c.Roots, c.Identity = roots, presented{&pair}
+	return c, nil
 }
 
 type presented struct{ cert *tls.Certificate }
 
 func (p presented) Certificate() *tls.Certificate { return p.cert }
 
-func (f *joinFlags) waitReady(ctx context.Context, w IO) error {
-	servers := joinServers(f.servers, f.certPort)
+func (f *joinFlags) waitReady(ctx context.Context, w IO, ports *joinPorts) error {
 	next := 0
 	err := waitFor(ctx, w, f.timeout, fmt.Sprintf("node %s to be ready", f.name), func(ctx context.Context) (bool, string) {
-		c, err := f.client(servers[next%len(servers)], w.Now)
+		c, err := f.client(ports, ports.servers[next%len(ports.servers)], w.Now)
 		if err != nil {
 			return false, err.Error()
 		}

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -36,45 +37,92 @@ var errUsage = errors.New("usage")
 
 // Run executes the command line and returns the exit code.
 func Run(ctx context.Context, args []string, w IO) int {
-	root := newRoot(w)
+	root := Command(w)
 	root.SetArgs(args)
 	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return exitOK
 	}
 	if errors.Is(err, errUsage) {
-		fmt.Fprintf(w.Err, "keadm: %v\nRun '%s --help' to see what it takes.\n", err, cmd.CommandPath())
+		fmt.Fprintf(w.Err, "keadm: %s\nRun '%s --help' to see what it takes.\n", strings.TrimPrefix(err.Error(), errUsage.Error()+": "), cmd.CommandPath())
 		return exitUsage
 	}
 	fmt.Fprintf(w.Err, "keadm: %v\n", err)
 	return exitFailed
 }
 
-func newRoot(w IO) *cobra.Command {
+// Command returns keadm's commands, for those who document them.
+func Command(w IO) *cobra.Command {
+	var tellVersion bool
 	root := &cobra.Command{
-		Use:           "keadm",
-		Short:         "Set up Tether: CloudCore beside a cluster, and edge nodes",
-		Version:       version.String("keadm"),
+		Use:   "keadm",
+		Short: "Set up Tether: CloudCore beside a cluster, and edge nodes",
+		Long: "Set up Tether, which ties edge nodes to a Kubernetes cluster: CloudCore beside the cluster, edgecore on each node.\n" +
+			"'keadm init' sets up the one and prints the line, a 'keadm join', that makes a machine the other.",
+		Example: "  keadm init --local --advertise-address cloud.example.org                  # on a machine with the cluster's kubeconfig\n" +
+			"  keadm join --cloudcore-ipport cloud.example.org:10000 --token TOKEN       # on the edge node, as root\n" +
+			"  keadm debug diagnose edge                                                 # on the edge node, if it is not well",
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          usage(cobra.NoArgs),
-		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
+		RunE: func(c *cobra.Command, _ []string) error {
+			if tellVersion {
+				_, err := fmt.Fprintln(w.Out, version.String("keadm"))
+				return err
+			}
+			return c.Help()
+		},
 	}
-	root.SetVersionTemplate("{{.Version}}\n")
+	// Cobra's own flag wants a text/template for the line, which turns off the linker's dead-code elimination.
+	root.Flags().BoolVarP(&tellVersion, "version", "v", false, "print the version of this build")
 	root.SetOut(w.Out)
 	root.SetErr(w.Err)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: %w", errUsage, err) })
-	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newInit(w), newGetToken(w), newJoin(w), newReset(w), newTokens(w), newCerts(w), newCheck(w), newSupervise(w), &cobra.Command{
+	for _, g := range []struct {
+		id, title string
+		commands  []*cobra.Command
+	}{
+		{"cloud", "Beside the cluster:", []*cobra.Command{newInit(w), newGetToken(w), newTokens(w), newCerts(w), newConfig(w)}},
+		{"edge", "At an edge node:", []*cobra.Command{newJoin(w), newCheck(w), newDebug(w), newSupervise(w)}},
+		{"both", "At both:", []*cobra.Command{newReset(w), newVersion(w)}},
+	} {
+		root.AddGroup(&cobra.Group{ID: g.id, Title: g.title})
+		for _, c := range g.commands {
+			c.GroupID = g.id
+			root.AddCommand(c)
+		}
+	}
+	root.SetHelpCommandGroupID("both")
+	root.SetCompletionCommandGroupID("both")
+	withHelpers(root)
+	return root
+}
+
+// newGroup returns a command that only holds others.
+func newGroup(name, short string, children ...*cobra.Command) *cobra.Command {
+	c := &cobra.Command{
+		Use:                   name,
+		Short:                 short,
+		DisableFlagsInUseLine: true,
+		Args:                  usage(cobra.NoArgs),
+		RunE:                  func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	c.AddCommand(children...)
+	return c
+}
+
+func newVersion(w IO) *cobra.Command {
+	var output string
+	c := &cobra.Command{
 		Use:   "version",
 		Short: "Print the version of this build",
 		Args:  usage(cobra.NoArgs),
 		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprintln(w.Out, version.String("keadm"))
-			return err
+			return show(w.Out, output, version.Get(), func(t io.Writer) { fmt.Fprintln(t, version.String("keadm")) })
 		},
-	})
-	return root
+	}
+	outputFlag(c, &output)
+	return c
 }
 
 // usage makes a wrong number of arguments a usage error.

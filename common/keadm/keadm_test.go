@@ -8,6 +8,12 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"sigs.k8s.io/yaml"
+
+	"github.com/tether-edge/tether/common/version"
 )
 
 var today = time.Date(2030, 6, 1, 12, 0, 0, 0, time.UTC)
@@ -40,6 +46,10 @@ func TestWrongInputSaysWhatToDo(t *testing.T) {
 	}{
 		{2, "unknown command", []string{"install"}},
 		{2, "unknown flag", []string{"init", "--drr"}},
+		{2, `no command "instal"`, []string{"help", "instal"}},
+		{2, "unknown command", []string{"completion", "tcsh"}},
+		{2, "unknown command", []string{"completion", "bash", "x"}},
+		{2, "expected json or yaml", []string{"version", "-o", "xml"}},
 		{2, "--advertise-address", []string{"init", "--local"}},
 		{2, "either --local or --image-repository", []string{"init", "--advertise-address", "a"}},
 		{2, "either --local or --image-repository", []string{"init", "--advertise-address", "a", "--local", "--image-repository", "b"}},
@@ -53,10 +63,12 @@ func TestWrongInputSaysWhatToDo(t *testing.T) {
 		{1, "CA-HASH.ID.SECRET", []string{"join", "--cloudcore-ipport", "a:1", "--token", "x"}},
 		{2, "expected host:port", []string{"join", "--cloudcore-ipport", "a", "--token", token}},
 		{2, "--hub-protocol", []string{"join", "--cloudcore-ipport", "a:1", "--token", token, "--hub-protocol", "smoke"}},
+		{2, "--cgroupdriver", []string{"join", "--cloudcore-ipport", "a:1", "--token", token, "--cgroupdriver", "v2"}},
 		{1, `found "Edge_1"`, []string{"join", "--cloudcore-ipport", "a:1", "--token", token, "--edgenode-name", "Edge_1"}},
 		{2, "--service", []string{"join", "--cloudcore-ipport", "a:1", "--token", token, "--service", "launchd"}},
 		{1, "--force", []string{"reset", "edge"}},
 		{1, "--force", []string{"reset", "cloud"}},
+		{2, "expected --image-repository", []string{"config", "images"}},
 		{2, "accepts 1 arg", []string{"token", "revoke"}},
 		{2, "accepts 1 arg", []string{"certs", "revoke"}},
 		{2, "expected -- and the program", []string{"supervise"}},
@@ -64,7 +76,7 @@ func TestWrongInputSaysWhatToDo(t *testing.T) {
 		{1, "/no/such", []string{"supervise", "--", "/no/such"}},
 	} {
 		code, out, errOut := call(t, today, c.args...)
-		if code != c.code || !strings.Contains(errOut, c.want) || strings.Contains(errOut, "usage: usage") {
+		if code != c.code || !strings.Contains(errOut, c.want) || strings.Contains(errOut, "usage:") {
 			t.Errorf("keadm %q: exit %d, expected %d and %q:\n%s%s", c.args, code, c.code, c.want, out, errOut)
 		}
 	}
@@ -75,6 +87,88 @@ func TestVersionBothWays(t *testing.T) {
 	if a != b || !strings.HasPrefix(a, "keadm ") || !strings.Contains(a, "Kubernetes") {
 		t.Errorf("version says %q, --version %q", a, b)
 	}
+}
+
+func TestVersionForPrograms(t *testing.T) {
+	for _, format := range []string{"json", "yaml"} {
+		var got version.Info
+		if out := do(t, "version", "-o", format); yaml.Unmarshal([]byte(out), &got) != nil || got != version.Get() || strings.HasPrefix(out, "{") != (format == "json") {
+			t.Errorf("version -o %s says %s, expected %+v", format, out, version.Get())
+		}
+	}
+}
+
+func TestImagesAreThoseOfInit(t *testing.T) {
+	for _, c := range []struct {
+		want string
+		args []string
+	}{
+		{"registry.example/tether/cloudcore:v9\n", []string{"--image-tag", "v9"}},
+		{"registry.example/tether/cloudcore:" + version.Get().Version + "\n", nil},
+		{"{\n  \"images\": [\n    \"registry.example/tether/cloudcore:v9\"\n  ]\n}\n", []string{"--image-tag", "v9", "-o", "json"}},
+		{"images:\n- registry.example/tether/cloudcore:v9\n", []string{"--image-tag", "v9", "-o", "yaml"}},
+	} {
+		if got := do(t, append([]string{"config", "images", "--image-repository", "registry.example/tether/"}, c.args...)...); got != c.want {
+			t.Errorf("config images %q says\n%s, expected\n%s", c.args, got, c.want)
+		}
+	}
+}
+
+func TestShellsCompleteCommandsAndValues(t *testing.T) {
+	for shell, mark := range map[string]string{"bash": "complete -o default -F __start_keadm keadm", "zsh": "#compdef keadm", "fish": "complete -c keadm", "powershell": "Register-ArgumentCompleter"} {
+		if out := do(t, "completion", shell); !strings.Contains(out, mark) {
+			t.Errorf("completion %s: expected %q in a script, found %d bytes", shell, mark, len(out))
+		}
+	}
+	for _, c := range []struct {
+		want string
+		args []string
+	}{
+		{"completion", []string{"comp"}},
+		{"systemd", []string{"join", "--service", ""}},
+		{"systemd", []string{"init", "--service", ""}},
+		{"systemd", []string{"reset", "edge", "--service", ""}},
+		{"systemd", []string{"reset", "cloud", "--service", ""}},
+		{"quic", []string{"join", "--hub-protocol", ""}},
+		{"cgroupfs", []string{"join", "--cgroupdriver", ""}},
+		{"yaml", []string{"version", "-o", ""}},
+		{"yaml", []string{"init", "-o", ""}},
+		{"zsh", []string{"completion", ""}},
+	} {
+		code, out, _ := call(t, today, append([]string{"__complete"}, c.args...)...)
+		if code != 0 || !strings.Contains("\n"+out, "\n"+c.want) {
+			t.Errorf("completing %q: exit %d, expected %q among\n%s", c.args, code, c.want, out)
+		}
+	}
+}
+
+func TestHelpTellsAboutACommand(t *testing.T) {
+	if a, b := do(t, "help", "token", "create"), do(t, "token", "create", "--help"); a != b || !strings.Contains(a, "--uses") {
+		t.Errorf("help token create says\n%s\nand --help\n%s", a, b)
+	}
+}
+
+func TestEachCommandAndFlagSaysWhatItIsFor(t *testing.T) {
+	var visit func(c *cobra.Command)
+	visit = func(c *cobra.Command) {
+		if c.Short == "" || c.HasParent() && !c.Parent().HasParent() && c.GroupID == "" {
+			t.Errorf("%s: short text %q, group %q", c.CommandPath(), c.Short, c.GroupID)
+		}
+		c.Flags().VisitAll(func(f *pflag.Flag) {
+			if f.Usage == "" {
+				t.Errorf("%s --%s says nothing of itself", c.CommandPath(), f.Name)
+			}
+		})
+		for line := range strings.Lines(c.Long + "\n" + c.Example) {
+			if len(line) > 130 && c.Parent().Name() != "completion" {
+				t.Errorf("%s: a terminal breaks %q", c.CommandPath(), line)
+			}
+		}
+		for _, child := range c.Commands() {
+			visit(child)
+		}
+	}
+	visit(Command(IO{}))
 }
 
 func TestSuperviseRunsUntilToldToStop(t *testing.T) {

@@ -13,7 +13,8 @@ import (
 
 // outputFlag adds -o to a command.
 func outputFlag(c *cobra.Command, into *string) {
-	c.Flags().StringVarP(into, "output", "o", "", "json or yaml, for programs; a table without it")
+	c.Flags().StringVarP(into, "output", "o", "", "json or yaml, for programs; without it, text for people")
+	choices(c, "output", "json", "yaml")
 }
 
 // show writes a value for programs, or calls table.

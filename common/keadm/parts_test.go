@@ -129,6 +129,7 @@ func sound(t *testing.T) (string, *preflight) {
 	put(t, root, "sys/class/net/eth0/mtu", "1500\n")
 	put(t, root, "sys/class/net/lo/mtu", "65536\n")
 	put(t, root, "proc/7/comm", "bash\n")
+	runcSays(t, root, "runc version 1.1.5+ds1\ncommit: 1.1.5\n")
 	cfg := v1alpha1.DefaultEdgeCore()
 	cfg.API.BindAddress, cfg.Metrics.BindAddress, cfg.Kubelet.Port = freePort(t), freePort(t), 1
 	_, port, err := net.SplitHostPort(freePort(t))
@@ -140,7 +141,17 @@ func sound(t *testing.T) (string, *preflight) {
 		t.Fatal(err)
 	}
 	cfg.DataDir = "/"
-	return root, &preflight{root: root, now: time.Now, config: cfg}
+	return root, &preflight{root: root, now: time.Now, config: cfg, ports: &joinPorts{}, udpWait: time.Second}
+}
+
+// runcSays makes a runc of that version the only one there is.
+func runcSays(t *testing.T, root, text string) {
+	t.Helper()
+	put(t, root, "usr/bin/runc", "#!/bin/sh\nprintf '"+text+"'\n")
+	if err := os.Chmod(filepath.Join(root, "usr/bin/runc"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", filepath.Join(root, "usr/bin"))
 }
 
 func freePort(t *testing.T) string {
@@ -188,9 +199,13 @@ func TestPreflightFindsWhatWouldHurt(t *testing.T) {
 			}
 			t.Cleanup(func() { _ = l.Close() })
 		}, true},
-		"dns":      {func(_ string, p *preflight) { p.servers, p.certPort = []string{"no-such-host.invalid:10000"}, 1 }, false},
-		"cloud":    {func(_ string, p *preflight) { p.servers, p.certPort = []string{"127.0.0.1:10000"}, 1 }, false},
-		"no-cloud": {func(_ string, p *preflight) { p.servers, p.certPort = []string{"127.0.0.1:10000"}, 1 }, true},
+		"dns":   {func(_ string, p *preflight) { p.ports.servers = []string{"no-such-host.invalid:1"} }, false},
+		"cloud": {func(_ string, p *preflight) { p.ports.servers = []string{"127.0.0.1:1"} }, false},
+		"udp": {func(_ string, p *preflight) {
+			p.config.Cloud.Servers, p.config.Cloud.Protocol, p.config.Cloud.QUICPort = []string{"127.0.0.1:1"}, v1alpha1.ProtocolQUIC, 1
+		}, true},
+		"runc":     {func(root string, _ *preflight) { runcSays(t, root, "runc version 1.0.2\\n") }, true},
+		"no-cloud": {func(_ string, p *preflight) { p.ports.servers = []string{"127.0.0.1:1"} }, true},
 	} {
 		root, p := sound(t)
 		c.harm(root, p)
@@ -204,16 +219,16 @@ func TestPreflightFindsWhatWouldHurt(t *testing.T) {
 func TestFindingsStopAJoinUnlessTheyAreIgnored(t *testing.T) {
 	found := []finding{{Name: "swap"}, {Name: "port", Error: true}, {Name: "disk", Error: true}}
 	w := IO{Err: io.Discard}
-	if err := report(w, found, nil); err == nil || !strings.Contains(err.Error(), "port, disk") {
+	if err := admit(w, found, nil); err == nil || !strings.Contains(err.Error(), "port, disk") {
 		t.Errorf("got %v", err)
 	}
-	if err := report(w, found, []string{"port"}); err == nil || strings.Contains(err.Error(), "port,") {
+	if err := admit(w, found, []string{"port"}); err == nil || strings.Contains(err.Error(), "port,") {
 		t.Errorf("got %v", err)
 	}
-	if err := report(w, found, []string{"all"}); err != nil {
+	if err := admit(w, found, []string{"all"}); err != nil {
 		t.Errorf("got %v", err)
 	}
-	if err := report(w, found[:1], nil); err != nil {
+	if err := admit(w, found[:1], nil); err != nil {
 		t.Errorf("a note stopped the join: %v", err)
 	}
 }

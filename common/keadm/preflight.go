@@ -3,10 +3,7 @@ package keadm
 import (
 	"context"
 	"fmt"
-	"io"
 	"net"
-	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,33 +12,29 @@ import (
 	"syscall"
 	"time"
 
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
-	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
-
-	"crypto/tls"
-
 	"github.com/tether-edge/tether/apis/config/v1alpha1"
-	"github.com/tether-edge/tether/common/join"
 	"github.com/tether-edge/tether/common/pki"
 )
 
-// A finding is something about this machine that would hurt later.
-type finding struct {
-	Name string `json:"name"`
-	// Error: a node could not work. Else it is worth knowing.
-	Error  bool   `json:"error"`
-	Found  string `json:"found"`
-	Remedy string `json:"remedy"`
-}
-
 // preflight looks at a machine before it joins.
 type preflight struct {
-	root     string // of the file system
-	now      pki.Clock
-	config   *v1alpha1.EdgeCore
-	servers  []string
-	certPort int
+	root   string // of the file system
+	now    pki.Clock
+	config *v1alpha1.EdgeCore
+	ports  *joinPorts
+	// udpWait is how long an answer over UDP may take.
+	udpWait time.Duration
+	// joined: this machine is a node, so that its edgecore is no other kubelet. running: edgecore answers, and has its ports.
+	joined, running bool
+}
+
+// newPreflight looks at this machine as it is to be configured.
+func newPreflight(w IO, cfg *v1alpha1.EdgeCore) (*preflight, error) {
+	ports, err := joinPortsOf(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &preflight{root: "/", now: w.Now, config: cfg, ports: ports, udpWait: udpWait}, nil
 }
 
 // run returns what it found, nothing if all is well.
@@ -51,12 +44,14 @@ func (p *preflight) run(ctx context.Context) []finding {
 		out = append(out, finding{Name: name, Error: isError, Found: found, Remedy: remedy})
 	}
 	for _, look := range []func(func(isError bool, name, found, remedy string)){
-		p.user, p.kernel, p.memory, p.network, p.disk, p.others, p.ports, p.proxy,
+		p.user, p.kernel, p.memory, p.network, p.disk, p.others, p.listeners, p.proxy,
 	} {
 		look(add)
 	}
 	p.runtime(ctx, add)
+	p.runc(ctx, add)
 	p.cloud(ctx, add)
+	p.udp(ctx, add)
 	return out
 }
 
@@ -81,7 +76,7 @@ func (p *preflight) exists(path string) bool {
 
 func (p *preflight) user(add adder) {
 	if os.Geteuid() != 0 {
-		add(true, "root", fmt.Sprintf("user id %d", os.Geteuid()), "run keadm join as root: the kubelet mounts volumes and makes cgroups")
+		add(true, "root", fmt.Sprintf("user id %d", os.Geteuid()), "run keadm as root: the kubelet mounts volumes and makes cgroups")
 	}
 }
 
@@ -148,20 +143,33 @@ func (p *preflight) disk(add adder) {
 
 // others looks for another kubelet: two on one machine end each other's pods.
 func (p *preflight) others(add adder) {
-	procs, err := os.ReadDir(p.path("proc"))
-	if err != nil {
-		return
+	names := []string{"kubelet", "k3s", "k3s-server", "k3s-agent", "k0s", "microk8s"}
+	if !p.joined {
+		names = append(names, "edgecore")
 	}
-	for _, d := range procs {
-		switch name := p.read(filepath.Join("proc", d.Name(), "comm")); name {
-		case "kubelet", "k3s", "k3s-server", "k3s-agent", "k0s", "microk8s", "edgecore":
-			add(true, "other-kubelet", fmt.Sprintf("%s runs as process %s", name, d.Name()), "end and disable it: two kubelets on one machine end each other's pods")
-			return
-		}
+	if name, pid := p.process(names...); pid != "" {
+		add(true, "other-kubelet", fmt.Sprintf("%s runs as process %s", name, pid), "end and disable it: two kubelets on one machine end each other's pods")
 	}
 }
 
-func (p *preflight) ports(add adder) {
+// process finds the first process with one of the names.
+func (p *preflight) process(names ...string) (name, pid string) {
+	procs, err := os.ReadDir(p.path("proc"))
+	if err != nil {
+		return "", ""
+	}
+	for _, d := range procs {
+		if name := p.read(filepath.Join("proc", d.Name(), "comm")); slices.Contains(names, name) {
+			return name, d.Name()
+		}
+	}
+	return "", ""
+}
+
+func (p *preflight) listeners(add adder) {
+	if p.running {
+		return
+	}
 	addresses := []string{p.config.API.BindAddress, p.config.Metrics.BindAddress, fmt.Sprintf("127.0.0.1:%d", p.config.Kubelet.Port)}
 	for _, a := range addresses {
 		l, err := net.Listen("tcp", a)
@@ -170,144 +178,5 @@ func (p *preflight) ports(add adder) {
 			continue
 		}
 		_ = l.Close()
-	}
-}
-
-func (p *preflight) proxy(add adder) {
-	if u := environmentProxy(p.servers, p.certPort); u != nil {
-		add(false, "proxy", fmt.Sprintf("the environment names the proxy %s for CloudCore: edgecore will use it", u.Redacted()),
-			"put CloudCore into NO_PROXY if it is reached directly, or say --set cloud.proxy=none")
-	}
-}
-
-// environmentProxy is the proxy that the environment names for the first CloudCore; nil for none.
-func environmentProxy(servers []string, certPort int) *url.URL {
-	for _, server := range joinServers(servers, certPort) {
-		if u, err := http.ProxyFromEnvironment(&http.Request{URL: &url.URL{Scheme: "https", Host: server}}); err == nil && u != nil {
-			return u
-		}
-	}
-	return nil
-}
-
-// dialRuntime connects to the CRI socket.
-func dialRuntime(endpoint string) (*grpc.ClientConn, error) {
-	return grpc.NewClient(endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(16<<20)))
-}
-
-func (p *preflight) runtime(ctx context.Context, add adder) {
-	endpoint := p.config.Kubelet.ContainerRuntimeEndpoint
-	const remedy = "install and start one: apt-get install containerd; another socket is named with --remote-runtime-endpoint"
-	if socket, ok := strings.CutPrefix(endpoint, "unix://"); ok && !p.exists(socket) {
-		add(true, "runtime", "no container runtime: "+socket+" is not there", remedy)
-		return
-	}
-	conn, err := dialRuntime(endpoint)
-	if err != nil {
-		add(true, "runtime", err.Error(), remedy)
-		return
-	}
-	defer conn.Close()
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	v, err := runtimeapi.NewRuntimeServiceClient(conn).Version(ctx, &runtimeapi.VersionRequest{})
-	if err != nil {
-		add(true, "runtime", fmt.Sprintf("%s does not speak CRI v1: %v", endpoint, err),
-			"remove \"cri\" from disabled_plugins in /etc/containerd/config.toml and restart containerd; expected containerd 1.6 or later")
-		return
-	}
-	if v.RuntimeName == "containerd" && tooOld(v.RuntimeVersion, 1, 6) {
-		add(true, "runtime", "containerd "+v.RuntimeVersion, "install containerd 1.6 or later")
-	}
-}
-
-// tooOld reports whether a version is below major.minor. One that cannot be read is not.
-func tooOld(version string, major, minor int) bool {
-	var a, b int
-	if n, _ := fmt.Sscanf(strings.TrimPrefix(version, "v"), "%d.%d", &a, &b); n != 2 {
-		return false
-	}
-	return a < major || a == major && b < minor
-}
-
-// maxSkew is how far the clocks may be apart.
-const maxSkew = time.Minute
-
-// cloud asks each CloudCore whether it is there and what time it is there.
-func (p *preflight) cloud(ctx context.Context, add adder) {
-	reached := false
-	for _, server := range joinServers(p.servers, p.certPort) {
-		host, _, _ := net.SplitHostPort(server)
-		if net.ParseIP(host) == nil {
-			rctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-			_, err := net.DefaultResolver.LookupHost(rctx, host)
-			cancel()
-			if err != nil {
-				add(false, "dns", fmt.Sprintf("%s has no address: %v", host, err), "correct /etc/resolv.conf, or name CloudCore by its address")
-				continue
-			}
-		}
-		var there time.Time
-		var err error
-		for range 3 {
-			if there, err = askTime(ctx, server); err == nil || ctx.Err() != nil {
-				break
-			}
-		}
-		if err != nil {
-			add(false, "cloud", fmt.Sprintf("%s does not answer: %v", server, err), "open that port (and the WebSocket port) in firewalls between here and there; --certport names another join port")
-			continue
-		}
-		reached = true
-		if skew := p.now().Sub(there); skew > maxSkew || skew < -maxSkew {
-			add(true, "time", fmt.Sprintf("this machine's clock is %s off %s's", skew.Round(time.Second), host), "set it, and keep it set (chrony, systemd-timesyncd): certificates are judged by it")
-		}
-	}
-	if !reached && len(p.servers) > 0 {
-		add(true, "no-cloud", "no CloudCore answers", "see above")
-	}
-}
-
-// askTime returns what time it is at a join port, by its Date header. It proves nothing and needs no trust.
-func askTime(ctx context.Context, server string) (time.Time, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+server+join.PathCA, nil)
-	if err != nil {
-		return time.Time{}, err
-	}
-	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, Proxy: http.ProxyFromEnvironment,
-		TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true}}}
-	resp, err := client.Do(req)
-	if err != nil {
-		return time.Time{}, err
-	}
-	defer resp.Body.Close()
-	return http.ParseTime(resp.Header.Get("Date"))
-}
-
-// report shows findings. Errors that are not to be ignored end the join.
-func report(w IO, found []finding, ignore []string) error {
-	var errs []string
-	for _, f := range found {
-		kind := "note "
-		if f.Error && !slices.Contains(ignore, f.Name) && !slices.Contains(ignore, "all") {
-			kind = "ERROR"
-			errs = append(errs, f.Name)
-		}
-		fmt.Fprintf(w.Err, "%s %s: %s\n      %s\n", kind, f.Name, f.Found, f.Remedy)
-	}
-	if len(errs) > 0 {
-		return fmt.Errorf("this machine is not ready to join: %s (nothing was changed; --ignore-preflight-errors NAME goes on in spite of one)", strings.Join(errs, ", "))
-	}
-	return nil
-}
-
-// writeFindings shows findings as a result.
-func writeFindings(w io.Writer, found []finding) {
-	for _, f := range found {
-		kind := "note"
-		if f.Error {
-			kind = "ERROR"
-		}
-		row(w, kind, f.Name, f.Found, f.Remedy)
 	}
 }

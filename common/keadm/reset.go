@@ -24,14 +24,7 @@ import (
 )
 
 func newReset(w IO) *cobra.Command {
-	c := &cobra.Command{
-		Use:   "reset",
-		Short: "Undo join or init",
-		Args:  usage(cobra.NoArgs),
-		RunE:  func(c *cobra.Command, _ []string) error { return c.Help() },
-	}
-	c.AddCommand(newResetEdge(w), newResetCloud(w))
-	return c
+	return newGroup("reset", "Undo join (reset edge) or init (reset cloud)", newResetEdge(w), newResetCloud(w))
 }
 
 // confirmed asks, unless force says that nobody is to be asked.
@@ -64,7 +57,7 @@ func newResetEdge(w IO) *cobra.Command {
 			if err := confirmed(w, force, "End all pods of this node and remove its data?"); err != nil {
 				return err
 			}
-			s, err := newService(service, "edgecore", files.config, filepath.Join(files.data, "run"))
+			s, err := newService(service, "edgecore", files.config, runDir(files.data))
 			if err != nil {
 				return err
 			}
@@ -75,6 +68,7 @@ func newResetEdge(w IO) *cobra.Command {
 	c.Flags().StringVar(&service, "service", serviceAuto, "how edgecore was started: see join")
 	c.Flags().BoolVar(&force, "force", false, "ask nothing")
 	c.Flags().BoolVar(&keepNode, "keep-node", false, "do not tell the cluster: the Node stays, as NotReady")
+	choices(c, "service", services...)
 	return c
 }
 
@@ -110,9 +104,13 @@ func resetEdge(ctx context.Context, w IO, files *edgeFiles, s *service, keepNode
 
 // leave gives the node's name back.
 func leave(ctx context.Context, w IO, files *edgeFiles, cfg *v1alpha1.EdgeCore) error {
+	ports, err := joinPortsOf(cfg)
+	if err != nil {
+		return err
+	}
 	var failed error
-	for _, server := range joinServers(cfg.Cloud.Servers, cfg.Cloud.JoinPort) {
-		c, err := files.client(server, w.Now)
+	for _, server := range ports.servers {
+		c, err := files.client(ports, server, w.Now)
 		if err != nil {
 			return err
 		}
@@ -279,6 +277,7 @@ func newResetCloud(w IO) *cobra.Command {
 	c.Flags().StringVar(&service, "service", serviceAuto, "how CloudCore was started, where it runs on this machine: see init")
 	c.Flags().StringVar(&config, "config", "/etc/tether/cloudcore.yaml", "CloudCore's configuration file, where it runs on this machine")
 	c.Flags().BoolVar(&force, "force", false, "ask nothing")
+	choices(c, "service", services...)
 	return c
 }
 

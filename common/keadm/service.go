@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,22 +24,22 @@ const (
 	serviceNone    = "none"
 )
 
-// systemdUnits is where units of this machine's administrator are.
-const systemdUnits = "/etc/systemd/system"
+// services are what --service takes.
+var services = []string{serviceAuto, serviceSystemd, serviceProcess, serviceNone}
 
 // A service is edgecore or cloudcore on this machine.
 type service struct {
 	kind   string
 	name   string // of the program
 	config string
-	// state is where the supervisor's files are.
-	state string
+	// state is where the supervisor's files are, units where systemd's of this machine's administrator are.
+	state, units string
 }
 
 // newService returns the service of a program with that configuration file. Where keadm itself keeps it running, its
 // process ids and its log are in the directory state.
 func newService(kind, name, config, state string) (*service, error) {
-	s := &service{kind: kind, name: name, config: config, state: state}
+	s := &service{kind: kind, name: name, config: config, state: state, units: "/etc/systemd/system"}
 	switch kind {
 	case serviceAuto:
 		s.kind = serviceProcess
@@ -69,11 +68,15 @@ func (s *service) program() (string, error) {
 	return filepath.Abs(p)
 }
 
+// runDir is where the supervisor's files are.
+func runDir(data string) string { return filepath.Join(data, "run") }
+
 func isFile(p string) bool {
 	info, err := os.Stat(p)
 	return err == nil && info.Mode().IsRegular()
 }
 
+func (s *service) unit() string    { return filepath.Join(s.units, s.name+".service") }
 func (s *service) pidFile() string { return filepath.Join(s.state, s.name+"-supervisor.pid") }
 func (s *service) logFile() string { return filepath.Join(s.state, s.name+".log") }
 
@@ -90,7 +93,7 @@ func (s *service) install(ctx context.Context, w IO) error {
 	case serviceSystemd:
 		unit := strings.Replace(string(build.Unit(s.name)), "ExecStart=/usr/local/bin/"+s.name+" --config /etc/tether/"+s.name+".yaml",
 			"ExecStart="+program+" --config "+s.config, 1)
-		if err := pki.WriteFile(filepath.Join(systemdUnits, s.name+".service"), []byte(unit), 0o644); err != nil {
+		if err := pki.WriteFile(s.unit(), []byte(unit), 0o644); err != nil {
 			return err
 		}
 		for _, args := range [][]string{{"daemon-reload"}, {"enable", s.name}, {"restart", s.name}} {
@@ -143,7 +146,7 @@ func (s *service) spawn(program string) error {
 // stop ends the service, whichever way it runs. None is no error.
 func (s *service) stop(ctx context.Context) error {
 	if s.kind == serviceSystemd {
-		if !isFile(filepath.Join(systemdUnits, s.name+".service")) {
+		if !isFile(s.unit()) {
 			return nil
 		}
 		return command(ctx, "systemctl", "stop", s.name)
@@ -180,11 +183,10 @@ func (s *service) remove(ctx context.Context) error {
 		return err
 	}
 	if s.kind == serviceSystemd {
-		unit := filepath.Join(systemdUnits, s.name+".service")
-		if !isFile(unit) {
+		if !isFile(s.unit()) {
 			return nil
 		}
-		return errors.Join(command(ctx, "systemctl", "disable", s.name), os.Remove(unit), command(ctx, "systemctl", "daemon-reload"))
+		return errors.Join(command(ctx, "systemctl", "disable", s.name), os.Remove(s.unit()), command(ctx, "systemctl", "daemon-reload"))
 	}
 	for _, f := range []string{s.pidFile(), filepath.Join(s.state, s.name+".pid"), s.logFile()} {
 		if err := os.Remove(f); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -205,23 +207,6 @@ func removeEmpty(dirs ...string) {
 func command(ctx context.Context, name string, args ...string) error {
 	if out, err := exec.CommandContext(ctx, name, args...).CombinedOutput(); err != nil {
 		return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, strings.TrimSpace(string(out)))
-	}
-	return nil
-}
-
-// get asks a URL of this machine and wants 200.
-func get(ctx context.Context, url string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return err
-	}
-	resp, err := (&http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}).Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s answers %s", url, resp.Status)
 	}
 	return nil
 }

@@ -45,7 +45,9 @@ func newGetToken(w IO) *cobra.Command {
 		Use:   "gettoken",
 		Short: "Make a join token and print it",
 		Long:  "Make a join token and print it, and nothing else, on standard output. It is the same as 'keadm token create'.",
-		Args:  usage(cobra.NoArgs),
+		Example: "  keadm gettoken                                       # one node of any name, for 24 hours\n" +
+			"  keadm gettoken --node 'shop-*' --uses 50 --ttl 72h   # a batch of nodes",
+		Args: usage(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			b, err := newToken(c.Context(), w, &f)
 			if err != nil {
@@ -60,16 +62,9 @@ func newGetToken(w IO) *cobra.Command {
 }
 
 func newTokens(w IO) *cobra.Command {
-	c := &cobra.Command{
-		Use:   "token",
-		Short: "Make, list and revoke join tokens",
-		Args:  usage(cobra.NoArgs),
-		RunE:  func(c *cobra.Command, _ []string) error { return c.Help() },
-	}
 	create := newGetToken(w)
-	create.Use, create.Long = "create", ""
-	c.AddCommand(create, newTokenList(w), newTokenRevoke(w))
-	return c
+	create.Use, create.Long, create.Example = "create", "Make a join token and print it, and nothing else, on standard output. It is the same as 'keadm gettoken'.", ""
+	return newGroup("token", "Make, list and revoke join tokens", create, newTokenList(w), newTokenRevoke(w))
 }
 
 func newTokenList(w IO) *cobra.Command {

@@ -92,6 +92,15 @@ const (
 	RejectNew FullPolicy = 1
 )
 
+// Priorities of outgoing writes: higher goes first. The Node's own status comes first, since the cloud evicts from nodes
+// that it believes dead; a pod's overlay and its deletion share one, so that they go in the order of writing.
+const (
+	PriorityNode    = 30
+	PriorityCSINode = 25
+	PriorityPod     = 20
+	PriorityEvent   = 0
+)
+
 // An Outgoing write waits in the outbox until the cloud has answered it for good.
 type Outgoing struct {
 	// ID grows with each write; a newer write of the same key and Op replaces an older one of ClassState.

@@ -2,7 +2,6 @@ package pki
 
 import (
 	"bytes"
-	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
@@ -279,14 +278,6 @@ func TestReplacedFilesAreTakenUpAndBadOnesAreNot(t *testing.T) {
 	}
 	if serial() != parse(t, next, nil).SerialNumber.String() {
 		t.Error("the pair was lost with its file")
-	}
-}
-
-func TestPeerNodeNeedsAVerifiedChain(t *testing.T) {
-	p, err := newCA(t).IssueNode("a", day)
-	state := tls.ConnectionState{PeerCertificates: []*x509.Certificate{parse(t, p, err)}}
-	if name, err := PeerNode(state); err == nil {
-		t.Errorf("PeerNode took %q from a certificate that nobody verified", name)
 	}
 }
 

@@ -3,7 +3,6 @@ package pki
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -128,14 +127,3 @@ func NewAuthorities(caFile string, log *slog.Logger) (*Authorities, error) {
 
 // Pool returns the current authorities. It must not be changed.
 func (a *Authorities) Pool() *x509.CertPool { return a.w.get() }
-
-// errNoPeer is a caller's mistake: the peer of a mutual TLS connection always has a certificate.
-var errNoPeer = errors.New("the connection has no verified peer certificate")
-
-// PeerNode returns the name of the node at the other end of a connection that ServerTLS's configuration accepted.
-func PeerNode(state tls.ConnectionState) (string, error) {
-	if len(state.VerifiedChains) == 0 {
-		return "", errNoPeer
-	}
-	return NodeName(state.VerifiedChains[0][0])
-}

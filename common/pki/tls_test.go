@@ -38,7 +38,7 @@ func connect(t *testing.T, server, client *tls.Config) (o outcome) {
 		if o.server = c.HandshakeContext(t.Context()); o.server != nil {
 			return
 		}
-		if o.node, o.server = PeerNode(c.ConnectionState()); o.server == nil {
+		if o.node, o.server = NodeName(c.ConnectionState().PeerCertificates[0]); o.server == nil {
 			_, o.server = c.Write([]byte{1})
 		}
 	}()

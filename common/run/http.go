@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"time"
 )
 
@@ -30,6 +31,13 @@ func HTTP(l net.Listener, handler http.Handler) Component {
 		}
 		return nil
 	})
+}
+
+// Profiling adds Go's profiles to mux, below /debug/pprof/.
+func Profiling(mux *http.ServeMux) {
+	mux.HandleFunc("/debug/pprof/", pprof.Index)
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
 }
 
 // Health adds to mux /healthz, which answers 200 while the process lives, and /readyz, which answers 503 with

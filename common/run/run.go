@@ -22,12 +22,6 @@ type Component interface {
 	Start(ctx context.Context) error
 }
 
-// A Readier is a component that later ones depend on: they start only once Ready is closed. A component without it
-// counts as ready at once.
-type Readier interface {
-	Ready() <-chan struct{}
-}
-
 // Func makes a Component of a function.
 type Func func(ctx context.Context) error
 
@@ -69,12 +63,11 @@ func (g *Group) Add(name string, c Component) {
 // clean stop, else the first failure joined with whatever failed while stopping.
 func (g *Group) Start(ctx context.Context) error {
 	ended := make(chan *member, len(g.members))
-	started, first := g.startAll(ctx, ended)
-	if first == nil {
-		select {
-		case <-ctx.Done():
-		case first = <-ended:
-		}
+	started := g.startAll(ctx, ended)
+	var first *member
+	select {
+	case <-ctx.Done():
+	case first = <-ended:
 	}
 	var errs []error
 	if first != nil {
@@ -90,11 +83,11 @@ func (g *Group) Start(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// startAll starts components until all run, ctx is done or one has ended, which it then returns.
-func (g *Group) startAll(ctx context.Context, ended chan *member) (started []*member, first *member) {
+// startAll starts the components, unless ctx is done, and returns those that it started.
+func (g *Group) startAll(ctx context.Context, ended chan<- *member) (started []*member) {
 	for _, m := range g.members {
 		if ctx.Err() != nil {
-			return started, nil
+			return started
 		}
 		// A member's context carries ctx's values but not its end: members stop one after the other.
 		mctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -106,20 +99,8 @@ func (g *Group) startAll(ctx context.Context, ended chan *member) (started []*me
 			close(m.done)
 			ended <- m
 		}()
-		r, ok := m.c.(Readier)
-		if !ok {
-			continue
-		}
-		select {
-		case <-r.Ready():
-			g.log.Debug("component is ready", "component", m.name)
-		case <-ctx.Done():
-			return started, nil
-		case first = <-ended:
-			return started, first
-		}
 	}
-	return started, nil
+	return started
 }
 
 // stop ends one member and waits for it.

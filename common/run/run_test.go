@@ -22,7 +22,6 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type part struct {
 	name    string
 	notes   chan<- string
-	ready   chan struct{}
 	fail    <-chan error // what Start returns when it gets a value
 	onStop  error
 	stopFor time.Duration
@@ -39,10 +38,6 @@ func (p *part) Start(ctx context.Context) error {
 	p.notes <- "stop " + p.name
 	return p.onStop
 }
-
-type readyPart struct{ *part }
-
-func (p readyPart) Ready() <-chan struct{} { return p.ready }
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
@@ -82,30 +77,6 @@ func TestStopsInReverseAndWaitsForEach(t *testing.T) {
 	})
 }
 
-func TestLaterComponentsWaitForReadiness(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		notes := make(chan string, 10)
-		first := &part{name: "store", notes: notes, ready: make(chan struct{})}
-		g := New(quiet())
-		g.Add("store", readyPart{first})
-		g.Add("link", &part{name: "link", notes: notes})
-		ctx, cancel := context.WithCancel(t.Context())
-		result := make(chan error, 1)
-		go func() { result <- g.Start(ctx) }()
-		synctest.Wait()
-		if n := len(notes); n != 1 {
-			t.Errorf("%d components started before the first was ready, expected 1", n)
-		}
-		close(first.ready)
-		synctest.Wait()
-		if n := len(notes); n != 2 {
-			t.Errorf("%d components started after the first was ready, expected 2", n)
-		}
-		cancel()
-		<-result
-	})
-}
-
 func TestFirstErrorEndsAllAndCarriesTheName(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		notes := make(chan string, 10)
@@ -121,40 +92,6 @@ func TestFirstErrorEndsAllAndCarriesTheName(t *testing.T) {
 		}
 		if got := drain(notes); !slices.Contains(got, "stop a") || !slices.Contains(got, "stop c") {
 			t.Errorf("others were not stopped: %q", got)
-		}
-	})
-}
-
-func TestFailureBeforeReadinessStartsNoFurtherComponent(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		notes := make(chan string, 10)
-		fail := make(chan error, 1)
-		fail <- errors.New("no")
-		g := New(quiet())
-		g.Add("a", readyPart{&part{name: "a", notes: notes, fail: fail, ready: make(chan struct{})}})
-		g.Add("b", &part{name: "b", notes: notes})
-		if err := g.Start(t.Context()); err == nil || err.Error() != "a: no" {
-			t.Errorf("Start = %v, expected a: no", err)
-		}
-		if got := drain(notes); slices.Contains(got, "start b") {
-			t.Errorf("b was started though a had failed: %q", got)
-		}
-	})
-}
-
-func TestStopWhileWaitingForReadiness(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		notes := make(chan string, 10)
-		g := New(quiet())
-		g.Add("a", readyPart{&part{name: "a", notes: notes, ready: make(chan struct{})}})
-		g.Add("b", &part{name: "b", notes: notes})
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		if err := g.Start(ctx); err != nil {
-			t.Errorf("Start = %v after a clean stop", err)
-		}
-		if got := drain(notes); !slices.Equal(got, []string{"start a", "stop a"}) {
-			t.Errorf("got %q", got)
 		}
 	})
 }

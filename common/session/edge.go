@@ -76,15 +76,16 @@ func NewEdge(cfg EdgeConfig, held Held) *Edge {
 	if cfg.Rand == nil {
 		cfg.Rand = func() float64 { return 1 }
 	}
+	cfg.Kinds = slices.Sorted(slices.Values(cfg.Kinds))
 	return &Edge{cfg: cfg, held: held, wanted: map[object.ID]bool{}, out: newOutbox(cfg)}
 }
 
 // Start returns the Hello.
 func (e *Edge) Start(now time.Time) []Effect {
 	e.lastReceived, e.lastPing = now, now
-	h := &wire.Hello{Versions: wire.Versions(), Features: e.cfg.Features, Node: e.cfg.Node, NodeUid: e.held.NodeUID,
+	h := &wire.Hello{Versions: wire.Versions(), Features: offered(e.cfg.Features), Node: e.cfg.Node, NodeUid: e.held.NodeUID,
 		Epoch: e.held.Epoch, Software: e.cfg.Software, Store: e.cfg.Store, PingIntervalMs: e.cfg.PingInterval.Milliseconds()}
-	for _, id := range slices.Sorted(slices.Values(e.cfg.Kinds)) {
+	for _, id := range e.cfg.Kinds {
 		d := e.held.Digests[id] // none of it: zero
 		h.Kinds = append(h.Kinds, &wire.KindDigest{Kind: string(id), Count: d.Count, Sum0: d.Sum[0], Sum1: d.Sum[1]})
 	}
@@ -108,6 +109,9 @@ func (e *Edge) Receive(now time.Time, f *wire.Frame) ([]Effect, error) {
 	case *wire.Frame_Batch:
 		if b.Batch.Seq != e.seq+1 {
 			return nil, protocolError("batch %d after batch %d", b.Batch.Seq, e.seq)
+		}
+		if err := expand(b.Batch.Items, e.cfg.Kinds); err != nil {
+			return nil, err
 		}
 		e.seq = b.Batch.Seq
 		return []Effect{ApplyBatch{b.Batch}}, nil
@@ -149,7 +153,7 @@ func (e *Edge) welcome(w *wire.Welcome) ([]Effect, error) {
 		return nil, protocolError("welcome wants %d inventories, limit %d", len(w.Want), maxKinds)
 	}
 	e.welcomed = true
-	both, unknown := negotiate(e.cfg.Features, w.Features)
+	both, unknown := negotiate(offered(e.cfg.Features), w.Features)
 	effects := []Effect{Welcomed{Version: w.Version, Features: both, Unknown: unknown, Frame: w}}
 	for _, id := range w.Want {
 		effects = append(effects, SendInventory{object.ID(id)})

@@ -76,6 +76,9 @@ type Hub struct {
 	pingInterval time.Duration
 	lastReceived time.Time
 
+	// compact holds the place of each kind in Hello, plus one; nil where the edge does not know compact items.
+	compact map[object.ID]uint32
+
 	kinds     []object.ID                                 // those that this session syncs, known to object.Lookup
 	awaiting  map[object.ID]map[object.Key]object.Version // kinds whose Inventory is not complete
 	listed    int                                         // entries of all inventories so far
@@ -176,10 +179,13 @@ func (h *Hub) hello(now time.Time, m *wire.Hello) ([]Effect, error) {
 		h.pingInterval = time.Duration(ms) * time.Millisecond
 	}
 	held := map[object.ID]object.Digest{}
+	both, unknown := negotiate(offered(h.cfg.Features), m.Features)
+	if slices.Contains(both, featureCompact) {
+		h.compact = compactKinds(m.Kinds)
+	}
 	for _, d := range m.Kinds {
 		held[object.ID(d.Kind)] = object.Digest{Count: d.Count, Sum: [2]uint64{d.Sum0, d.Sum1}}
 	}
-	both, unknown := negotiate(h.cfg.Features, m.Features)
 	welcome := &wire.Welcome{Version: version, Features: both, Session: h.cfg.Session, Epoch: h.cfg.Epoch, NodeUid: h.view.NodeUID(),
 		ServerTimeUnixMs: now.UnixMilli()}
 	for _, id := range h.view.Kinds() {

@@ -204,8 +204,8 @@ func (h *Hub) take(now time.Time, k object.Key, b *wire.Batch, size *int) {
 			if cause == 0 {
 				return // it became visible between the two looks; Changed will name it again
 			}
-			b.Items = append(b.Items, &wire.Item{Kind: string(k.Kind), Namespace: k.Namespace, Name: k.Name,
-				Uid: e.sent.UID, ResourceVersion: e.sent.RV, Cause: wire.Cause(cause)})
+			b.Items = append(b.Items, h.compacted(&wire.Item{Kind: string(k.Kind), Namespace: k.Namespace, Name: k.Name,
+				Uid: e.sent.UID, ResourceVersion: e.sent.RV, Cause: wire.Cause(cause)}))
 			*size += len(k.Name) + len(k.Namespace) + itemOverhead
 		}
 		delete(h.entries, k)
@@ -218,8 +218,8 @@ func (h *Hub) take(now time.Time, k object.Key, b *wire.Batch, size *int) {
 	if item.Compressed {
 		how = wire.Compression_COMPRESSION_ZSTD
 	}
-	b.Items = append(b.Items, &wire.Item{Kind: string(k.Kind), Namespace: k.Namespace, Name: k.Name,
-		Uid: item.Version.UID, ResourceVersion: item.Version.RV, Body: item.Body, Compression: how})
+	b.Items = append(b.Items, h.compacted(&wire.Item{Kind: string(k.Kind), Namespace: k.Namespace, Name: k.Name,
+		Uid: item.Version.UID, ResourceVersion: item.Version.RV, Body: item.Body, Compression: how}))
 	*size += len(item.Body) + len(k.Name) + len(k.Namespace) + itemOverhead
 	e.sent, e.at = item.Version, now
 }

@@ -215,6 +215,9 @@ func describe(m protoreflect.Message) string {
 	switch x := m.Interface().(type) {
 	case *wire.Item:
 		k := object.Key{Kind: object.ID(x.Kind), Namespace: x.Namespace, Name: x.Name}
+		if x.KindIndex > 0 {
+			k.Kind = object.ID(fmt.Sprint("kind ", x.KindIndex)) // of those in the Hello
+		}
 		if x.Cause != 0 {
 			return fmt.Sprintf("\n      delete %s uid=%s rv=%d %s", k, x.Uid, x.ResourceVersion, x.Cause)
 		}

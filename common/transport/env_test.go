@@ -87,17 +87,22 @@ func overBoth(t *testing.T, change func(*ServerConfig), test func(t *testing.T, 
 // serve runs a Server until the test ends. change edits its configuration.
 func serve(t *testing.T, change func(*ServerConfig)) *server {
 	t.Helper()
+	return serveAt(t, "127.0.0.1:0", change)
+}
+
+func serveAt(t *testing.T, address string, change func(*ServerConfig)) *server {
+	t.Helper()
 	a := newAuthority(t)
 	cfg := ServerConfig{TLS: pki.ServerTLS(a.identity(a.ca.IssueServer([]string{"hub.example", "127.0.0.1"}, 30*day)), a.trust, time.Now),
 		MaxHandshakes: 16, HandshakeTimeout: 10 * time.Second, Admit: func() time.Duration { return 0 }, Log: quiet()}
 	if change != nil {
 		change(&cfg)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
-	packets, err := net.ListenPacket("udp", "127.0.0.1:0")
+	packets, err := net.ListenPacket("udp", address)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -92,6 +93,9 @@ func (s *quicStream) Read(p []byte) (int, error) {
 func (s *quicStream) Write(p []byte) (int, error) {
 	s.writing.Lock()
 	defer s.writing.Unlock()
+	if s.isClosed() {
+		return 0, net.ErrClosed
+	}
 	n, err := s.stream.Write(p)
 	return n, s.ended(err)
 }
@@ -146,6 +150,16 @@ func (s *quicStream) linger() {
 	_ = s.conn.CloseWithError(codeEnd, "")
 }
 
+// Gone returns a channel that is closed once a stream that was closed has said its last words.
+func Gone(s Stream) <-chan struct{} {
+	if q, ok := s.(*quicStream); ok {
+		return q.conn.Context().Done()
+	}
+	gone := make(chan struct{})
+	close(gone)
+	return gone
+}
+
 func (s *quicStream) SetReadDeadline(t time.Time) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -177,18 +191,59 @@ func DialQUIC(ctx context.Context, address string, config *tls.Config) (Stream, 
 	return s, nil
 }
 
+// familyPause is how long an address of the one family has before one of the other is tried too (RFC 8305).
+const familyPause = 250 * time.Millisecond
+
+// dialQUIC dials one address of each family, at random, and takes the first that answers.
 func dialQUIC(ctx context.Context, address string, config *tls.Config) (Stream, error) {
-	addr, err := resolveUDP(ctx, address)
+	addrs, err := resolveUDP(ctx, address)
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type result struct {
+		s   Stream
+		err error
+	}
+	results := make(chan result)
+	for i, addr := range addrs {
+		go func() {
+			select {
+			case <-time.After(time.Duration(i) * familyPause):
+			case <-ctx.Done():
+			}
+			s, err := dialAddr(ctx, addr, config)
+			results <- result{s, err}
+		}()
+	}
+	var won Stream
+	var errs []error
+	for range addrs {
+		switch r := <-results; {
+		case r.err != nil:
+			errs = append(errs, r.err)
+		case won == nil:
+			won = r.s
+			cancel() // before the others are waited for
+		default:
+			_ = r.s.Close()
+		}
+	}
+	if won != nil {
+		return won, nil
+	}
+	return nil, errors.Join(errs...)
+}
+
+func dialAddr(ctx context.Context, addr *net.UDPAddr, config *tls.Config) (Stream, error) {
 	// A socket bound to no address: the kernel chooses one for each packet, so that a connection outlives the address
 	// that it began with.
 	socket, err := net.ListenUDP("udp", nil)
 	if err != nil {
 		return nil, err
 	}
-	t := &quic.Transport{Conn: socket}
+	t := &quic.Transport{Conn: lossy{socket}}
 	config = config.Clone()
 	config.NextProtos = []string{alpn}
 	c := quicConfig(4<<20, attempt)
@@ -208,6 +263,33 @@ func dialQUIC(ctx context.Context, address string, config *tls.Config) (Stream, 
 		return nil, err
 	}
 	return s, nil
+}
+
+// lossy is a socket for which a network that is not there is one that loses packets: quic-go would end the connection at
+// the first error, and a gateway that changes its network has no route for a moment.
+type lossy struct{ *net.UDPConn }
+
+func (c lossy) WriteMsgUDP(b, oob []byte, addr *net.UDPAddr) (n, oobn int, err error) {
+	if n, oobn, err = c.UDPConn.WriteMsgUDP(b, oob, addr); lost(err) {
+		return len(b), len(oob), nil
+	}
+	return n, oobn, err
+}
+
+func (c lossy) WriteTo(b []byte, addr net.Addr) (n int, err error) {
+	if n, err = c.UDPConn.WriteTo(b, addr); lost(err) {
+		return len(b), nil
+	}
+	return n, err
+}
+
+func lost(err error) bool {
+	for _, e := range []error{syscall.ENETUNREACH, syscall.EHOSTUNREACH, syscall.ENETDOWN, syscall.EADDRNOTAVAIL, syscall.EPERM} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 // attempt is how long a dial may hear nothing. The caller's context usually ends it before.
@@ -238,9 +320,9 @@ func openSync(ctx context.Context, conn *quic.Conn) (Stream, error) {
 	return newQUIC(conn, stream)
 }
 
-// resolveUDP returns one of the host's addresses to which there is a route, at random: the next attempt may take another
-// one.
-func resolveUDP(ctx context.Context, address string) (*net.UDPAddr, error) {
+// resolveUDP returns one of the host's addresses of each family to which there is a route, at random: the next attempt may
+// take other ones.
+func resolveUDP(ctx context.Context, address string) ([]*net.UDPAddr, error) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, err
@@ -254,12 +336,25 @@ func resolveUDP(ctx context.Context, address string) (*net.UDPAddr, error) {
 		return nil, err
 	}
 	rand.Shuffle(len(ips), func(i, j int) { ips[i], ips[j] = ips[j], ips[i] })
+	var found []*net.UDPAddr
+	families := map[bool]bool{}
 	for _, ip := range ips {
-		addr := net.UDPAddrFromAddrPort(netip.AddrPortFrom(ip.Unmap(), uint16(number)))
-		var probe *net.UDPConn
-		if probe, err = net.DialUDP("udp", nil, addr); err == nil { // sends nothing
-			return addr, probe.Close()
+		ip = ip.Unmap()
+		if families[ip.Is4()] {
+			continue
 		}
+		addr := net.UDPAddrFromAddrPort(netip.AddrPortFrom(ip, uint16(number)))
+		probe, e := net.DialUDP("udp", nil, addr) // sends nothing
+		if e != nil {
+			err = e
+			continue
+		}
+		_ = probe.Close()
+		families[ip.Is4()] = true
+		found = append(found, addr)
+	}
+	if len(found) > 0 {
+		return found, nil
 	}
 	return nil, err
 }
@@ -282,7 +377,7 @@ func quicError(ctx context.Context, err error) error {
 	case errors.As(err, &app) && app.Remote, errors.As(err, &version):
 		return &RefusedError{Err: err}
 	case errors.As(err, &tr) && tr.ErrorCode == quic.ConnectionRefused:
-		return err // there was no room for a handshake: another try may find some
+		return fmt.Errorf("%w: %w", ErrBusy, err)
 	case errors.As(err, &tr) && tr.Remote && tr.ErrorCode.IsCryptoError():
 		// As crypto/tls says it over TCP.
 		return &RefusedError{Err: &net.OpError{Op: "remote error", Err: tls.AlertError(tr.ErrorCode - 0x100)}}

@@ -27,13 +27,17 @@ type quicServer struct {
 // hubWindow bounds what an edge may send that was not read yet, in bytes: a hub holds thousands of them.
 const hubWindow = 1 << 20
 
+// silentHandshake ends a handshake in which nothing came for so long, and any after twice that.
+const silentHandshake = 5 * time.Second
+
 // greetedKey is the key of the func that gives a handshake's place back, in a connection's context.
 type greetedKey struct{}
 
 // ServeQUIC accepts streams over QUIC from packets until ctx is done. reset, if not nil, makes the peers of an earlier
 // process with the same key notice at their next packet that it is gone. Streams that were accepted go on until Close.
 func (s *Server) ServeQUIC(ctx context.Context, packets net.PacketConn, reset *[32]byte) error {
-	t := &quic.Transport{Conn: packets, StatelessResetKey: (*quic.StatelessResetKey)(reset), ConnContext: s.quicContext,
+	// A reset token is a function of the key and the connection's id: ids must not come twice (RFC 9000, section 10.3.2).
+	t := &quic.Transport{Conn: packets, ConnectionIDLength: 12, StatelessResetKey: (*quic.StatelessResetKey)(reset), ConnContext: s.quicContext,
 		// From half of the handshakes on, only addresses that answer cost more than a packet.
 		VerifySourceAddress: func(net.Addr) bool { return s.quic.places.free() <= s.cfg.MaxHandshakes/2 }}
 	l, err := t.Listen(s.quicTLS(), s.quicConfig())
@@ -43,7 +47,7 @@ func (s *Server) ServeQUIC(ctx context.Context, packets net.PacketConn, reset *[
 	s.quic.mu.Lock()
 	s.quic.transports = append(s.quic.transports, t)
 	s.quic.mu.Unlock()
-	defer l.Close()
+	defer turnAway(l)
 	for {
 		conn, err := l.Accept(ctx)
 		if ctx.Err() != nil {
@@ -58,6 +62,18 @@ func (s *Server) ServeQUIC(ctx context.Context, packets net.PacketConn, reset *[
 		s.quic.conns.Add(1)
 		context.AfterFunc(conn.Context(), s.quic.conns.Done)
 		go s.acceptQUIC(conn)
+	}
+}
+
+// turnAway closes a listener and the connections that it had accepted and nobody took.
+func turnAway(l *quic.Listener) {
+	_ = l.Close()
+	for {
+		conn, err := l.Accept(context.Background()) // a closed one does not block
+		if err != nil {
+			return
+		}
+		_ = conn.CloseWithError(codeEnd, "")
 	}
 }
 
@@ -80,7 +96,8 @@ func (s *Server) Close() error {
 }
 
 func (s *Server) quicConfig() *quic.Config {
-	c := quicConfig(hubWindow, s.cfg.HandshakeTimeout)
+	// An edge whose attempt was overtaken just falls silent, where TCP would say so: its place must not be held for long.
+	c := quicConfig(hubWindow, min(s.cfg.HandshakeTimeout, silentHandshake))
 	c.MaxIncomingStreams = 1
 	return c
 }

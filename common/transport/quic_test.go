@@ -7,8 +7,10 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -129,6 +131,17 @@ func exchange(t *testing.T, client, hub Stream) {
 	}
 }
 
+func TestLinksGoOverIPv6(t *testing.T) {
+	s := serveAt(t, "[::1]:0", nil)
+	for _, s.protocol = range []Protocol{WebSocket, QUIC} {
+		client, hub := s.pair(t, "edge-1")
+		exchange(t, client, hub)
+		if !strings.HasPrefix(hub.RemoteAddr(), "[::1]:") || client.Protocol() != s.protocol {
+			t.Errorf("the stream is of %s, by %s", hub.RemoteAddr(), client.Protocol())
+		}
+	}
+}
+
 func TestAStreamOutlivesItsClientsAddress(t *testing.T) {
 	s := serve(t, nil)
 	p := newPath(t, s.udp)
@@ -141,6 +154,22 @@ func TestAStreamOutlivesItsClientsAddress(t *testing.T) {
 	}
 	if after := hub.RemoteAddr(); after == before {
 		t.Errorf("the server still says %s: the path was not moved", after)
+	}
+}
+
+// A gateway that changes its network has no route for a moment: to QUIC that is loss, as it is to TCP.
+func TestNoRouteIsLoss(t *testing.T) {
+	of := func(e syscall.Errno) error { return &net.OpError{Op: "write", Err: os.NewSyscallError("sendmsg", e)} }
+	for _, e := range []syscall.Errno{syscall.ENETUNREACH, syscall.EHOSTUNREACH, syscall.ENETDOWN, syscall.EADDRNOTAVAIL, syscall.EPERM} {
+		if !lost(of(e)) {
+			t.Errorf("%v ends a connection", e)
+		}
+	}
+	// What quic-go has to know: too long a packet, no segmentation offload, a closed socket.
+	for _, err := range []error{nil, of(syscall.EMSGSIZE), of(syscall.EIO), net.ErrClosed} {
+		if lost(err) {
+			t.Errorf("%v is taken for loss", err)
+		}
 	}
 }
 
@@ -158,6 +187,15 @@ func TestWhatWasWrittenBeforeACloseArrives(t *testing.T) {
 		}
 		if _, err := hub.Read(make([]byte, 1)); err == nil {
 			t.Error("a closed stream can be read")
+		}
+		if _, err := hub.Write([]byte{1}); err == nil {
+			t.Error("a closed stream can be written to")
+		}
+		_ = client.Close()
+		select {
+		case <-Gone(hub):
+		case <-time.After(10 * time.Second):
+			t.Error("the stream's last words take for ever")
 		}
 	})
 }

@@ -43,6 +43,9 @@ const (
 // closed inside the handshake. Trying again at once would not help.
 var ErrRefused = errors.New("the server refused the connection")
 
+// ErrBusy marks a dial to a server that had no room for another handshake: another try may find some.
+var ErrBusy = errors.New("the server has no room for another handshake")
+
 // A RefusedError is an ErrRefused with what the server said.
 type RefusedError struct {
 	// Status is the HTTP status, 0 if it did not come to HTTP.

@@ -1076,17 +1076,23 @@ func (x *Batch) GetItems() []*Item {
 }
 
 type Item struct {
-	state           protoimpl.MessageState `protogen:"open.v1"`
-	Kind            string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
-	Namespace       string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	Name            string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
-	Uid             string                 `protobuf:"bytes,4,opt,name=uid,proto3" json:"uid,omitempty"`
-	ResourceVersion uint64                 `protobuf:"varint,5,opt,name=resource_version,json=resourceVersion,proto3" json:"resource_version,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// kind is empty where kind_index is set.
+	Kind      string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Namespace string `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// uid is empty where uuid is set.
+	Uid             string `protobuf:"bytes,4,opt,name=uid,proto3" json:"uid,omitempty"`
+	ResourceVersion uint64 `protobuf:"varint,5,opt,name=resource_version,json=resourceVersion,proto3" json:"resource_version,omitempty"`
 	// cause is set on deletes only.
 	Cause Cause `protobuf:"varint,6,opt,name=cause,proto3,enum=tether.link.v1.Cause" json:"cause,omitempty"`
 	// body is Kubernetes protobuf (built-in kinds) or JSON (custom resources); empty on deletes.
-	Body          []byte      `protobuf:"bytes,7,opt,name=body,proto3" json:"body,omitempty"`
-	Compression   Compression `protobuf:"varint,8,opt,name=compression,proto3,enum=tether.link.v1.Compression" json:"compression,omitempty"`
+	Body        []byte      `protobuf:"bytes,7,opt,name=body,proto3" json:"body,omitempty"`
+	Compression Compression `protobuf:"varint,8,opt,name=compression,proto3,enum=tether.link.v1.Compression" json:"compression,omitempty"`
+	// kind_index and uuid say kind and uid in fewer bytes, where both ends named the feature compact-items: one more than
+	// the kind's place in Hello's kinds, and the 16 bytes of a UUID that is written in lower case.
+	KindIndex     uint32 `protobuf:"varint,9,opt,name=kind_index,json=kindIndex,proto3" json:"kind_index,omitempty"`
+	Uuid          []byte `protobuf:"bytes,10,opt,name=uuid,proto3" json:"uuid,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1175,6 +1181,20 @@ func (x *Item) GetCompression() Compression {
 		return x.Compression
 	}
 	return Compression_COMPRESSION_NONE
+}
+
+func (x *Item) GetKindIndex() uint32 {
+	if x != nil {
+		return x.KindIndex
+	}
+	return 0
+}
+
+func (x *Item) GetUuid() []byte {
+	if x != nil {
+		return x.Uuid
+	}
+	return nil
 }
 
 // Ack says that every batch up to seq is committed.
@@ -1939,7 +1959,7 @@ const file_wire_proto_rawDesc = "" +
 	"\x10resource_version\x18\x04 \x01(\x04R\x0fresourceVersion\"E\n" +
 	"\x05Batch\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12*\n" +
-	"\x05items\x18\x02 \x03(\v2\x14.tether.link.v1.ItemR\x05items\"\x89\x02\n" +
+	"\x05items\x18\x02 \x03(\v2\x14.tether.link.v1.ItemR\x05items\"\xbc\x02\n" +
 	"\x04Item\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
@@ -1948,7 +1968,11 @@ const file_wire_proto_rawDesc = "" +
 	"\x10resource_version\x18\x05 \x01(\x04R\x0fresourceVersion\x12+\n" +
 	"\x05cause\x18\x06 \x01(\x0e2\x15.tether.link.v1.CauseR\x05cause\x12\x12\n" +
 	"\x04body\x18\a \x01(\fR\x04body\x12=\n" +
-	"\vcompression\x18\b \x01(\x0e2\x1b.tether.link.v1.CompressionR\vcompression\"\x17\n" +
+	"\vcompression\x18\b \x01(\x0e2\x1b.tether.link.v1.CompressionR\vcompression\x12\x1d\n" +
+	"\n" +
+	"kind_index\x18\t \x01(\rR\tkindIndex\x12\x12\n" +
+	"\x04uuid\x18\n" +
+	" \x01(\fR\x04uuid\"\x17\n" +
 	"\x03Ack\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\"L\n" +
 	"\x06Synced\x12\x14\n" +

@@ -277,6 +277,9 @@ func (e *EdgeCore) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", promhttp.HandlerFor(e.reg, promhttp.HandlerOpts{}))
 	mux.HandleFunc("/status", e.status)
+	if e.cfg.Metrics.Profiling {
+		run.Profiling(mux)
+	}
 	run.Health(mux, func() error {
 		if !e.store.EverSynced() {
 			return errors.New("the store has not completed a sync with the cloud")

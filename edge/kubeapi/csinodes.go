@@ -61,7 +61,7 @@ func (c *csiNodes) outgoing(key object.Key, o object.Object) ([]object.Outgoing,
 		return nil, err
 	}
 	return []object.Outgoing{{
-		Key: key, Op: object.OpPut, Body: body, Class: object.ClassState, Priority: priorityCSINode,
+		Key: key, Op: object.OpPut, Body: body, Class: object.ClassState, Priority: object.PriorityCSINode,
 		Created: c.s.deps.Clock.Now(),
 	}}, nil
 }

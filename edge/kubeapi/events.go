@@ -54,7 +54,7 @@ func (e *events) outgoing(key object.Key, event *corev1.Event, op object.Op) ([]
 	}
 	now := e.s.deps.Clock.Now()
 	return []object.Outgoing{{
-		Key: key, Op: op, Body: body, Class: object.ClassEvent, Priority: priorityEvent,
+		Key: key, Op: op, Body: body, Class: object.ClassEvent, Priority: object.PriorityEvent,
 		Created: now, Expires: now.Add(eventLife), Policy: object.DropOldest,
 	}}, nil
 }

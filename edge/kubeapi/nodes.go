@@ -76,7 +76,7 @@ func (s *Server) nodeOverlay(r *resource, rec *object.Record, old, next *corev1.
 		return nil, forbidden(r.groupResource(), old.Name, "is not allowed to modify labels: %s", strings.Join(bad, ", "))
 	}
 	next.OwnerReferences, next.Finalizers = old.OwnerReferences, old.Finalizers
-	return s.overlayChange(r.kind, rec, old, next, priorityNode)
+	return s.overlayChange(r.kind, rec, old, next, object.PriorityNode)
 }
 
 // refusedLabels returns, sorted, the labels that the update changes and that NodeRestriction keeps from nodes.

@@ -63,7 +63,7 @@ func (s *Server) changePodStatus(r *resource) changeFunc {
 		if next.Status.QOSClass == "" {
 			next.Status.QOSClass = old.Status.QOSClass
 		}
-		return s.overlayChange(r.kind, rec, old, next, priorityPod)
+		return s.overlayChange(r.kind, rec, old, next, object.PriorityPod)
 	}
 }
 
@@ -159,7 +159,7 @@ func (s *Server) queueDelete(rec, next *object.Record) *object.Change {
 		Expect: rec.LocalRV, Record: next,
 		Outgoing: []object.Outgoing{{
 			Key: rec.Key, UID: rec.Version.UID, Op: object.OpDelete,
-			Class: object.ClassState, Priority: priorityPod, Created: s.deps.Clock.Now(),
+			Class: object.ClassState, Priority: object.PriorityPod, Created: s.deps.Clock.Now(),
 		}},
 	}
 }

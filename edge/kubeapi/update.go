@@ -14,15 +14,6 @@ import (
 	"github.com/tether-edge/tether/common/object"
 )
 
-// Priorities of outgoing messages: higher goes first. The Node's own status comes first, since the cloud evicts from
-// nodes that it believes dead; a pod's overlay and its deletion share one, so that they go in the order of writing.
-const (
-	priorityNode    = 30
-	priorityCSINode = 25
-	priorityPod     = 20
-	priorityEvent   = 0
-)
-
 // changeFunc turns an update of old into new into a change of the store. It returns nil where nothing is to be done,
 // an API error where the client may not do it, and may modify new, never old.
 type changeFunc func(ctx context.Context, rec *object.Record, old, new object.Object) (*object.Change, error)

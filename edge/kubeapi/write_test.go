@@ -56,7 +56,7 @@ func TestAPodsStatusIsLocalFirstAndGoesUpAsAnOverlay(t *testing.T) {
 		t.Errorf("a watcher sees %s at %s, expected Running at %s", seen.Status.Phase, seen.ResourceVersion, got.ResourceVersion)
 	}
 	out := e.one(0)
-	if out.Op != object.OpOverlay || out.UID != "uid-1" || out.Class != object.ClassState || out.Priority <= priorityEvent {
+	if out.Op != object.OpOverlay || out.UID != "uid-1" || out.Class != object.ClassState || out.Priority <= object.PriorityEvent {
 		t.Errorf("message: %+v", out)
 	}
 	overlay, err := object.DecodeOverlay(out.Body)
@@ -106,7 +106,7 @@ func TestTheNodesStatusKeepsWhatTheCloudOwns(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if out.Priority != priorityNode || strings.Join(overlay.Conditions, ",") != "Ready" || strings.Join(overlay.Capacity, ",") != "cpu" {
+	if out.Priority != object.PriorityNode || strings.Join(overlay.Conditions, ",") != "Ready" || strings.Join(overlay.Capacity, ",") != "cpu" {
 		t.Errorf("the overlay claims %+v", overlay)
 	}
 	// The cloud changes its own fields: both stay.

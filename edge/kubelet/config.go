@@ -13,14 +13,16 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/rest"
+
+	"github.com/tether-edge/tether/common/cri"
 )
 
 // Cgroup drivers that Config.CgroupDriver takes. The kubelet always obeys a runtime that names its driver over CRI
 // (RuntimeConfig, containerd 2 and CRI-O); these matter for older ones.
 const (
-	CgroupDriverAuto     = "auto"     // the runtime's answer, else its configuration, else systemd where it is pid 1
-	CgroupDriverCgroupfs = "cgroupfs" // the kubelet makes cgroups itself
-	CgroupDriverSystemd  = "systemd"  // systemd makes them
+	CgroupDriverAuto     = "auto" // the runtime's answer, else its configuration, else systemd where it is pid 1
+	CgroupDriverCgroupfs = cri.Cgroupfs
+	CgroupDriverSystemd  = cri.Systemd
 )
 
 // ExcludeFromLoadBalancersLabel is set on the Node that the kubelet registers: an edge node is no backend for a cloud's

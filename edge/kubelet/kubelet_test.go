@@ -242,18 +242,3 @@ func TestCgroupDriverIsTheConfiguredElseTheRuntimesElseTheHosts(t *testing.T) {
 		}
 	}
 }
-
-// The texts are cut from what containerd 1.6.20 answers to a verbose Status.
-func TestCgroupDriverOfOldContainerdIsReadFromItsStatus(t *testing.T) {
-	const runc = `{"containerd":{"defaultRuntimeName":"runc","runtimes":{"runc":{"runtimeType":"io.containerd.runc.v2","options":{"BinaryName":"","SystemdCgroup":%s}}}}}`
-	for config, want := range map[string]string{
-		strings.Replace(runc, "%s", "true", 1):         CgroupDriverSystemd,
-		strings.Replace(runc, "%s", "false", 1):        CgroupDriverCgroupfs,
-		strings.Replace(runc, "runc.v2", "kata.v2", 1): "",
-		"": "", "{": "", `{"containerd":{"defaultRuntimeName":"none"}}`: "",
-	} {
-		if got := containerdCgroupDriver(config); got != want {
-			t.Errorf("%s: driver %q, expected %q", config, got, want)
-		}
-	}
-}

@@ -2,17 +2,15 @@ package kubelet
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/tether-edge/tether/common/cri"
 )
 
 // probeTimeout bounds one look at the runtime.
@@ -51,7 +49,7 @@ func probeRuntime(ctx context.Context, runtimeEndpoint, imageEndpoint string) (r
 			return runtimeInfo{}, fmt.Errorf("the runtime at %s says that it is not ready: %s: %s", runtimeEndpoint, condition.Reason, condition.Message)
 		}
 	}
-	if info.CgroupDriver, err = cgroupDriverOf(ctx, client, state.Info["config"]); err != nil {
+	if info.CgroupDriver, err = cri.CgroupDriver(ctx, client, state); err != nil {
 		return runtimeInfo{}, fmt.Errorf("ask the runtime at %s for its cgroup driver: %w", runtimeEndpoint, err)
 	}
 
@@ -83,50 +81,4 @@ func dial(ctx context.Context, endpoint string) (*grpc.ClientConn, error) {
 		return nil, fmt.Errorf("connect to %s: %w", endpoint, err)
 	}
 	return conn, nil
-}
-
-// cgroupDriverOf returns the runtime's cgroup driver: by RuntimeConfig, or from the configuration that containerd before 2.0
-// shows in a verbose status; empty if neither tells.
-func cgroupDriverOf(ctx context.Context, client runtimeapi.RuntimeServiceClient, config string) (string, error) {
-	answer, err := client.RuntimeConfig(ctx, &runtimeapi.RuntimeConfigRequest{})
-	switch {
-	case status.Code(err) == codes.Unimplemented:
-		return containerdCgroupDriver(config), nil
-	case err != nil:
-		return "", err
-	case answer.GetLinux() == nil:
-		return "", nil
-	case answer.GetLinux().GetCgroupDriver() == runtimeapi.CgroupDriver_SYSTEMD:
-		return CgroupDriverSystemd, nil
-	case answer.GetLinux().GetCgroupDriver() == runtimeapi.CgroupDriver_CGROUPFS:
-		return CgroupDriverCgroupfs, nil
-	}
-	return "", errors.New("unknown driver " + answer.GetLinux().GetCgroupDriver().String())
-}
-
-// containerdCgroupDriver reads containerd's CRI configuration as its verbose status shows it (pkg/cri/server/status.go
-// of containerd 1.6 and 1.7).
-func containerdCgroupDriver(config string) string {
-	var c struct {
-		Containerd struct {
-			DefaultRuntimeName string `json:"defaultRuntimeName"`
-			Runtimes           map[string]struct {
-				Type    string `json:"runtimeType"`
-				Options struct {
-					SystemdCgroup bool
-				} `json:"options"`
-			} `json:"runtimes"`
-		} `json:"containerd"`
-	}
-	if json.Unmarshal([]byte(config), &c) != nil {
-		return ""
-	}
-	runtime, ok := c.Containerd.Runtimes[c.Containerd.DefaultRuntimeName]
-	switch {
-	case !ok || runtime.Type != "io.containerd.runc.v2":
-		return ""
-	case runtime.Options.SystemdCgroup:
-		return CgroupDriverSystemd
-	}
-	return CgroupDriverCgroupfs
 }

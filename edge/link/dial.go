@@ -38,8 +38,14 @@ type race struct {
 	begun   int
 	// pending is what is left of the race to the present server.
 	pending []Way
-	quic    bool // QUIC was tried
+	// quic: QUIC was tried; busy: a server that answers had no room for it, which says nothing of UDP.
+	quic, busy bool
+	// refusal is QUIC's, while WebSocket may still undo it.
+	refusal *attempt
 }
+
+// verdict is how long WebSocket has to undo a refusal by QUIC.
+const verdict = 5 * time.Second
 
 // connect dials the servers in turn. While attempts end by time or because the network says no, new ones start
 // without older ones being given up, and the first to finish wins; see ways for the protocols. It returns the error of an
@@ -55,6 +61,7 @@ func (l *Link) connect(ctx context.Context) (transport.Stream, Way, error) {
 	l.ways.shuffle()
 	timer := time.NewTimer(r.begin())
 	defer timer.Stop()
+	var judged <-chan time.Time
 	for {
 		select {
 		case a := <-r.results:
@@ -62,14 +69,22 @@ func (l *Link) connect(ctx context.Context) (transport.Stream, Way, error) {
 			if a.err == nil {
 				return r.won(a)
 			}
-			if r.final(a) {
-				return nil, a.way, a.err
+			if refused := r.refused(a); refused != nil {
+				return nil, refused.way, refused.err
 			}
 			l.note(a.err)
 			if len(r.pending) > 0 {
 				timer.Reset(0) // WebSocket's turn: QUIC needs no head start any more
 			}
+			if r.refusal != nil && judged == nil {
+				judged = time.After(verdict)
+			}
+		case <-judged:
+			return nil, r.refusal.way, r.refusal.err
 		case <-timer.C:
+			if r.refusal != nil && len(r.pending) == 0 {
+				continue // a server that said no is not asked again meanwhile
+			}
 			timer.Reset(r.begin())
 		case <-ctx.Done():
 			return nil, Way{}, fmt.Errorf("connect: %w", ctx.Err())
@@ -118,11 +133,24 @@ func (r *race) drain() {
 	}
 }
 
-// final reports that a failed attempt is a refusal that no other attempt could still undo. QUIC's alone proves little:
-// WebSocket is asked too.
-func (r *race) final(a attempt) bool {
-	return errors.Is(a.err, transport.ErrRefused) && r.open[a.way.Protocol] == 0 && len(r.pending) == 0 &&
-		(a.way.Protocol == transport.WebSocket || r.open[transport.WebSocket] == 0)
+// refused returns the refusal that ends the race, if there is one after a failed attempt. QUIC's alone proves little:
+// WebSocket is asked too, and where it does not get through QUIC's counts.
+func (r *race) refused(a attempt) *attempt {
+	refused := errors.Is(a.err, transport.ErrRefused)
+	if a.way.Protocol == transport.QUIC {
+		var e *transport.RefusedError
+		r.busy = r.busy || errors.Is(a.err, transport.ErrBusy) || errors.As(a.err, &e) && e.RetryAfter > 0
+		if refused && r.open[transport.QUIC] == 0 {
+			r.refusal = &a
+		}
+	}
+	switch {
+	case len(r.pending) > 0 || r.open[transport.WebSocket] > 0:
+		return nil
+	case refused && a.way.Protocol == transport.WebSocket:
+		return &a
+	}
+	return r.refusal
 }
 
 // won returns the stream of the attempt that was first. Where WebSocket won against QUIC, a fresh attempt of QUIC has a
@@ -134,7 +162,7 @@ func (r *race) won(a attempt) (transport.Stream, Way, error) {
 			a = q
 		}
 	}
-	r.l.ways.connected(a.way.Protocol, r.quic)
+	r.l.ways.connected(a.way.Protocol, r.quic && !r.busy)
 	return a.stream, a.way, nil
 }
 

@@ -129,7 +129,7 @@ func New(cfg Config, deps Deps) (*Link, error) {
 		deps.Now = time.Now
 	}
 	l := &Link{cfg: cfg, deps: deps, codec: codec, status: Status{Since: deps.Now(), Problem: "not yet tried"}}
-	l.ways = ways{servers: slices.Clone(cfg.Servers), now: deps.Now, byQUIC: slices.Contains(cfg.Protocols, transport.QUIC),
+	l.ways = ways{servers: slices.Clone(cfg.Servers), now: time.Now, byQUIC: slices.Contains(cfg.Protocols, transport.QUIC),
 		byWebSocket: len(cfg.Protocols) == 0 || slices.Contains(cfg.Protocols, transport.WebSocket)}
 	l.metrics = newMetrics(deps.Registry, func() bool { return l.Status().Connected })
 	return l, nil
@@ -156,10 +156,10 @@ func (l *Link) Start(ctx context.Context) error {
 		}
 		var wait time.Duration
 		if err == nil {
-			begun := l.deps.Now()
+			begun := time.Now() // deps.Now may be put right by the session's own Welcome
 			end := l.serve(ctx, stream, way)
 			err = end.err
-			lasted := l.deps.Now().Sub(begun)
+			lasted := time.Since(begun)
 			if end.welcomed {
 				retry.served(lasted)
 			}
@@ -167,6 +167,7 @@ func (l *Link) Start(ctx context.Context) error {
 			wait = end.comeBack
 		}
 		if ctx.Err() != nil {
+			l.farewell(stream)
 			return nil
 		}
 		// A refusal repeats at every try; it is said once, and again when it changes.
@@ -181,6 +182,17 @@ func (l *Link) Start(ctx context.Context) error {
 		l.pause(ctx, wait)
 	}
 	return nil
+}
+
+// farewell waits until the goodbye of the last session is said: the process may end next.
+func (l *Link) farewell(stream transport.Stream) {
+	if stream == nil {
+		return
+	}
+	select {
+	case <-transport.Gone(stream):
+	case <-time.After(3 * time.Second):
+	}
 }
 
 func (l *Link) pause(ctx context.Context, d time.Duration) {

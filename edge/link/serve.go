@@ -148,9 +148,9 @@ func (p *peer) loop(ctx context.Context, frames <-chan *wire.Frame, failed <-cha
 				err = p.do(ctx, effects)
 			}
 		case err = <-failed:
-			err = readError(err)
+			err = lostError("read", err)
 		case err = <-p.out.failed:
-			err = fmt.Errorf("write: %w", err)
+			err = lostError("write", err)
 		case a := <-p.apply.results:
 			if a.err != nil {
 				err = fmt.Errorf("%w: %w", errStore, a.err)
@@ -206,13 +206,13 @@ func (p *peer) do(ctx context.Context, effects []session.Effect) error {
 	return nil
 }
 
-// readError tells silence from a word of the other side.
-func readError(err error) error {
+// lostError tells silence from a word of the other side.
+func lostError(what string, err error) error {
 	var n net.Error
 	if errors.As(err, &n) && n.Timeout() {
-		return fmt.Errorf("read: %w: %w", errSilent, err)
+		return fmt.Errorf("%s: %w: %w", what, errSilent, err)
 	}
-	return fmt.Errorf("read: %w", err)
+	return fmt.Errorf("%s: %w", what, err)
 }
 
 func (p *peer) closed(c session.Close) error {

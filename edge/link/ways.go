@@ -39,8 +39,8 @@ type ways struct {
 	round     int
 	demoted   time.Time // until then QUIC is not tried if there is another way
 	demotions int
-	// silences counts the sessions over QUIC in a row that ended without a word.
-	silences int
+	// silent is when a session over QUIC that had stood for a while fell silent; zero if the last one ended otherwise.
+	silent time.Time
 }
 
 // shuffle puts the servers into a new order, so that the edges of a site spread over CloudCores and one that is gone is
@@ -78,10 +78,16 @@ func (w *ways) quicOf(ws Way) Way {
 
 // connected takes note of who won; raced reports that QUIC was tried too.
 func (w *ways) connected(p transport.Protocol, raced bool) {
-	if p == transport.WebSocket && raced {
+	// Connected again so soon after a silence, the network was well, and QUIC was not: next time it waits.
+	deceived := p == transport.QUIC && !w.silent.IsZero() && w.now().Sub(w.silent) < atOnce
+	w.silent = time.Time{}
+	if deceived || p == transport.WebSocket && raced {
 		w.demote()
 	}
 }
+
+// atOnce is how soon after a silence a connect tells that the network had not been cut.
+const atOnce = 5 * time.Second
 
 // ended takes note of how a session went: QUIC can also fail after it has connected, where only small packets pass or UDP
 // is cut after a while.
@@ -90,19 +96,18 @@ func (w *ways) ended(p transport.Protocol, end ended, lasted time.Duration) {
 		return
 	}
 	if lasted >= proven {
-		w.silences, w.demotions = 0, 0
+		w.demotions, w.demoted = 0, time.Time{}
 	}
-	if !errors.Is(end.err, errSilent) {
-		return
-	}
-	w.silences++
-	if !end.welcomed || lasted < healthy || w.silences > 1 {
+	switch {
+	case !errors.Is(end.err, errSilent):
+	case !end.welcomed || lasted < healthy: // silent from its beginning
 		w.demote()
+	default:
+		w.silent = w.now()
 	}
 }
 
 func (w *ways) demote() {
 	w.demoted = w.now().Add(min(demotion<<min(w.demotions, 16), demotionMax))
 	w.demotions++
-	w.silences = 0
 }

@@ -188,6 +188,81 @@ func TestARefusalByQUICLetsWebSocketTryAtOnce(t *testing.T) {
 	}
 }
 
+// Where TCP does not get through, QUIC's no is the hub's.
+func TestARefusalByQUICAloneIsNotHammered(t *testing.T) {
+	refused := fmt.Errorf("x: %w", &transport.RefusedError{RetryAfter: time.Minute, Err: errors.New("full")})
+	for name, ws := range map[string]error{"dropped": errHangs, "rejected": errors.New("connection refused")} {
+		racing(t, both, func(n *network) { n.broken[transport.QUIC], n.broken[transport.WebSocket] = refused, ws }, func(n *network, l *Link) {
+			time.Sleep(10 * time.Minute)
+			if d := n.dialled(transport.QUIC); d < 5 || d > 12 {
+				t.Errorf("TCP %s: QUIC was dialled %d times in ten minutes, told to come back in one", name, d)
+			}
+		})
+	}
+}
+
+// A hub without room for a handshake over QUIC says nothing of UDP.
+func TestABusyHubDoesNotDemoteQUIC(t *testing.T) {
+	busy := fmt.Errorf("x: %w", transport.ErrBusy)
+	racing(t, both, func(n *network) { n.broken[transport.QUIC] = busy }, func(n *network, l *Link) {
+		if p, _ := up(t, l); p != transport.WebSocket {
+			t.Fatalf("up by %s", p)
+		}
+		n.set(transport.QUIC, nil)
+		n.cut()
+		down(t, l)
+		if p, _ := up(t, l); p != transport.QUIC {
+			t.Errorf("after the hub was busy the link is up by %s", p)
+		}
+	})
+}
+
+func TestSilenceCountsAgainstQUICOnlyWhereTheNetworkIsWell(t *testing.T) {
+	now := time.Now()
+	w := ways{servers: []Server{{"a:1", "a:2"}}, byQUIC: true, byWebSocket: true, now: func() time.Time { return now }}
+	silent := ended{err: errSilent, welcomed: true}
+	quic := func() bool { return w.next()[0].Protocol == transport.QUIC }
+	// The whole network is cut, again and again: each connect takes as long as the cut.
+	for range 20 {
+		now = now.Add(9 * time.Minute)
+		w.ended(transport.QUIC, silent, 9*time.Minute)
+		now = now.Add(time.Minute)
+		w.connected(transport.QUIC, true)
+	}
+	if !quic() {
+		t.Error("cuts of the whole network demoted QUIC")
+	}
+	// It fell silent, and the hub was there at once: next time WebSocket goes first.
+	now = now.Add(9 * time.Minute)
+	w.ended(transport.QUIC, silent, 9*time.Minute)
+	now = now.Add(time.Second)
+	w.connected(transport.QUIC, true)
+	if quic() {
+		t.Error("QUIC fell silent on a network that was well, and goes first again")
+	}
+	// A session that lasts makes it good.
+	w.ended(transport.QUIC, silent, proven)
+	if !quic() {
+		t.Error("a session over QUIC that lasted did not end its demotion")
+	}
+	// An orderly end in between is no silence.
+	w.connected(transport.QUIC, true)
+	w.ended(transport.QUIC, ended{err: errors.New("closed"), welcomed: true}, 9*time.Minute)
+	w.connected(transport.QUIC, true)
+	if w.demotions > 1 {
+		t.Errorf("%d demotions", w.demotions)
+	}
+}
+
+// The clock that a Welcome puts right moves no demotion.
+func TestADemotionDoesNotFollowTheClock(t *testing.T) {
+	_, l := newRace(t, both)
+	l.deps.Now = func() time.Time { return time.Now().Add(-30 * 24 * time.Hour) }
+	if d := l.ways.now().Sub(time.Now()); d < -time.Minute || d > time.Minute {
+		t.Errorf("ways go by a clock that is %s off the monotonic one", d)
+	}
+}
+
 func TestQUICThatFailsAfterItConnectedIsDemoted(t *testing.T) {
 	racing(t, both, nil, func(n *network, l *Link) {
 		if p, _ := up(t, l); p != transport.QUIC {

@@ -23,13 +23,6 @@ type Incoming struct {
 	Bad error
 }
 
-// ownNodePriority orders the overlay that is queued for a re-created Node: before those of pods, since the cloud evicts
-// pods of a Node without a status.
-const ownNodePriority = 30
-
-// podPriority is that of kubeapi's own pod statuses.
-const podPriority = 20
-
 // ApplyBatch does the changes in order, in one transaction, and returns after its commit.
 //
 // An upsert keeps what the edge wrote into the same incarnation (uid) of the object: the body served is the new base
@@ -185,9 +178,9 @@ func (t *tx) reassert(a *arrival, served object.Object, overlay []byte) error {
 }
 
 func (t *tx) queueOverlay(k object.Key, uid string, overlay []byte) error {
-	priority := podPriority
+	priority := object.PriorityPod
 	if k.Kind == object.Nodes {
-		priority = ownNodePriority
+		priority = object.PriorityNode
 	}
 	return t.queue(object.Outgoing{Key: k, UID: uid, Op: object.OpOverlay, Body: overlay, Class: object.ClassState, Priority: priority})
 }

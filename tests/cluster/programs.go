@@ -42,6 +42,10 @@ func Program(ctx context.Context, name string) (string, error) {
 			return path, nil
 		}
 	}
+	stamps, err := KubernetesStamps(ctx)
+	if err != nil {
+		return "", err
+	}
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-tags=grpcnotrace", "-ldflags=-s -w "+stamps, "-o", path, "./"+folder)
 	cmd.Dir = root
 	if text, err := cmd.CombinedOutput(); err != nil {
@@ -50,9 +54,24 @@ func Program(ctx context.Context, name string) (string, error) {
 	return path, nil
 }
 
-// stamps makes the Kubernetes libraries say their own version: clients and components compare versions, and without it
-// they would find v0.0.0.
-const stamps = "-X k8s.io/component-base/version.gitVersion=v1.36.3 -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36"
+// KubernetesStamps are linker flags that make the Kubernetes libraries say their own version, as go.mod names it: clients
+// and components compare versions, and without them they would find v0.0.0.
+func KubernetesStamps(ctx context.Context) (string, error) {
+	text, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Version}}", "k8s.io/kubernetes").Output()
+	if err != nil {
+		return "", fmt.Errorf("ask for the version of Kubernetes: %w", err)
+	}
+	version := strings.TrimSpace(string(text))
+	parts := strings.Split(strings.TrimPrefix(version, "v"), ".")
+	if len(parts) < 3 {
+		return "", fmt.Errorf("ask for the version of Kubernetes: expected v1.2.3, found %q", version)
+	}
+	var stamps []string
+	for _, pkg := range []string{"k8s.io/component-base/version", "k8s.io/client-go/pkg/version"} {
+		stamps = append(stamps, fmt.Sprintf("-X %s.gitVersion=%s -X %s.gitMajor=%s -X %s.gitMinor=%s", pkg, version, pkg, parts[0], pkg, parts[1]))
+	}
+	return strings.Join(stamps, " "), nil
+}
 
 // ModuleRoot is the top directory of the module that the working directory is in.
 func ModuleRoot(ctx context.Context) (string, error) {

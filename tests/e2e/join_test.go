@@ -2,10 +2,12 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io/fs"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -68,6 +70,7 @@ func TestJoinRevokeAndReset(t *testing.T) {
 	join()
 	s.must(p.edge.WaitReady(ctx, time.Second)) // join has waited for it
 	s.runPod("first")
+	lookAtNode(t, host, keadm, files)
 	if out, err := host.Run(ctx, append([]string{keadm, "join", "--cloudcore-ipport", p.Server(), "--token", strings.Repeat("ab", 32) + ".abcdefgh.abcdefghijklmnop"}, files...)...); err == nil || !strings.Contains(err.Error(), "port") {
 		t.Errorf("a second join beside the first: %v\n%s", err, out)
 	}
@@ -82,6 +85,13 @@ func TestJoinRevokeAndReset(t *testing.T) {
 		}
 		if st.Link.Connected {
 			return fmt.Errorf("the link is up")
+		}
+		return nil
+	})
+	cluster.Eventually(t, 15*time.Second, "a diagnosis of the revocation", func() error {
+		out, err := host.Run(ctx, append([]string{keadm, "debug", "diagnose", "edge"}, files[:2]...)...)
+		if err == nil || !strings.Contains(out, "ERROR link: the link is down since") || !strings.Contains(out, "keadm reset edge") {
+			return fmt.Errorf("it says: %w\n%s", err, out)
 		}
 		return nil
 	})
@@ -102,6 +112,55 @@ func TestJoinRevokeAndReset(t *testing.T) {
 	s.must(err)
 	if strings.TrimSpace(out) != "[]" {
 		t.Errorf("after the reset the cluster remembers\n%s", out)
+	}
+}
+
+// lookAtNode: keadm reads what edgecore tells of itself, and finds a node that has just joined well.
+func lookAtNode(t *testing.T, host *cluster.EdgeHost, keadm string, files []string) {
+	t.Helper()
+	config := files[:2]
+	for _, command := range [][]string{{"check"}, {"debug", "diagnose", "edge"}} {
+		// Other things than the node may be wrong with the machine that runs the test.
+		out, said := host.Run(t.Context(), slices.Concat([]string{keadm}, command, config, []string{"-o", "json"})...)
+		var r struct {
+			Node string
+			Link struct {
+				Connected, Synced       bool
+				Protocol, Server, Since string
+			}
+			Kubelet  struct{ State string }
+			Findings []struct{ Name, Found string }
+		}
+		if err := json.Unmarshal([]byte(out), &r); err != nil {
+			t.Fatalf("keadm %q: %v: %v\n%s", command, err, said, out)
+		}
+		if r.Node != host.Name() || !r.Link.Connected || !r.Link.Synced || r.Link.Protocol != "websocket" || r.Link.Server == "" || r.Link.Since == "" ||
+			command[0] == "debug" && r.Kubelet.State != "running" {
+			t.Errorf("keadm %q says of a node that has just joined:\n%s", command, out)
+		}
+		for _, f := range r.Findings {
+			if !slices.Contains([]string{"disk", "other-kubelet", "cgroup-v1", "swap", "ip-forward"}, f.Name) {
+				t.Errorf("keadm %q finds %s: %s", command, f.Name, f.Found)
+			}
+		}
+	}
+	dir := t.TempDir()
+	out, err := host.Run(t.Context(), slices.Concat([]string{keadm, "debug", "collect", "--output-path", dir}, config)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bundle, err := filepath.Glob(filepath.Join(dir, "*.tar.gz"))
+	if err != nil || len(bundle) != 1 {
+		t.Fatalf("%q, %v\n%s", bundle, err, out)
+	}
+	list, err := exec.CommandContext(t.Context(), "tar", "-tzf", bundle[0]).CombinedOutput()
+	for _, name := range []string{"edgecore.yaml", "status.json", "metrics.txt", "edgecore.log", "findings.json", "versions.txt", "certificates.txt"} {
+		if !strings.Contains(string(list), "/"+name+"\n") {
+			t.Errorf("no %s in the bundle: %v\n%s", name, err, list)
+		}
+	}
+	if strings.Contains(string(list), "missing.txt") {
+		t.Errorf("something is missing from the bundle:\n%s", list)
 	}
 }
 

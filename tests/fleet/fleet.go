@@ -18,6 +18,8 @@ import (
 type Config struct {
 	// Server is the hub's host:port; Host the name or address that its certificate is for.
 	Server, Host string
+	// Protocol carries the links: WebSocket, which is the default, or QUIC. Server is of its port.
+	Protocol transport.Protocol
 	// Prefix begins the names of the nodes: see Name (fleet).
 	Prefix string
 	// PingInterval is how often each edge pings (15 s).
@@ -136,6 +138,9 @@ func (f *Fleet) dial(ctx context.Context, config *tls.Config) (transport.Stream,
 	defer func() { <-f.dials }()
 	ctx, cancel := context.WithTimeout(ctx, f.cfg.DialTimeout)
 	defer cancel()
+	if f.cfg.Protocol == transport.QUIC {
+		return transport.DialQUIC(ctx, f.cfg.Server, config)
+	}
 	return transport.Dial(ctx, f.cfg.Server, config)
 }
 

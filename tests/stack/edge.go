@@ -122,10 +122,14 @@ func (e *Edge) Metrics() string { return fmt.Sprintf("http://127.0.0.1:%d", metr
 
 // WaitReady waits until the cluster sees the node as Ready.
 func (e *Edge) WaitReady(ctx context.Context, timeout time.Duration) error {
+	return e.stack.nodeReady(ctx, e.Name(), timeout)
+}
+
+func (s *Stack) nodeReady(ctx context.Context, name string, timeout time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	return poll(ctx, "node "+e.Name()+" to be Ready", func() error {
-		n, err := e.stack.Admin.CoreV1().Nodes().Get(ctx, e.Name(), metav1.GetOptions{})
+	return poll(ctx, "node "+name+" to be Ready", func() error {
+		n, err := s.Admin.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
 		if err != nil {
 			return err
 		}

@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/tether-edge/tether/apis/config/v1alpha1"
+	"github.com/tether-edge/tether/common/transport"
 	"github.com/tether-edge/tether/tests/cluster"
 )
 
@@ -33,14 +34,16 @@ type Stack struct {
 	rest    *rest.Config
 	address string // where CloudCore listens
 	hubPort int
+	// quicPort is its port for QUIC.
+	quicPort int
 	// joinPort is where edges get their certificates.
 	joinPort int
 	metrics  string // CloudCore's metrics address
 	config   string // CloudCore's configuration file
 }
 
-// New sets CloudCore up on a running control plane, by keadm init.
-func New(ctx context.Context, c *cluster.Cluster, control *cluster.ControlPlane) (*Stack, error) {
+// Attach returns a stack on a running control plane, without a CloudCore.
+func Attach(c *cluster.Cluster, control *cluster.ControlPlane) (*Stack, error) {
 	s := &Stack{Cluster: c, Control: control}
 	var err error
 	if s.rest, err = control.RESTConfig(); err != nil {
@@ -50,6 +53,15 @@ func New(ctx context.Context, c *cluster.Cluster, control *cluster.ControlPlane)
 	if s.Admin, err = kubernetes.NewForConfig(s.rest); err != nil {
 		return nil, fmt.Errorf("make the admin's client: %w", err)
 	}
+	return s, nil
+}
+
+// New sets CloudCore up on a running control plane, by keadm init.
+func New(ctx context.Context, c *cluster.Cluster, control *cluster.ControlPlane) (*Stack, error) {
+	s, err := Attach(c, control)
+	if err != nil {
+		return nil, err
+	}
 	if s.address, err = c.CloudAddress(); err != nil {
 		return nil, err
 	}
@@ -57,11 +69,11 @@ func New(ctx context.Context, c *cluster.Cluster, control *cluster.ControlPlane)
 	if err != nil {
 		return nil, err
 	}
-	s.hubPort, s.metrics, s.joinPort = ports[0], net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[1])), ports[2]
+	s.hubPort, s.metrics, s.joinPort, s.quicPort = ports[0], net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[1])), ports[2], ports[3]
 	s.config = s.path("cloudcore.yaml")
 	_, err = s.keadm(ctx, "init", "--local", "--service", "none", "--config", s.config, "--advertise-address", s.address,
 		"--set", "hub.bindAddress="+s.address, "--set", fmt.Sprintf("hub.webSocketPort=%d", s.hubPort),
-		"--set", fmt.Sprintf("hub.quicPort=%d", ports[3]), "--set", fmt.Sprintf("join.port=%d", s.joinPort), "--set", "metrics.bindAddress="+s.metrics)
+		"--set", fmt.Sprintf("hub.quicPort=%d", s.quicPort), "--set", fmt.Sprintf("join.port=%d", s.joinPort), "--set", "metrics.bindAddress="+s.metrics)
 	return s, err
 }
 
@@ -71,6 +83,14 @@ func (s *Stack) path(elem ...string) string {
 
 // Server is the host:port that edges dial.
 func (s *Stack) Server() string { return net.JoinHostPort(s.address, strconv.Itoa(s.hubPort)) }
+
+// ServerOf is the host:port that edges dial by a protocol.
+func (s *Stack) ServerOf(p transport.Protocol) string {
+	if p == transport.QUIC {
+		return net.JoinHostPort(s.address, strconv.Itoa(s.quicPort))
+	}
+	return s.Server()
+}
 
 // REST is the admin's way to the API server.
 func (s *Stack) REST() *rest.Config { return rest.CopyConfig(s.rest) }

@@ -21,6 +21,7 @@ import (
 	"github.com/tether-edge/tether/build"
 	"github.com/tether-edge/tether/cloud/node"
 	"github.com/tether-edge/tether/cloud/state"
+	"github.com/tether-edge/tether/common/transport"
 	"github.com/tether-edge/tether/common/wire"
 )
 
@@ -163,7 +164,7 @@ func awaitBack(t *testing.T, name string, old *corev1.Node, within time.Duration
 func TestAVanishedNodeIsCreatedAgainWithinTenSeconds(t *testing.T) {
 	s := constrained(t, nil)
 	k := startKeeper(t, node.Config{}, nil)
-	k.Connected(s.n1, "session-1", "10.0.0.1:10000") // the other node is not connected
+	k.Connected(s.n1, "session-1", "10.0.0.1:10000", transport.WebSocket) // the other node is not connected
 	for _, name := range []string{s.n1, s.n2} {
 		mark(t, name)
 		old := getNode(t, name)
@@ -205,7 +206,7 @@ func TestRenewalsNeverGoBackwards(t *testing.T) {
 	s := constrained(t, nil)
 	cfg := node.Config{RenewInterval: time.Second}
 	k := startKeeper(t, cfg, nil)
-	k.Connected(s.n1, "right", "10.0.0.1:10000")
+	k.Connected(s.n1, "right", "10.0.0.1:10000", transport.WebSocket)
 	var last time.Time
 	renewed := func() (string, bool) {
 		l := lease(t, s.n1)
@@ -230,7 +231,7 @@ func TestRenewalsNeverGoBackwards(t *testing.T) {
 		t.Errorf("the lease is %+v %+v", l.ObjectMeta, l.Spec)
 	}
 	slow := startKeeper(t, cfg, offset(-time.Hour))
-	slow.Connected(s.n1, "slow", "10.0.0.2:10000")
+	slow.Connected(s.n1, "slow", "10.0.0.2:10000", transport.WebSocket)
 	for range 3 {
 		eventually(t, 10*time.Second, renewed)
 	}
@@ -247,9 +248,9 @@ func TestTheSessionThatLostItsNodeIsReported(t *testing.T) {
 			return "held by " + got, got == want
 		})
 	}
-	a.Connected(s.n1, "first", "10.0.0.1:10000")
+	a.Connected(s.n1, "first", "10.0.0.1:10000", transport.WebSocket)
 	holder("first")
-	b.Connected(s.n1, "second", "10.0.0.2:10000")
+	b.Connected(s.n1, "second", "10.0.0.2:10000", transport.WebSocket)
 	holder("second")
 	select {
 	case got := <-a.lost:

@@ -123,7 +123,7 @@ func (c *CloudCore) Validate() error {
 	}
 	// Two renewals must fit into one lease, or a single slow write makes a healthy node NotReady.
 	f.duration("lease.renewInterval", c.Lease.RenewInterval, time.Second, c.Lease.Duration.Std()/2)
-	f.hostPort("metrics.bindAddress", c.Metrics.BindAddress)
+	c.Metrics.validate(&f)
 	f.log(c.Log)
 	return f.err()
 }

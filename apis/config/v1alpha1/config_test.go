@@ -2,6 +2,7 @@ package v1alpha1
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -130,6 +131,8 @@ func TestEachEdgeFaultIsFoundAlone(t *testing.T) {
 		"cloud.caFile":                     `cloud: {servers: ["a:1"], caFile: ""}`,
 		"cloud.certFile":                   `cloud: {servers: ["a:1"], certFile: x}`,
 		"cloud.keyFile":                    `cloud: {servers: ["a:1"], keyFile: x}`,
+		"cloud.protocol":                   `cloud: {servers: ["a:1"], protocol: tcp}`,
+		"cloud.quicPort":                   `cloud: {servers: ["a:1"], protocol: quic, quicPort: 0}`,
 		"cloud.proxy":                      `cloud: {servers: ["a:1"], proxy: "ftp://a"}`,
 		"cloud.pingInterval":               `cloud: {servers: ["a:1"], pingInterval: 1h}`,
 		"api.bindAddress":                  `api: {bindAddress: "0.0.0.0:10550"}`,
@@ -174,9 +177,19 @@ func TestEachEdgeFaultIsFoundAlone(t *testing.T) {
 	}
 }
 
+func TestProfilesAreForLoopbackOnly(t *testing.T) {
+	const open = "metrics: {bindAddress: '0.0.0.0:10004', profiling: %t}"
+	for _, profiling := range []bool{false, true} {
+		if _, err := DecodeCloudCore([]byte(cloudHead + fmt.Sprintf(open, profiling))); (err != nil) != profiling {
+			t.Errorf("profiling %t on every address: %v", profiling, err)
+		}
+	}
+}
+
 func TestEachCloudFaultIsFoundAlone(t *testing.T) {
 	for path, yaml := range map[string]string{
 		"hub.bindAddress":      "hub: {bindAddress: everywhere}",
+		"hub.quicPort":         "hub: {quicPort: 70000}",
 		"join.port":            "join: {port: 0}",
 		"join.certificateLife": "join: {certificateLife: 1s}",
 		"hub.keyFile":          "hub: {keyFile: x}",

@@ -25,6 +25,17 @@ type TypeMeta struct {
 type Metrics struct {
 	// BindAddress is host:port. Beyond loopback, anyone who reaches it can read it.
 	BindAddress string `json:"bindAddress"`
+	// Profiling adds Go's profiles at /debug/pprof, which let whoever reaches the address look into the process: only on
+	// loopback.
+	Profiling bool `json:"profiling"`
+}
+
+func (m Metrics) validate(f *faults) {
+	if m.Profiling {
+		f.loopback("metrics.bindAddress", m.BindAddress)
+		return
+	}
+	f.hostPort("metrics.bindAddress", m.BindAddress)
 }
 
 // Log says how a daemon writes its log, always to standard error.

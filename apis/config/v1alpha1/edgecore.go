@@ -196,7 +196,7 @@ func (c *EdgeCore) Validate() error {
 	f.bytes("store.freeSpaceFloor", c.Store.FreeSpaceFloor, 0, 1<<40)
 	f.bytes("store.eventQuota", c.Store.EventQuota, 0, 1<<40)
 	f.duration("store.copyInterval", c.Store.CopyInterval, time.Second, 30*24*time.Hour)
-	f.hostPort("metrics.bindAddress", c.Metrics.BindAddress)
+	c.Metrics.validate(&f)
 	f.log(c.Log)
 	return f.err()
 }

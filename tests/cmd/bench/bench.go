@@ -33,6 +33,7 @@ func rows() []row {
 		{"drop", measureDrop},
 		{"power", measurePower},
 		{"sessions", measureSessions},
+		{"join", measureJoin},
 	}
 }
 

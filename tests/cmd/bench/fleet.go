@@ -15,13 +15,14 @@ import (
 	"time"
 
 	"github.com/tether-edge/tether/common/pki"
+	"github.com/tether-edge/tether/common/transport"
 	"github.com/tether-edge/tether/common/trust"
 	"github.com/tether-edge/tether/tests/cluster"
 	"github.com/tether-edge/tether/tests/fleet"
 )
 
 // startFleet starts a process of simulated edges and returns the URL that steers it.
-func (s *system) startFleet(ctx context.Context, name string) (control string, p *cluster.Process, err error) {
+func (s *system) startFleet(ctx context.Context, name string, protocol transport.Protocol) (control string, p *cluster.Process, err error) {
 	self, err := os.Executable()
 	if err != nil {
 		return "", nil, fmt.Errorf("find the program of the fleet: %w", err)
@@ -35,8 +36,8 @@ func (s *system) startFleet(ctx context.Context, name string) (control string, p
 	if err != nil {
 		return "", nil, err
 	}
-	p, err = s.cluster.Start(cluster.ProcessConfig{Name: name, Argv: []string{self, fleetVerb, "--server", s.Server(), "--listen", listen,
-		"--pki", dir, "--prefix", fleetPrefix}})
+	p, err = s.cluster.Start(cluster.ProcessConfig{Name: name, Argv: []string{self, fleetVerb, "--server", s.ServerOf(protocol), "--protocol", string(protocol),
+		"--listen", listen, "--pki", dir, "--prefix", fleetPrefix}})
 	if err != nil {
 		return "", nil, err
 	}
@@ -88,6 +89,7 @@ func ask(ctx context.Context, method, url string) (g fleet.Grown, err error) {
 func runFleet(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("bench "+fleetVerb, flag.ContinueOnError)
 	server := flags.String("server", "", "the hub's host:port")
+	protocol := flags.String("protocol", string(transport.WebSocket), "what carries the links")
 	listen := flags.String("listen", "", "address to be steered at")
 	dir := flags.String("pki", "", "directory of the edges' authority")
 	prefix := flags.String("prefix", "", "beginning of the nodes' names")
@@ -98,7 +100,7 @@ func runFleet(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	f := fleet.New(fleet.Config{Server: *server, Host: pki.ServerName, Prefix: *prefix},
+	f := fleet.New(fleet.Config{Server: *server, Protocol: transport.Protocol(*protocol), Host: pki.ServerName, Prefix: *prefix},
 		fleet.Deps{CA: ca, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)), Now: time.Now})
 	web := &http.Server{Addr: *listen, Handler: f.Handler(ctx), ReadHeaderTimeout: time.Minute}
 	stop := context.AfterFunc(ctx, func() { _ = web.Close() })

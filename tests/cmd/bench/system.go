@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/tether-edge/tether/apis/config/v1alpha1"
 	"github.com/tether-edge/tether/tests/cluster"
 	"github.com/tether-edge/tether/tests/stack"
 )
@@ -88,11 +89,16 @@ func (s *system) host(ctx context.Context, name string) (*cluster.EdgeHost, erro
 
 // edge makes an edge and waits until its node is Ready.
 func (s *system) edge(ctx context.Context, name string) (*stack.Edge, error) {
+	return s.edgeWith(ctx, name, nil)
+}
+
+// edgeWith is edge with a configuration that change has edited.
+func (s *system) edgeWith(ctx context.Context, name string, change func(*v1alpha1.EdgeCore)) (*stack.Edge, error) {
 	h, err := s.host(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	e, err := s.NewEdge(ctx, h, nil)
+	e, err := s.NewEdge(ctx, h, change)
 	if err != nil {
 		return nil, err
 	}

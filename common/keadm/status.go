@@ -1,0 +1,123 @@
+package keadm
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/tether-edge/tether/apis/config/v1alpha1"
+)
+
+// edgeStatus is what edgecore tells of itself: what keadm reads of edge/edgecore's Status.
+type edgeStatus struct {
+	Node    string        `json:"node"`
+	Link    linkStatus    `json:"link"`
+	Store   storeStatus   `json:"store"`
+	Kubelet kubeletStatus `json:"kubelet"`
+}
+
+// linkStatus is what is read of edge/link's Status.
+type linkStatus struct {
+	Connected bool `json:"connected"`
+	// Protocol is websocket or quic, Server the host:port at the other end; both empty while there is no link.
+	Protocol string    `json:"protocol,omitempty"`
+	Server   string    `json:"server,omitempty"`
+	Since    time.Time `json:"since"`
+	Synced   bool      `json:"synced"`
+	Problem  string    `json:"problem,omitempty"`
+}
+
+// storeStatus is what is read of edge/store's Status.
+type storeStatus struct {
+	Damaged  string `json:"damaged,omitempty"`
+	SetAside string `json:"setAside,omitempty"`
+	Restored string `json:"restored,omitempty"`
+}
+
+// kubeletStatus is what is read of edge/kubelet's Status.
+type kubeletStatus struct {
+	State    string    `json:"state"`
+	Since    time.Time `json:"since"`
+	Attempts int       `json:"attempts"`
+	Until    time.Time `json:"until,omitzero"`
+	Reason   string    `json:"reason,omitempty"`
+}
+
+// statusURL is where edgecore tells of itself.
+func statusURL(cfg *v1alpha1.EdgeCore) string { return "http://" + cfg.Metrics.BindAddress + "/status" }
+
+// askStatus asks edgecore how it is. An error means that it does not run, or not yet, or hangs.
+func askStatus(ctx context.Context, cfg *v1alpha1.EdgeCore) (*edgeStatus, error) {
+	b, err := fetch(ctx, statusURL(cfg), maxStatus)
+	if err != nil {
+		return nil, err
+	}
+	s := &edgeStatus{}
+	if err := json.Unmarshal(b, s); err != nil {
+		return nil, fmt.Errorf("%s: expected edgecore's status, found something else: %w", statusURL(cfg), err)
+	}
+	return s, nil
+}
+
+// maxStatus bounds an answer of edgecore's, in bytes.
+const maxStatus = 1 << 20
+
+// fetch asks a URL of this machine and wants 200. What goes beyond limit is left out.
+func fetch(ctx context.Context, url string, limit int64) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := (&http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}).Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("%s answers %s", url, resp.Status)
+	}
+	return io.ReadAll(io.LimitReader(resp.Body, limit))
+}
+
+// describe tells of the link as a person would.
+func (l *linkStatus) describe(now time.Time) string {
+	if !l.Connected {
+		return fmt.Sprintf("down since %s: %s", moment(l.Since, now), l.Problem)
+	}
+	s := fmt.Sprintf("up over %s to %s since %s", l.Protocol, l.Server, moment(l.Since, now))
+	if !l.Synced {
+		s += ", not caught up with the cloud yet"
+	}
+	return s
+}
+
+func (k *kubeletStatus) describe(now time.Time) string {
+	s := fmt.Sprintf("%s since %s", k.State, moment(k.Since, now))
+	if k.Reason != "" {
+		s += ": " + k.Reason
+	}
+	return s
+}
+
+// moment writes a time that is past, and how long ago it is. A clock that was put right in between makes no sense of that.
+func moment(t, now time.Time) string {
+	s := t.UTC().Format("2006-01-02 15:04:05 MST")
+	if ago := now.Sub(t); ago >= 0 && ago < 10*365*24*time.Hour {
+		s += fmt.Sprintf(" (%s)", span(ago))
+	}
+	return s
+}
+
+// span writes a length of time to the unit that matters.
+func span(d time.Duration) string {
+	if d >= 48*time.Hour {
+		return fmt.Sprintf("%d days", d/(24*time.Hour))
+	}
+	if d >= time.Hour {
+		return v1alpha1.Duration(d.Round(time.Minute)).String()
+	}
+	return d.Round(time.Second).String()
+}

@@ -22,10 +22,10 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/net/netutil"
 
 	"github.com/tether-edge/tether/common/join"
 	"github.com/tether-edge/tether/common/pki"
+	"github.com/tether-edge/tether/common/transport"
 	"github.com/tether-edge/tether/common/trust"
 )
 
@@ -37,7 +37,7 @@ type Config struct {
 	Servers []string
 	// QUICPort is the UDP port of the same CloudCores, 0 if they have none; told to edges too.
 	QUICPort int
-	// MaxConnections bounds those open at one time.
+	// MaxConnections bounds those served at one time, three quarters of it those of one address; more wait.
 	MaxConnections int
 }
 
@@ -113,7 +113,7 @@ func (i *Issuer) Start(ctx context.Context) error {
 	}
 	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
 	defer stop()
-	err := srv.ServeTLS(netutil.LimitListener(i.deps.Listener, i.cfg.MaxConnections), "", "")
+	err := srv.ServeTLS(transport.NewFairListener(i.deps.Listener, i.cfg.MaxConnections), "", "")
 	if ctx.Err() != nil || errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}

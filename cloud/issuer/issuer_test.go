@@ -582,13 +582,3 @@ func TestStrangersAreBounded(t *testing.T) {
 		t.Errorf("beside silent connections: %v", err)
 	}
 }
-
-func TestAddressesShareARate(t *testing.T) {
-	for addr, want := range map[string]string{
-		"10.0.0.1:5": "10.0.0.1", "[::ffff:10.0.0.1]:5": "10.0.0.1", "[2001:db8:1:2:3::4]:5": "2001:db8:1:2::/64", "x": "unknown",
-	} {
-		if got := group(addr); got != want {
-			t.Errorf("group(%q) = %q, want %q", addr, got, want)
-		}
-	}
-}

@@ -1,12 +1,13 @@
 package issuer
 
 import (
-	"net/netip"
 	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
 	"k8s.io/utils/lru"
+
+	"github.com/tether-edge/tether/common/transport"
 )
 
 // Rates of requests: of one address (a /64 in IPv6) and of all together. A site behind one address may join twenty
@@ -34,7 +35,7 @@ func newLimits(now func() time.Time) *limits {
 // take counts a request from host:port and returns how long to stay away, 0 if it may go on.
 func (l *limits) take(remote string) time.Duration {
 	now := l.now()
-	key := group(remote)
+	key := transport.AddressGroup(remote)
 	l.mu.Lock()
 	var own *rate.Limiter
 	if v, ok := l.byAddress.Get(key); ok {
@@ -51,21 +52,4 @@ func (l *limits) take(remote string) time.Duration {
 		return 5 * time.Second
 	}
 	return 0
-}
-
-// group is what shares a rate: the address, or its /64 where one customer has that many.
-func group(remote string) string {
-	ap, err := netip.ParseAddrPort(remote)
-	if err != nil {
-		return "unknown"
-	}
-	a := ap.Addr().Unmap()
-	if a.Is4() {
-		return a.String()
-	}
-	p, err := a.WithZone("").Prefix(64)
-	if err != nil {
-		return a.String()
-	}
-	return p.String()
 }

@@ -16,9 +16,9 @@ import (
 
 // quicServer is a Server's side that QUIC needs: all of its streams share one socket.
 type quicServer struct {
-	// slots holds one for each handshake, apart from those of TCP: a flood of one does not shut out the other.
-	slots chan struct{}
-	mu    sync.Mutex
+	// places are of handshakes, apart from those of TCP: a flood of one does not shut out the other.
+	places *places
+	mu     sync.Mutex
 	// transports, guarded by mu, outlive ServeQUIC until Close.
 	transports []*quic.Transport
 	conns      sync.WaitGroup
@@ -39,7 +39,7 @@ func (s *Server) ServeQUIC(ctx context.Context, packets net.PacketConn, reset *[
 	// A reset token is a function of the key and the connection's id: ids must not come twice (RFC 9000, section 10.3.2).
 	t := &quic.Transport{Conn: packets, ConnectionIDLength: 12, StatelessResetKey: (*quic.StatelessResetKey)(reset), ConnContext: s.quicContext,
 		// From half of the handshakes on, only addresses that answer cost more than a packet.
-		VerifySourceAddress: func(net.Addr) bool { return len(s.quic.slots) >= cap(s.quic.slots)/2 }}
+		VerifySourceAddress: func(net.Addr) bool { return s.quic.places.free() <= s.cfg.MaxHandshakes/2 }}
 	l, err := t.Listen(s.quicTLS(), s.quicConfig())
 	if err != nil {
 		return errors.Join(fmt.Errorf("listen for QUIC at %s: %w", packets.LocalAddr(), err), t.Close(), packets.Close())
@@ -121,13 +121,12 @@ func (s *Server) quicTLS() *tls.Config {
 
 // quicContext takes a handshake's place before TLS costs anything. Unlike TCP's, the kernel keeps no queue of those who
 // wait: they are told at once, and try again.
-func (s *Server) quicContext(ctx context.Context, _ *quic.ClientInfo) (context.Context, error) {
-	select {
-	case s.quic.slots <- struct{}{}:
-	default:
+func (s *Server) quicContext(ctx context.Context, peer *quic.ClientInfo) (context.Context, error) {
+	who := AddressGroup(peer.RemoteAddr.String())
+	if !s.quic.places.take(who) {
 		return nil, errors.New("too many handshakes")
 	}
-	greeted := sync.OnceFunc(func() { <-s.quic.slots })
+	greeted := sync.OnceFunc(func() { s.quic.places.give(who) })
 	context.AfterFunc(ctx, greeted)
 	return context.WithValue(ctx, greetedKey{}, greeted), nil
 }

@@ -69,6 +69,9 @@ func (s *Server) readReply(ctx context.Context, reply object.Reply) (runtime.Obj
 		}
 		return nil, apierrors.NewInternalError(fmt.Errorf("the cloud answered with code %d and no reason", reply.Code))
 	}
+	if _, ok := o.(*metav1.Status); ok && err == nil {
+		err = fmt.Errorf("it is a Status with code %d, expected an object", reply.Code)
+	}
 	if err != nil {
 		return nil, internal(ctx, "read the cloud's answer", err)
 	}

@@ -23,6 +23,7 @@ func FuzzReply(f *testing.F) {
 	f.Add(200, "application/json", []byte(`{"apiVersion":"v1","kind":"Status","status":"Success"}`))
 	f.Add(403, "application/json", []byte(`{"apiVersion":"v1","kind":"Status","status":"Success","code":200}`))
 	f.Add(409, "application/json", []byte(`{"apiVersion":"v1","kind":"Status","status":"Failure","code":-7,"details":{"retryAfterSeconds":-1}}`))
+	f.Add(201, "application/json", []byte(`{"apiVersion":"v1","kind":"Status","status":"Failure","code":-7}`))
 	f.Add(201, "application/json", []byte(`{"apiVersion":"v1","kind":"Node","metadata":{"name":"gateway-7","managedFields":[{}]},"status":{"capacity":null}}`))
 	f.Add(201, "application/json", []byte(`{"apiVersion":"v1","kind":"List","items":[{}]}`))
 	f.Add(99, "a\r\nSet-Cookie: b", []byte(nil))

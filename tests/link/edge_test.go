@@ -2,6 +2,7 @@ package link
 
 import (
 	"context"
+	"crypto/tls"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -221,12 +222,18 @@ func (w *world) raw(node string) *raw {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(w.t.Context(), 20*time.Second)
 	defer cancel()
-	s, err := dial(ctx, w.addr, pki.ClientTLS(w.identity(w.ca.IssueNode(node, 30*day)), w.trust, "127.0.0.1", time.Now))
+	s, err := dial(ctx, w.addr, w.clientTLS(node))
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	w.t.Cleanup(func() { _ = s.Close() })
 	return &raw{w.t, s}
+}
+
+// clientTLS is what a node dials with.
+func (w *world) clientTLS(node string) *tls.Config {
+	w.t.Helper()
+	return pki.ClientTLS(w.identity(w.ca.IssueNode(node, 30*day)), w.trust, "127.0.0.1", time.Now)
 }
 
 func (r *raw) send(frames ...*wire.Frame) {

@@ -2,9 +2,11 @@ package link
 
 import (
 	"errors"
+	"math/rand/v2"
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/tether-edge/tether/common/transport"
 )
@@ -16,7 +18,25 @@ type proxy interface {
 	setSilent(bool)
 	// cut ends every connection. Over UDP it can only swallow what is still sent for it.
 	cut()
+	// setBudget lets each connection that comes from now on carry at most n bytes, up to then chosen at random; 0 is no bound.
+	setBudget(n int)
 }
+
+// fuse counts the bytes of a connection that is to be cut.
+type fuse struct{ left atomic.Int64 }
+
+// newFuse returns one of up to n bytes, nil for none.
+func newFuse(n int) *fuse {
+	if n == 0 {
+		return nil
+	}
+	f := &fuse{}
+	f.left.Store(rand.Int64N(int64(n)))
+	return f
+}
+
+// burn reports whether the connection carries n bytes more.
+func (f *fuse) burn(n int) bool { return f == nil || f.left.Add(-int64(n)) >= 0 }
 
 func (w *world) proxy() proxy {
 	if protocol == transport.QUIC {
@@ -33,6 +53,7 @@ type tcpProxy struct {
 
 	mu     sync.Mutex // guards all below
 	silent bool
+	budget int
 	conns  []net.Conn
 }
 
@@ -62,13 +83,14 @@ func (p *tcpProxy) accept() {
 		}
 		p.mu.Lock()
 		p.conns = append(p.conns, a, b)
+		f := newFuse(p.budget)
 		p.mu.Unlock()
-		p.wg.Go(func() { p.relay(a, b) })
-		p.wg.Go(func() { p.relay(b, a) })
+		p.wg.Go(func() { p.relay(a, b, f) })
+		p.wg.Go(func() { p.relay(b, a, f) })
 	}
 }
 
-func (p *tcpProxy) relay(from, to net.Conn) {
+func (p *tcpProxy) relay(from, to net.Conn, f *fuse) {
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buf)
@@ -78,10 +100,11 @@ func (p *tcpProxy) relay(from, to net.Conn) {
 		if silent && err != nil {
 			return // the other end is not told
 		}
-		if !silent && n > 0 {
+		cut := !f.burn(n)
+		if !silent && !cut && n > 0 {
 			_, _ = to.Write(buf[:n])
 		}
-		if err != nil {
+		if err != nil || cut {
 			_ = from.Close()
 			_ = to.Close()
 			return
@@ -90,6 +113,7 @@ func (p *tcpProxy) relay(from, to net.Conn) {
 }
 
 func (p *tcpProxy) setSilent(v bool) { p.mu.Lock(); defer p.mu.Unlock(); p.silent = v }
+func (p *tcpProxy) setBudget(n int)  { p.mu.Lock(); defer p.mu.Unlock(); p.budget = n }
 
 func (p *tcpProxy) cut() {
 	p.mu.Lock()
@@ -109,7 +133,9 @@ type udpProxy struct {
 
 	mu     sync.Mutex // guards all below
 	silent bool
+	budget int
 	flows  map[string]*net.UDPConn // by the client's address; nil for one that was cut
+	fuses  map[string]*fuse
 }
 
 func (w *world) udpProxy() *udpProxy {
@@ -117,7 +143,7 @@ func (w *world) udpProxy() *udpProxy {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	p := &udpProxy{l: l, target: w.addr, flows: map[string]*net.UDPConn{}}
+	p := &udpProxy{l: l, target: w.addr, flows: map[string]*net.UDPConn{}, fuses: map[string]*fuse{}}
 	p.wg.Go(p.run)
 	w.t.Cleanup(func() { _ = l.Close(); p.cut(); p.wg.Wait() })
 	return p
@@ -133,7 +159,7 @@ func (p *udpProxy) run() {
 			return
 		}
 		p.mu.Lock()
-		if to := p.flow(from); to != nil && !p.silent {
+		if to := p.flow(from); to != nil && !p.silent && p.fuses[from.String()].burn(n) {
 			_, _ = to.Write(buf[:n]) // what is lost is lost
 		}
 		p.mu.Unlock()
@@ -151,12 +177,13 @@ func (p *udpProxy) flow(client *net.UDPAddr) *net.UDPConn {
 		return nil
 	}
 	f = far.(*net.UDPConn)
-	p.flows[client.String()] = f
-	p.wg.Go(func() { p.back(f, client) })
+	fuse := newFuse(p.budget)
+	p.flows[client.String()], p.fuses[client.String()] = f, fuse
+	p.wg.Go(func() { p.back(f, client, fuse) })
 	return f
 }
 
-func (p *udpProxy) back(from *net.UDPConn, client *net.UDPAddr) {
+func (p *udpProxy) back(from *net.UDPConn, client *net.UDPAddr, fuse *fuse) {
 	buf := make([]byte, 2048)
 	for {
 		n, err := from.Read(buf)
@@ -166,13 +193,14 @@ func (p *udpProxy) back(from *net.UDPConn, client *net.UDPAddr) {
 		p.mu.Lock()
 		silent := p.silent
 		p.mu.Unlock()
-		if err == nil && !silent {
+		if err == nil && !silent && fuse.burn(n) {
 			_, _ = p.l.WriteTo(buf[:n], client)
 		}
 	}
 }
 
 func (p *udpProxy) setSilent(v bool) { p.mu.Lock(); defer p.mu.Unlock(); p.silent = v }
+func (p *udpProxy) setBudget(n int)  { p.mu.Lock(); defer p.mu.Unlock(); p.budget = n }
 
 func (p *udpProxy) cut() {
 	p.mu.Lock()

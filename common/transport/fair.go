@@ -1,0 +1,174 @@
+package transport
+
+import (
+	"errors"
+	"net"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// maxWaiting bounds the connections that were accepted and have no place yet. They cost a socket each and nothing more.
+const maxWaiting = 4096
+
+// A FairListener serves so many connections at once and lets the others wait: those of one address in order, and the
+// addresses in turn, so that thousands of connections from one address do not hold up the rest. Where too many wait, the
+// latest of the address with the most is closed.
+type FairListener struct {
+	net.Listener
+	places *places
+	room   int // for those waiting
+
+	mu sync.Mutex // guards all below
+	// changed is signalled when a connection came, a place was given back or the listener has ended.
+	changed *sync.Cond
+	waiting map[string][]net.Conn
+	turns   []string // the addresses that have some waiting; the first is next
+	count   int      // of those waiting
+	ended   error
+}
+
+// NewFairListener returns one that serves most connections at once. It must be closed. A connection has its place until it
+// is closed.
+func NewFairListener(l net.Listener, most int) *FairListener {
+	return newFairListener(l, most, maxWaiting)
+}
+
+func newFairListener(l net.Listener, most, room int) *FairListener {
+	f := &FairListener{Listener: l, places: newPlaces(most), room: room, waiting: map[string][]net.Conn{}}
+	f.changed = sync.NewCond(&f.mu)
+	go f.collect()
+	return f
+}
+
+// collect accepts whoever comes until the listener ends.
+func (f *FairListener) collect() {
+	for {
+		c, err := f.Listener.Accept()
+		switch {
+		case err == nil:
+			if t, ok := c.(*net.TCPConn); ok {
+				// Pings find dead peers; the kernel's probes would only wake idle radios.
+				_ = t.SetKeepAlive(false)
+			}
+			f.add(c)
+		case errors.Is(err, syscall.ECONNABORTED):
+		case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.ENOBUFS), errors.Is(err, syscall.ENOMEM):
+			if !f.relieve() {
+				time.Sleep(50 * time.Millisecond) // those that are served need the files
+			}
+		default:
+			f.end(err)
+			return
+		}
+	}
+}
+
+func (f *FairListener) add(c net.Conn) {
+	who := AddressGroup(c.RemoteAddr().String())
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.ended != nil {
+		_ = c.Close()
+		return
+	}
+	if len(f.waiting[who]) == 0 {
+		f.turns = append(f.turns, who)
+	}
+	f.waiting[who] = append(f.waiting[who], c)
+	if f.count++; f.count > f.room {
+		f.drop()
+	}
+	f.changed.Signal()
+}
+
+// relieve closes one of those waiting, if there are any.
+func (f *FairListener) relieve() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.count == 0 {
+		return false
+	}
+	f.drop()
+	return true
+}
+
+// drop closes the latest of the address that has the most waiting. It is called with mu held.
+func (f *FairListener) drop() {
+	most := slices.MaxFunc(f.turns, func(a, b string) int { return len(f.waiting[a]) - len(f.waiting[b]) })
+	last := len(f.waiting[most]) - 1
+	_ = f.waiting[most][last].Close()
+	f.remove(most, last)
+}
+
+// remove takes a connection out of those waiting. It is called with mu held.
+func (f *FairListener) remove(who string, i int) {
+	f.count--
+	if f.waiting[who] = slices.Delete(f.waiting[who], i, i+1); len(f.waiting[who]) == 0 {
+		delete(f.waiting, who)
+		f.turns = slices.DeleteFunc(f.turns, func(t string) bool { return t == who })
+	}
+}
+
+// Accept returns the next connection that has a place.
+func (f *FairListener) Accept() (net.Conn, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for f.ended == nil {
+		if c := f.next(); c != nil {
+			return c, nil
+		}
+		f.changed.Wait()
+	}
+	return nil, f.ended
+}
+
+// next is the connection whose turn it is, nil if there is none or no place for any. It is called with mu held.
+func (f *FairListener) next() net.Conn {
+	if f.places.free() == 0 {
+		return nil
+	}
+	for i, who := range f.turns {
+		if !f.places.take(who) {
+			continue
+		}
+		c := f.waiting[who][0]
+		f.turns = append(slices.Delete(f.turns, i, i+1), who) // its next turn is after all others'
+		f.remove(who, 0)
+		return &placed{Conn: c, leave: sync.OnceFunc(func() { f.leave(who) })}
+	}
+	return nil
+}
+
+func (f *FairListener) leave(who string) {
+	f.places.give(who)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.changed.Signal()
+}
+
+// end makes Accept fail and closes those waiting.
+func (f *FairListener) end(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.ended = err
+	for _, all := range f.waiting {
+		for _, c := range all {
+			_ = c.Close()
+		}
+	}
+	f.waiting, f.turns, f.count = map[string][]net.Conn{}, nil, 0
+	f.changed.Broadcast()
+}
+
+// placed is a connection that has a place until it leaves it or is closed.
+type placed struct {
+	net.Conn
+	leave func()
+}
+
+func (p *placed) Close() error {
+	p.leave()
+	return p.Conn.Close()
+}

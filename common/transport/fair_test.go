@@ -1,0 +1,167 @@
+package transport
+
+import (
+	"errors"
+	"net"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// crowd is a listener whose connections come from addresses that the test names.
+type crowd struct {
+	arrivals chan net.Conn
+	failures chan error
+	closed   chan struct{}
+}
+
+func (c *crowd) Accept() (net.Conn, error) {
+	select {
+	case x := <-c.arrivals:
+		return x, nil
+	case err := <-c.failures:
+		return nil, err
+	case <-c.closed:
+		return nil, net.ErrClosed
+	}
+}
+func (c *crowd) Close() error   { close(c.closed); return nil }
+func (c *crowd) Addr() net.Addr { return &net.TCPAddr{} }
+
+// visitor is a connection from an address.
+type visitor struct {
+	net.Conn
+	from   string
+	number int
+	gone   chan struct{}
+}
+
+func (v *visitor) RemoteAddr() net.Addr { a, _ := net.ResolveTCPAddr("tcp", v.from+":1"); return a }
+func (v *visitor) Close() error         { close(v.gone); return nil }
+
+func (c *crowd) arrive(from string, number int) *visitor {
+	v := &visitor{from: from, number: number, gone: make(chan struct{})}
+	c.arrivals <- v
+	return v
+}
+
+func newCrowd(t *testing.T, most, room int) (*crowd, *FairListener) {
+	t.Helper()
+	c := &crowd{arrivals: make(chan net.Conn), failures: make(chan error), closed: make(chan struct{})}
+	f := newFairListener(c, most, room)
+	t.Cleanup(func() { _ = f.Close() })
+	return c, f
+}
+
+// serve accepts one and says who it is.
+func (f *FairListener) serve(t *testing.T) (*placed, *visitor) {
+	t.Helper()
+	got := make(chan net.Conn, 1)
+	go func() {
+		if c, err := f.Accept(); err == nil {
+			got <- c
+		}
+	}()
+	select {
+	case c := <-got:
+		return c.(*placed), c.(*placed).Conn.(*visitor)
+	case <-time.After(10 * time.Second):
+		t.Fatal("nobody is served within 10 s")
+		return nil, nil
+	}
+}
+
+func TestOneAddressWithManyConnectionsHoldsUpNoOther(t *testing.T) {
+	c, f := newCrowd(t, 4, 1000)
+	for i := range 500 {
+		c.arrive("10.0.0.1", i)
+	}
+	var held []*placed
+	for i := range 3 {
+		p, v := f.serve(t)
+		if v.number != i {
+			t.Errorf("served number %d, expected %d: the oldest", v.number, i)
+		}
+		held = append(held, p)
+	}
+	// Behind hundreds, and with three of four places taken: the last one is kept for whoever is of another address.
+	c.arrive("10.0.0.2", 0)
+	other, v := f.serve(t)
+	if v.from != "10.0.0.2" {
+		t.Fatalf("the last place went to %s, which holds three of four", v.from)
+	}
+	// In turn: each gets a place that becomes free.
+	c.arrive("10.0.0.2", 1)
+	c.arrive("10.0.0.3", 0)
+	turns := map[string]int{}
+	for range 3 {
+		held[0].leave()
+		held[0].leave() // more than once counts once
+		p, v := f.serve(t)
+		turns[v.from]++
+		held = append(held[1:], p)
+	}
+	if turns["10.0.0.1"] != 1 || turns["10.0.0.2"] != 1 || turns["10.0.0.3"] != 1 {
+		t.Errorf("three places went to %v, expected one each", turns)
+	}
+	for _, p := range append(held, other) {
+		_ = p.Close() // leaves its place too
+	}
+	if n := f.places.free(); n != 4 {
+		t.Errorf("%d places are free after all have left, expected 4", n)
+	}
+}
+
+func TestWhereTooManyWaitTheLatestOfTheMostGoes(t *testing.T) {
+	c, f := newCrowd(t, 1, 10)
+	few := c.arrive("10.0.0.2", 0)
+	var many []*visitor
+	for i := range 20 {
+		many = append(many, c.arrive("10.0.0.1", i))
+	}
+	late := c.arrive("10.0.0.3", 0)
+	for i, v := range many {
+		if i < 8 {
+			continue
+		}
+		select {
+		case <-v.gone:
+		case <-time.After(10 * time.Second):
+			t.Fatalf("number %d of 20 from one address still waits, with room for ten", i)
+		}
+	}
+	for _, v := range append(many[:8], few, late) {
+		select {
+		case <-v.gone:
+			t.Errorf("number %d of %s was closed, expected the latest of 10.0.0.1", v.number, v.from)
+		default:
+		}
+	}
+	// Where files run out, one that waits gives up its own.
+	c.failures <- &net.OpError{Op: "accept", Err: syscall.EMFILE}
+	select {
+	case <-many[7].gone:
+	case <-time.After(10 * time.Second):
+		t.Error("nobody was closed when there were no files left")
+	}
+	c.failures <- &net.OpError{Op: "accept", Err: syscall.ECONNABORTED}
+	if _, v := f.serve(t); v != few {
+		t.Errorf("served %s number %d, expected who came first", v.from, v.number)
+	}
+	broken := errors.New("the network is gone")
+	c.failures <- broken
+	<-late.gone
+	if _, err := f.Accept(); !errors.Is(err, broken) {
+		t.Errorf("Accept: %v, expected the listener's error", err)
+	}
+}
+
+func TestAddressesShareAGroup(t *testing.T) {
+	for addr, want := range map[string]string{
+		"10.0.0.1:5": "10.0.0.1", "[::ffff:10.0.0.1]:5": "10.0.0.1", "[2001:db8:1:2:3::4]:5": "2001:db8:1:2::/64", "x": "unknown",
+	} {
+		if got := AddressGroup(addr); got != want {
+			t.Errorf("AddressGroup(%q) = %q, want %q", addr, got, want)
+		}
+	}
+}

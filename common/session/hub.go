@@ -165,7 +165,7 @@ func (h *Hub) hello(now time.Time, m *wire.Hello) ([]Effect, error) {
 	}
 	version, ok := highestCommon(wire.Versions(), m.Versions)
 	if !ok {
-		return []Effect{Close{Reason: wire.Reason_REASON_REFUSED, Message: fmt.Sprintf("no common protocol version: the edge speaks %v, this hub %v", m.Versions, wire.Versions())}}, nil
+		return []Effect{Close{Reason: wire.Reason_REASON_REFUSED, Message: fmt.Sprintf("no common protocol version: the edge speaks %v, this hub %v", m.Versions[:min(len(m.Versions), 16)], wire.Versions())}}, nil
 	}
 	if m.Node != h.cfg.Node {
 		return []Effect{Close{Reason: wire.Reason_REASON_REFUSED, Message: fmt.Sprintf("the edge calls itself %.253q, its certificate says %q: expected the same name", m.Node, h.cfg.Node)}}, nil

@@ -3,6 +3,7 @@ package link
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -252,7 +253,10 @@ type world struct {
 	up     *upstream
 	nodes  *nodes
 	cfg    hub.Config
-	stop   func()
+	hub    *hub.Hub // the present one
+	// revoked names the nodes whose certificates are revoked.
+	revoked sync.Map
+	stop    func()
 }
 
 func newWorld(t *testing.T, change func(*hub.Config)) *world {
@@ -306,7 +310,9 @@ func (w *world) identity(p pki.Pair, err error) *pki.Identity {
 // serve runs a hub on l and p. w.stop ends it, and so does the end of the test.
 func (w *world) serve(l net.Listener, p net.PacketConn) {
 	h := hub.New(w.cfg, hub.Deps{Listener: l, Packets: p, ResetKey: &[32]byte{1}, Identity: w.server, Clients: w.trust, Caches: w.caches, Upstream: w.up,
-		Nodes: w.nodes, Log: quiet(), Registry: prometheus.NewRegistry()})
+		Nodes: w.nodes, Log: quiet(), Registry: prometheus.NewRegistry(),
+		Revoked: func(node string, _ *x509.Certificate) bool { _, ok := w.revoked.Load(node); return ok }})
+	w.hub = h
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- h.Start(ctx) }()

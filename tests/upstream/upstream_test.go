@@ -303,6 +303,37 @@ func TestANodeRegistersAndWritesItsStatusLabelsAndAddresses(t *testing.T) {
 	}
 }
 
+// A role draws pods, and a label of node-restriction may draw Secrets: neither is the node's to set, in no way that the
+// link has.
+func TestANodeGivesItselfNoRole(t *testing.T) {
+	s := constrained(t, frozen{})
+	for _, label := range []string{"node-role.kubernetes.io/control-plane", "node-restriction.kubernetes.io/tier", "kubernetes.io/made-up"} {
+		value := ""
+		w := s.nodeOverlay(s.n1, func(o *object.Overlay) { o.Labels = map[string]*string{label: &value} })
+		if r := s.a.Apply(t.Context(), s.n1, w); r.Code != 403 || r.Final {
+			t.Errorf("label %s in an overlay got %v, expected 403", label, r)
+		}
+		fresh := fmt.Sprintf("%s-%d", s.n1, len(label))
+		body := fmt.Appendf(nil, `{"metadata":{"name":%q,"labels":{%q:""}}}`, fresh, label)
+		if r := s.a.Call(t.Context(), fresh, &wire.Call{Verb: "create", Kind: "nodes", Name: fresh, ContentType: "application/json", Body: body}); r.Code != 403 {
+			t.Errorf("label %s at the registration got %d %s, expected 403", label, r.Code, r.Body)
+		}
+		body = fmt.Appendf(nil, `{"metadata":{"labels":{%q:""}}}`, label)
+		if r := s.a.Call(t.Context(), s.n1, &wire.Call{Verb: "patch", Kind: "nodes", Name: s.n1, ContentType: "application/merge-patch+json", Body: body}); r.Code != 403 {
+			t.Errorf("label %s by a patch got %d %s, expected 403", label, r.Code, r.Body)
+		}
+	}
+	n, err := shared.client.CoreV1().Nodes().Get(t.Context(), s.n1, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for label := range n.Labels {
+		if strings.Contains(label, "role") || strings.Contains(label, "restriction") {
+			t.Errorf("the node has label %s", label)
+		}
+	}
+}
+
 // What the cloud wrote meanwhile stays, though the cache is behind.
 func TestAnOverlayKeepsWhatTheCloudWroteMeanwhile(t *testing.T) {
 	cache := frozen{}

@@ -3,6 +3,7 @@ package transport
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"math/rand/v2"
@@ -345,4 +346,56 @@ func TestGarbagePacketsAreIgnored(t *testing.T) {
 	s.protocol = QUIC
 	client, hub := s.pair(t, "edge-1")
 	exchange(t, client, hub)
+}
+
+// What was sent before the hub knew that the certificate is still good could be sent again by anybody.
+func TestOverQUICNothingIsResumedAndNothingSentEarly(t *testing.T) {
+	s := serve(t, nil)
+	config := s.tls(s.node("edge-1", 30*day))
+	config.NextProtos, config.ClientSessionCache = []string{alpn}, tls.NewLRUClientSessionCache(4)
+	for range 2 {
+		conn, err := quic.DialAddrEarly(t.Context(), s.udp, config, &quic.Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		stream, err := openSync(t.Context(), conn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if state := conn.ConnectionState(); state.Used0RTT || state.TLS.DidResume {
+			t.Errorf("0-RTT %t, resumed %t, expected neither", state.Used0RTT, state.TLS.DidResume)
+		}
+		if uni, err := conn.OpenUniStream(); err == nil {
+			t.Errorf("a stream of one direction could be opened: %d", uni.StreamID())
+		}
+		if err := conn.SendDatagram([]byte("x")); err == nil {
+			t.Error("a datagram could be sent")
+		}
+		_, _ = (<-s.streams).Close(), stream.Close()
+	}
+}
+
+// A hub that keeps an edge waiting holds what its window says, whatever the edge would send.
+func TestOverQUICAPeerSendsNoMoreThanItsWindow(t *testing.T) {
+	s := serve(t, nil)
+	s.protocol = QUIC
+	client, hub := s.pair(t, "edge-1")
+	sent, stuck := 0, false
+	for chunk := make([]byte, 16<<10); !stuck && sent < 16<<20; sent += len(chunk) {
+		_ = client.SetWriteDeadline(time.Now().Add(500 * time.Millisecond))
+		_, err := client.Write(chunk)
+		stuck = errors.Is(err, os.ErrDeadlineExceeded)
+		if err != nil && !stuck {
+			t.Fatal(err)
+		}
+		if sent == 0 { // the window grows with what is read
+			_ = hub.SetReadDeadline(time.Now().Add(10 * time.Second))
+			if _, err := io.ReadFull(hub, make([]byte, len(chunk))); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if most := hubWindow + 64<<10; sent > most {
+		t.Errorf("%d bytes were sent to a hub that reads none, expected at most %d", sent, most)
+	}
 }

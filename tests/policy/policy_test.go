@@ -126,6 +126,11 @@ func TestRulesOverTheTreeFindBreaches(t *testing.T) {
 			"docs/a.md": "# One, two\n[x](b.md) [x](#one-two) [x](../docs) [x](https://example.com/c.md)\n[x](c.md)\n[x](a.md#three) [x](#one)\n",
 			"docs/b.md": "",
 		}},
+		{namedTests, 2, map[string]string{
+			"docs/a.md":        "`TestThere`, `TestGone`, TestNotQuoted\nand `FuzzThere` `FuzzHelper` `Testament`\n",
+			"edge/a/a_test.go": "package a\nfunc TestThere() {}\nfunc FuzzThere() {}\ntype t int\nfunc (t) FuzzHelper() {}\n",
+			"edge/a/a.go":      "package a\nfunc TestGone() {}\n",
+		}},
 	} {
 		var all []*source
 		for p, text := range c.files {

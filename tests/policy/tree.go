@@ -57,8 +57,11 @@ func readTree(root string) ([]*source, error) {
 			return err
 		}
 		rel = filepath.ToSlash(rel)
-		if d.IsDir() && slices.Contains(skipped, rel) {
-			return filepath.SkipDir
+		if slices.Contains(skipped, rel) {
+			if d.IsDir() {
+				return filepath.SkipDir
+			}
+			return nil // of a worktree .git is a file
 		}
 		if !d.Type().IsRegular() {
 			return nil

@@ -17,7 +17,7 @@ type wholeRule struct {
 }
 
 // wholeTree are the rules that look at all files together.
-var wholeTree = []wholeRule{layout, packageDocs, testsInTestFiles, relativeLinks}
+var wholeTree = []wholeRule{layout, packageDocs, testsInTestFiles, relativeLinks, namedTests}
 
 var topLevel = []string{"cloud", "edge", "common", "apis", "build", "tests", "docs", ".ci"}
 var topFiles = []string{"go.mod", "go.sum", "Makefile", "README.md", "LICENSE", ".gitignore"}

@@ -33,7 +33,9 @@ func (e *edge) run(ctx context.Context) {
 		if err == nil {
 			err = e.serve(ctx, stream)
 		}
-		e.ended(ctx, err)
+		if !errors.Is(err, transport.ErrBusy) { // nothing is lost that had not begun
+			e.ended(ctx, err)
+		}
 		// As a real edge does after a refusal or a lost connection: a while, and not all at the same time.
 		pause := time.NewTimer(500*time.Millisecond + rand.N(2500*time.Millisecond))
 		select {

@@ -38,7 +38,8 @@ type Hub struct {
 	QUICPort int `json:"quicPort"`
 	// AdvertiseAddresses are the DNS names or IP addresses by which edges and the API server reach this CloudCore.
 	AdvertiseAddresses []string `json:"advertiseAddresses"`
-	// MaxHandshakes bounds the connections that are inside TLS and Hello at one time; more wait in the listen queue.
+	// MaxHandshakes bounds the connections that are inside TLS and Hello at one time, over TCP and as many over QUIC; three
+	// quarters of each are for one address at most. More wait (TCP) or are told to try again (QUIC).
 	MaxHandshakes int `json:"maxHandshakes"`
 	// HandshakeTimeout bounds one connection's way from accept to Welcome.
 	HandshakeTimeout Duration `json:"handshakeTimeout"`
@@ -59,7 +60,7 @@ type Join struct {
 	// RenewalGrace is how long after its end a certificate can still be exchanged for a new one: the longest time that
 	// an edge may be away without joining again.
 	RenewalGrace Duration `json:"renewalGrace"`
-	// MaxConnections bounds the connections open at one time.
+	// MaxConnections bounds the connections served at one time, three quarters of it those of one address; more wait.
 	MaxConnections int `json:"maxConnections"`
 }
 

@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/informers"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/tether-edge/tether/common/object"
@@ -39,6 +40,42 @@ func TestReadsShowTheLocalVersionAndTheCloudsUID(t *testing.T) {
 		if len(list.Items) != 1 || list.ResourceVersion != object.FormatRV(rec.LocalRV) {
 			t.Errorf("%s: %d items at version %s, expected 1 at %d", c, len(list.Items), list.ResourceVersion, rec.LocalRV)
 		}
+	}
+}
+
+// A link that is up and says nothing must not matter to a read (I1): the cloud is not asked, found or not.
+func TestAReadNeverAsksTheCloud(t *testing.T) {
+	e := newEnv(t)
+	e.store.fromCloud(t, object.Nodes, e.node())
+	e.cloud.set(func(ctx context.Context, _ object.Call) (object.Reply, error) {
+		<-ctx.Done() // silent
+		return object.Reply{}, ctx.Err()
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), patient)
+	defer cancel()
+	for _, k := range object.Synced() {
+		of := func() *rest.Request {
+			version := k.GVR().GroupVersion()
+			r := e.json.CoreV1().RESTClient().Get().AbsPath("/apis", version.Group, version.Version)
+			if version.Group == "" {
+				r = e.json.CoreV1().RESTClient().Get().AbsPath("/api", version.Version)
+			}
+			if k.Namespaced {
+				r = r.Suffix("namespaces", "shop")
+			}
+			return r.Suffix(k.Resource)
+		}
+		if err := of().Do(ctx).Error(); err != nil {
+			t.Errorf("list %s: %v", k.ID(), err)
+		}
+		if err := of().Suffix("absent").Do(ctx).Error(); !apierrors.IsNotFound(err) {
+			t.Errorf("get of an absent object of %s: %v, expected 404", k.ID(), err)
+		}
+	}
+	e.cloud.mu.Lock()
+	defer e.cloud.mu.Unlock()
+	if len(e.cloud.calls) > 0 {
+		t.Errorf("reads asked the cloud: %+v", e.cloud.calls)
 	}
 }
 

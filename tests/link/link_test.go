@@ -27,6 +27,10 @@ func TestChangesAndDeletesArriveAndWhatWasMissedComesAfterACut(t *testing.T) {
 	w.caches.change(configMap("a"), nil)
 	eventually(t, "a delete arrives", func() bool { return e.store.get(configMap("a")) == "" })
 
+	if writes := w.up.seen(); len(writes) > 0 {
+		t.Errorf("what was delivered made writes to the API server (I5): %q", writes)
+	}
+
 	p.setSilent(true) // the network is gone
 	w.caches.change(configMap("c"), []byte("made meanwhile"))
 	w.caches.change(configMap("d"), []byte("one"))

@@ -130,7 +130,7 @@ func TestFinalizersAndJobs(t *testing.T) {
 }
 
 // TestALostNodeIsMadeAgainAndNothingStops: somebody deletes the Node. CloudCore makes it again, and nothing on the site
-// stops, not even what the cloud's garbage collection removed meanwhile (I8).
+// stops (I8). The garbage collection of pods waits 40 s and does not come to it: what it deletes is tested in cloud/state.
 func TestALostNodeIsMadeAgainAndNothingStops(t *testing.T) {
 	s := sharedSystem(t)
 	ctx := context.Background()

@@ -182,8 +182,9 @@ func newTrial(t *testing.T, stateDir string, clock Clock) *trial {
 func (tr *trial) begin() {
 	ctx, cancel := context.WithCancel(context.Background())
 	tr.cancel = cancel
-	tr.t.Cleanup(cancel)
-	go func() { tr.done <- tr.run(ctx) }()
+	ended := make(chan struct{})
+	tr.t.Cleanup(func() { cancel(); <-ended }) // before its directory goes, in which it still writes
+	go func() { defer close(ended); tr.done <- tr.run(ctx) }()
 }
 
 // expectEnd waits for run's result.

@@ -242,7 +242,7 @@ func (h *Hub) accept(ctx context.Context, s transport.Stream, greeted func()) {
 	}
 	if errors.Is(err, io.EOF) {
 		log.Info("the edge went away before it said hello: it found another way")
-		_ = s.Close()
+		_ = s.Close() // the peer is gone already
 		return
 	}
 	if err != nil {

@@ -18,7 +18,7 @@ import (
 type fakeRuntime struct {
 	runtimeapi.UnimplementedRuntimeServiceServer
 	name, version string
-	driver        *runtimeapi.CgroupDriver // as RuntimeConfig answers; unimplemented if nil
+	driver        *runtimeapi.CgroupDriver // as RuntimeConfig answers; nil is a runtime from before that call
 	config        string                   // as a verbose status shows it
 	silent        bool                     // about its status
 }

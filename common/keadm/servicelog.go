@@ -69,8 +69,8 @@ func (s *service) journal(ctx context.Context, limit int64) ([]byte, error) {
 		return nil, fmt.Errorf("read the journal: %w", err)
 	}
 	b, err := io.ReadAll(io.LimitReader(out, limit))
-	cancel() // it may have more to say
-	_ = c.Wait()
+	cancel()     // it may have more to say
+	_ = c.Wait() // it was killed, which is what Wait would say
 	if err != nil {
 		return nil, fmt.Errorf("read the journal: %w", err)
 	}

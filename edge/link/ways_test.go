@@ -92,6 +92,12 @@ func newRace(t *testing.T, protocols []transport.Protocol) (*network, *Link) {
 	return n, l
 }
 
+// pass lets time pass by the fake clock of a synctest bubble: nothing waits for real.
+func pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
 // up waits, by the fake clock, until the link is up and returns by what and after how long.
 func up(t *testing.T, l *Link) (transport.Protocol, time.Duration) {
 	t.Helper()
@@ -100,7 +106,7 @@ func up(t *testing.T, l *Link) (transport.Protocol, time.Duration) {
 		if s := l.Status(); s.Connected {
 			return s.Protocol, time.Since(start)
 		}
-		time.Sleep(10 * time.Millisecond)
+		pass(10 * time.Millisecond)
 	}
 	t.Fatal("the link is not up after 100 s")
 	return "", 0
@@ -113,7 +119,7 @@ func down(t *testing.T, l *Link) {
 		if !l.Status().Connected {
 			return
 		}
-		time.Sleep(10 * time.Millisecond)
+		pass(10 * time.Millisecond)
 	}
 	t.Fatal("the link is still up after 100 s")
 }
@@ -161,7 +167,7 @@ func TestWhereUDPIsDroppedWebSocketIsThereSoonAndGoesFirstNextTime(t *testing.T)
 		}
 		// It is tried again when some time has passed.
 		n.set(transport.QUIC, nil)
-		time.Sleep(demotion)
+		pass(demotion)
 		n.cut()
 		down(t, l)
 		if p, _ := up(t, l); p != transport.QUIC {
@@ -180,7 +186,7 @@ func TestARefusalByQUICLetsWebSocketTryAtOnce(t *testing.T) {
 	// Refused by both, the edge backs off as if there were one; refused by WebSocket where UDP is dropped, too.
 	for name, quic := range map[string]error{"refused": refused, "dropped": errHangs} {
 		racing(t, both, func(n *network) { n.broken[transport.QUIC], n.broken[transport.WebSocket] = quic, refused }, func(n *network, l *Link) {
-			time.Sleep(10 * time.Minute)
+			pass(10 * time.Minute)
 			if d := n.dialled(transport.WebSocket); d < 10 || d > 60 {
 				t.Errorf("QUIC %s: WebSocket was dialled %d times in ten minutes: expected the back-off of refusals", name, d)
 			}
@@ -193,7 +199,7 @@ func TestARefusalByQUICAloneIsNotHammered(t *testing.T) {
 	refused := fmt.Errorf("x: %w", &transport.RefusedError{RetryAfter: time.Minute, Err: errors.New("full")})
 	for name, ws := range map[string]error{"dropped": errHangs, "rejected": errors.New("connection refused")} {
 		racing(t, both, func(n *network) { n.broken[transport.QUIC], n.broken[transport.WebSocket] = refused, ws }, func(n *network, l *Link) {
-			time.Sleep(10 * time.Minute)
+			pass(10 * time.Minute)
 			if d := n.dialled(transport.QUIC); d < 5 || d > 12 {
 				t.Errorf("TCP %s: QUIC was dialled %d times in ten minutes, told to come back in one", name, d)
 			}
@@ -294,7 +300,7 @@ func TestOneProtocolAloneIsNeverLeft(t *testing.T) {
 			other = transport.WebSocket
 		}
 		racing(t, []transport.Protocol{only}, func(n *network) { n.broken[only] = errHangs }, func(n *network, l *Link) {
-			time.Sleep(time.Minute)
+			pass(time.Minute)
 			n.set(only, nil)
 			if p, _ := up(t, l); p != only || n.dialled(other) != 0 {
 				t.Errorf("only %s: up by %s, the other one was dialled %d times", only, p, n.dialled(other))
@@ -306,7 +312,7 @@ func TestOneProtocolAloneIsNeverLeft(t *testing.T) {
 // After a cut the packets of the two come through in any order: an old attempt of WebSocket must not push QUIC out.
 func TestAfterACutQUICMayStillOvertake(t *testing.T) {
 	racing(t, both, func(n *network) { n.broken[transport.QUIC] = errHangs; n.delay[transport.WebSocket] = 5 * time.Second }, func(n *network, l *Link) {
-		time.Sleep(4 * time.Second)
+		pass(4 * time.Second)
 		n.set(transport.QUIC, nil)
 		n.mu.Lock()
 		n.delay[transport.QUIC] = 400 * time.Millisecond

@@ -102,18 +102,8 @@ func TestAPlainAPIServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &parts{}
-	s := &system{parts: p, t: t}
-	p.Stack, err = stack.New(ctx, c, control)
-	s.must(err)
-	s.must(p.StartCloud(ctx))
-	archives, err := cluster.Images(ctx)
-	s.must(err)
-	h, err := c.NewEdgeHost(ctx, cluster.EdgeConfig{Name: "edge-1", Images: archives})
-	s.must(err)
-	keadm, err := cluster.Program(ctx, "keadm")
-	s.must(err)
-	p.edge = p.Joined(h)
+	s, h, keadm := newcomer(t, c, control)
+	p := s.parts
 	args, err := p.JoinArgs(ctx, h)
 	s.must(err)
 	start := time.Now()

@@ -18,7 +18,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/tether-edge/tether/tests/cluster"
-	"github.com/tether-edge/tether/tests/stack"
 )
 
 // TestJoinRevokeAndReset: a machine becomes a node by one line, loses its identity when it is revoked, and is as it was
@@ -34,18 +33,8 @@ func TestJoinRevokeAndReset(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &parts{}
-	s := &system{parts: p, t: t}
-	p.Stack, err = stack.New(ctx, c, control)
-	s.must(err)
-	s.must(p.StartCloud(ctx))
-	archives, err := cluster.Images(ctx)
-	s.must(err)
-	host, err := c.NewEdgeHost(ctx, cluster.EdgeConfig{Name: "edge-1", Images: archives})
-	s.must(err)
-	keadm, err := cluster.Program(ctx, "keadm")
-	s.must(err)
-	p.edge = p.Joined(host)
+	s, host, keadm := newcomer(t, c, control)
+	p := s.parts
 	s.must(os.MkdirAll(p.edge.StaticPods(), 0o755))
 	before := look(t, host)
 	join := func() {

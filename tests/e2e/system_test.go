@@ -82,6 +82,26 @@ func bringUpCloud(ctx context.Context, c *cluster.Cluster, edge cluster.EdgeConf
 	return p, p.edge.SetProtocol(protocol)
 }
 
+// newcomer sets CloudCore up on a control plane, and a host beside it that has not joined; keadm is the program for that.
+func newcomer(t *testing.T, c *cluster.Cluster, control *cluster.ControlPlane) (s *system, h *cluster.EdgeHost, keadm string) {
+	t.Helper()
+	ctx := t.Context()
+	p := &parts{}
+	s = &system{parts: p, t: t}
+	var err error
+	p.Stack, err = stack.New(ctx, c, control)
+	s.must(err)
+	s.must(p.StartCloud(ctx))
+	archives, err := cluster.Images(ctx)
+	s.must(err)
+	h, err = c.NewEdgeHost(ctx, cluster.EdgeConfig{Name: "edge-1", Images: archives})
+	s.must(err)
+	keadm, err = cluster.Program(ctx, "keadm")
+	s.must(err)
+	p.edge = p.Joined(h)
+	return s, h, keadm
+}
+
 func (s *system) must(err error) {
 	s.t.Helper()
 	if err != nil {

@@ -9,19 +9,27 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/tether-edge/tether/common/object"
 )
 
 // copied are the tables of the second copy. The outbox is not among them: an hour later most of it is delivered.
 var copied = []string{"meta", "kinds", "objects", "tokens"}
 
+// podsInterval is the least time between two copies where pods came or went since the last one. A kubelet that starts on
+// a copy without a pod that runs ends it, so a copy must not lack one for long; see docs/storage.md.
+const podsInterval = time.Minute
+
 // A copier refreshes the second copy: once a sync was ever completed, if something changed since the last copy, and not
-// more often than CopyInterval.
+// more often than CopyInterval, or podsInterval where it is about pods.
 type copier struct {
 	s *Store
 	// mu lets one refresh run at a time, and guards what follows.
 	mu       sync.Mutex
 	seen     uint64 // s.changes at the last look
 	last     uint32 // fingerprint of what was copied
+	pods     uint32 // fingerprint of the pods in it
+	podsSeen uint64 // s.changes when the pods were last those of the copy
 	lastTime time.Time
 	known    bool
 }
@@ -40,17 +48,29 @@ func (k *copier) refresh(ctx context.Context) error {
 	changes := s.changes + 1 // so that the first look of a process counts as a change
 	s.mu.Unlock()
 	now := s.clock.Now()
-	// A clock that went backwards must not put the copy off for ever.
-	if since := now.Sub(k.lastTime); changes == k.seen || since >= 0 && since < s.cfg.CopyInterval {
+	if changes == k.seen {
 		return nil
 	}
-	var print uint32
+	// A clock that went backwards must not put the copy off for ever.
+	since := now.Sub(k.lastTime)
+	early := since >= 0 && since < s.cfg.CopyInterval
+	if early && (since < podsInterval || changes == k.podsSeen) {
+		return nil
+	}
+	var pods, print uint32
 	err := s.read(ctx, "fingerprint", func(c *conn) (err error) {
+		if pods, err = podPrint(c); err != nil || early && pods == k.pods {
+			return err
+		}
 		print, err = fingerprint(c)
 		return err
 	})
 	if err != nil {
 		return err
+	}
+	if early && pods == k.pods {
+		k.podsSeen = changes
+		return nil
 	}
 	if print != k.last {
 		if err := s.copyTo(s.files.copy()); err != nil {
@@ -58,9 +78,9 @@ func (k *copier) refresh(ctx context.Context) error {
 		}
 		s.metrics.copied.Set(float64(now.Unix()))
 		s.log.Debug("second copy of the database refreshed", "path", s.files.copy())
-		k.last, k.lastTime = print, now
+		k.last, k.pods, k.lastTime = print, pods, now
 	}
-	k.seen = changes
+	k.seen, k.podsSeen = changes, changes
 	return nil
 }
 
@@ -75,12 +95,16 @@ func (k *copier) recall(context.Context) {
 	if err != nil {
 		return
 	}
-	print, err := fingerprint(c)
+	pods, err := podPrint(c)
+	var print uint32
+	if err == nil {
+		print, err = fingerprint(c)
+	}
 	if err := errors.Join(err, c.close()); err != nil {
 		k.s.log.Warn("the second copy cannot be read and is made anew", "error", err)
 		return
 	}
-	k.last, k.lastTime = print, info.ModTime()
+	k.last, k.pods, k.lastTime = print, pods, info.ModTime()
 	k.s.metrics.copied.Set(float64(info.ModTime().Unix()))
 }
 
@@ -103,6 +127,21 @@ func fingerprint(c *conn) (uint32, error) {
 		h.Write([]byte{0xff})
 	}
 	return h.Sum32(), nil
+}
+
+// podPrint sums up which pods there are.
+func podPrint(c *conn) (uint32, error) {
+	h := crc32.New(castagnoli)
+	err := c.query("SELECT uid FROM objects WHERE kind = ? AND tombstone = 0 ORDER BY namespace, name", []any{string(object.Pods)},
+		func(scan func(...any) error) error {
+			var uid string
+			if err := scan(&uid); err != nil {
+				return err
+			}
+			_, err := fmt.Fprintf(h, "%s\x00", uid)
+			return err
+		})
+	return h.Sum32(), wrap("fingerprint of pods", err)
 }
 
 // copyTo writes the copied tables, as of one moment, into a new file and moves it to path.

@@ -417,8 +417,29 @@ func TestCopyIsMadeOnceASyncIsCompleteAndOnlyIfSomethingChanged(t *testing.T) {
 		t.Error("refreshed within the interval")
 	}
 	clock.add(time.Hour)
-	if refresh() == second {
+	third := refresh()
+	if third == second {
 		t.Error("not refreshed after the interval")
+	}
+	// A pod that the copy lacks is what a kubelet that starts on the copy ends.
+	s.mustBatch(t, upsert(t, object.Pods, pod("a", "u1", 8)))
+	clock.add(podsInterval / 2)
+	if refresh() != third {
+		t.Error("refreshed within the least interval")
+	}
+	clock.add(podsInterval / 2)
+	fourth := refresh()
+	if fourth == third {
+		t.Error("not refreshed though a pod came")
+	}
+	s.mustApply(t, withStatus(t, s.mustGet(t, podKey("a")), corev1.PodRunning))
+	clock.add(2 * podsInterval)
+	if refresh() != fourth {
+		t.Error("refreshed early for a pod's status")
+	}
+	s.mustBatch(t, gone(podKey("a"), object.CauseDeleted))
+	if refresh() == fourth {
+		t.Error("not refreshed though a pod went")
 	}
 }
 

@@ -234,6 +234,29 @@ func (s *Store) expire(ctx context.Context) error {
 	}})
 }
 
+// Shift moves the times of queued messages by that much: those that were reckoned by a clock that was off by it.
+func (s *Store) Shift(ctx context.Context, by time.Duration) error {
+	return s.write(ctx, &request{op: "shift the lives of queued messages", durable: true, do: func(t *tx) error {
+		var moved []object.Outgoing
+		if err := t.c.query("SELECT id, "+outboxColumns+" FROM outbox WHERE expires > 0", nil, func(scan func(...any) error) error {
+			o, err := scanOutgoing(scan)
+			moved = append(moved, o)
+			return err
+		}); err != nil {
+			return wrap("read the outbox", err)
+		}
+		for i := range moved {
+			o := &moved[i]
+			o.Created, o.Expires = o.Created.Add(by), o.Expires.Add(by)
+			if _, err := t.c.exec("UPDATE outbox SET created = ?, expires = ?, sum = ? WHERE id = ?",
+				millis(o.Created), millis(o.Expires), sumOutgoing(o), int64(o.ID)); err != nil {
+				return wrap("shift a queued message", err)
+			}
+		}
+		return nil
+	}})
+}
+
 // Dropped returns how many messages of each class went undelivered since the database was made. Those refused while
 // the disk was full are counted until the next restart only.
 func (s *Store) Dropped() map[object.Class]Losses {

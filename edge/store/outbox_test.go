@@ -204,6 +204,39 @@ func TestExpiredMessagesGoAndAreCounted(t *testing.T) {
 	}
 }
 
+// A clock that is put right by more than a message's life takes none with it: see edge/clock.
+func TestMessagesLiveOnWhenTheClockIsPutRight(t *testing.T) {
+	clock := &fakeClock{now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
+	cfg := testConfig(t.TempDir())
+	s, stop := running(t, cfg, Deps{Clock: clock})
+	e := event("short", 10)
+	e.Created, e.Expires = clock.Now(), clock.Now().Add(time.Hour)
+	if err := s.enqueue(t, e, event("for ever", 10)); err != nil {
+		t.Fatal(err)
+	}
+	const year = 365 * 24 * time.Hour
+	if err := s.Shift(t.Context(), year); err != nil {
+		t.Fatal(err)
+	}
+	clock.add(year)
+	stop() // the rows are as they should be to a new process, too
+	s, _ = running(t, cfg, Deps{Clock: clock})
+	if st := s.Status(); st.Damaged != "" {
+		t.Fatalf("the database counts as damaged: %+v", st)
+	}
+	q := s.queue(t)
+	if len(q) != 2 || !q[0].Expires.Equal(clock.Now().Add(time.Hour)) || !q[1].Expires.IsZero() {
+		t.Fatalf("queue %+v, expected both, the first with an hour to live", q)
+	}
+	if o, ok, err := s.LoadOutgoing(t.Context(), q[0].ID); err != nil || !ok || !o.Created.Equal(clock.Now()) {
+		t.Fatalf("loaded %+v, %v, %v, expected what was queued just now", o, ok, err)
+	}
+	clock.add(time.Hour)
+	if q := s.queue(t); len(q) != 1 {
+		t.Fatalf("queue %+v an hour later, expected what lives for ever", q)
+	}
+}
+
 func TestBelowTheFloorOnlyStateIsTaken(t *testing.T) {
 	cfg := testConfig(t.TempDir())
 	cfg.FreeSpaceFloor = 1 << 60

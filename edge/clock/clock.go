@@ -45,7 +45,10 @@ type Deps struct {
 	// Roots reads the CAs that may sign a time.
 	Roots func() ([]*x509.Certificate, error)
 	// Proxy is what questions go through; see join.Client.
-	Proxy    func(*http.Request) (*url.URL, error)
+	Proxy func(*http.Request) (*url.URL, error)
+	// Moved, if set, is told by how much the time is put right, so that what was reckoned by the wrong time can be, too:
+	// before a move forward and after one back, so that nothing falls due by the move itself.
+	Moved    func(by time.Duration)
 	Log      *slog.Logger
 	Registry prometheus.Registerer
 }
@@ -53,6 +56,8 @@ type Deps struct {
 // A Clock tells the time. It is safe for concurrent use.
 type Clock struct {
 	deps Deps
+
+	hearing sync.Mutex // one time is taken after the other
 
 	mu sync.Mutex // guards all below
 	// offset is what the machine's clock is off.
@@ -104,13 +109,26 @@ func (c *Clock) now() time.Time {
 
 // Heard takes a time that a trusted hub told.
 func (c *Clock) Heard(hub time.Time) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.hearing.Lock()
+	defer c.hearing.Unlock()
 	system := c.deps.System()
 	offset := hub.Sub(system)
 	if offset.Abs() <= tolerated {
 		offset = 0
 	}
+	by := system.Add(offset).Sub(c.Now())
+	if by > tolerated && c.deps.Moved != nil {
+		c.deps.Moved(by)
+	}
+	c.set(hub, system, offset)
+	if by < -tolerated && c.deps.Moved != nil {
+		c.deps.Moved(by)
+	}
+}
+
+func (c *Clock) set(hub, system time.Time, offset time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if (offset - c.offset).Abs() > tolerated {
 		c.deps.Log.Warn("this machine's clock is off: corrected for the link, not for pods", "clock", system, "hub", hub)
 	}

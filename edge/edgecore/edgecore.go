@@ -80,7 +80,7 @@ func New(ctx context.Context, cfg *v1alpha1.EdgeCore, deps Deps) (*EdgeCore, err
 	if e.proxy, err = transport.ParseProxy(cfg.Cloud.Proxy); err != nil {
 		return nil, err
 	}
-	e.clock = clock.New(clock.Deps{Proxy: e.requests, System: deps.Now, File: filepath.Join(cfg.DataDir, "time"), Log: e.part("clock"), Registry: e.reg,
+	e.clock = clock.New(clock.Deps{Proxy: e.requests, System: deps.Now, File: filepath.Join(cfg.DataDir, "time"), Log: e.part("clock"), Registry: e.reg, Moved: e.timeMoved,
 		Roots: func() ([]*x509.Certificate, error) { return pki.ReadCertificates(cfg.Cloud.CAFile) }},
 		pki.Issued(e.identity.Certificate().Leaf))
 	e.deps.Now = e.clock.Now
@@ -160,6 +160,13 @@ func (e *EdgeCore) build() error {
 		Log:        e.part("kubelet"), WaitReady: e.waitReady, Registerer: e.reg,
 	})
 	return err
+}
+
+// timeMoved gives queued messages the rest of their lives back when the clock is put right.
+func (e *EdgeCore) timeMoved(by time.Duration) {
+	if err := e.store.Shift(context.Background(), by); err != nil {
+		e.deps.Log.Warn("the clock is put right, but not the lives of queued messages", "by", by, "error", err)
+	}
 }
 
 // waitReady holds the kubelet back until the store has completed one sync: on an empty list of pods it would kill every

@@ -95,6 +95,29 @@ func TestAClockFarAheadIsPutRightByASignedTime(t *testing.T) {
 	}
 }
 
+// What lives until a time must not be over because the clock was put right: who keeps such things is told before a move
+// forward, and after one back.
+func TestAMoveOfTheClockEndsNothingByItself(t *testing.T) {
+	for _, off := range []time.Duration{-3 * time.Hour, 3 * time.Hour, -century, 30 * time.Second} {
+		g := newGateway(t)
+		g.off = off
+		var c *clock.Clock
+		var moved, at []time.Duration
+		c = clock.New(clock.Deps{System: g.system, File: g.file, Log: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry(),
+			Moved: func(by time.Duration) { moved, at = append(moved, by), append(at, c.Now().Sub(g.w.now())) }})
+		c.Heard(g.w.now())
+		c.Heard(g.w.now())
+		switch {
+		case off.Abs() < time.Minute:
+			if len(moved) != 0 {
+				t.Errorf("a clock that is %s off was moved by %v", off, moved)
+			}
+		case len(moved) != 1 || moved[0] != -off || at[0] != min(off, 0):
+			t.Errorf("a clock that is %s off: told of moves by %v when it was %v off, expected one of %s, told at %s off", off, moved, at, -off, min(off, 0))
+		}
+	}
+}
+
 func TestATimeAfterTheCAWasReplacedIsBelieved(t *testing.T) {
 	g := newGateway(t)
 	if _, err := g.w.store.RotateCA(t.Context()); err != nil {

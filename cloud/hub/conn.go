@@ -295,8 +295,8 @@ func (c *conn) handle(effects []session.Effect) {
 			c.hub.deps.Nodes.Connected(c.node, c.id, c.hub.cfg.Address, c.stream.Protocol())
 			c.hub.metrics.connects.WithLabelValues(string(c.stream.Protocol())).Inc()
 			c.log.Info("edge connected", "protocol", c.stream.Protocol(), "software", c.software)
-			if len(e.Unknown) > 0 {
-				c.log.Info("the edge offers features that this hub does not know", "features", e.Unknown)
+			if untold := c.hub.strangers.Untold(e.Unknown); len(untold) > 0 {
+				c.log.Info("the edge offers features that this hub does not know and goes without", "features", untold)
 			}
 		case session.DoWrite:
 			go c.write(e.Write)

@@ -98,6 +98,8 @@ type Hub struct {
 	// instance tells this hub's sessions from those of other replicas and of earlier starts.
 	instance string
 	serial   atomic.Uint64
+	// strangers are features of edges that this version does not know.
+	strangers session.Strangers
 
 	// mu guards all below; open is counted up only while draining is false.
 	mu       sync.Mutex

@@ -44,7 +44,7 @@ type Close struct {
 }
 
 // Welcomed tells that the handshake is over. Version and Features are what both ends speak; Unknown lists features
-// that only the peer named, to be logged once.
+// that only the peer named; see Strangers.
 type Welcomed struct {
 	Version  uint32
 	Features []string

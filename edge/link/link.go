@@ -97,6 +97,8 @@ type Link struct {
 	codec   *wire.Compressor
 	metrics *metrics
 	ways    ways
+	// strangers are features of hubs that this version does not know.
+	strangers session.Strangers
 
 	// mu guards all below.
 	mu      sync.Mutex

@@ -229,8 +229,8 @@ func (p *peer) closed(c session.Close) error {
 func (p *peer) welcome(ctx context.Context, w session.Welcomed) error {
 	l := p.l
 	p.welcomed = true
-	if len(w.Unknown) > 0 {
-		l.deps.Log.Info("the hub offers features that this edge does not know", "features", w.Unknown)
+	if untold := l.strangers.Untold(w.Unknown); len(untold) > 0 {
+		l.deps.Log.Info("the hub offers features that this edge does not know and goes without", "features", untold)
 	}
 	if w.Frame.Epoch != l.deps.Store.Epoch() {
 		if err := l.deps.Store.SetEpoch(ctx, w.Frame.Epoch); err != nil {

@@ -2,6 +2,7 @@ package link
 
 import (
 	"encoding/binary"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -137,6 +138,30 @@ func TestAnUnknownFrameOfANewerEdgeIsIgnored(t *testing.T) {
 		if f.GetPong().GetId() == 42 {
 			return
 		}
+	}
+}
+
+// A feature of newer edges is told of once, not at every connect of every edge (I12).
+func TestAnUnknownFeatureOfNewerEdgesIsLoggedOnce(t *testing.T) {
+	w := newWorld(t, nil)
+	w.stop()
+	var log strings.Builder // read once the hub has stopped
+	w.log = slog.New(slog.NewTextHandler(&log, nil))
+	l, p, err := listen(w.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.serve(l, p)
+	for _, node := range []string{"newer-1", "newer-2", "newer-1"} {
+		r := w.raw(node)
+		r.send(&wire.Frame{Body: &wire.Frame_Hello{Hello: &wire.Hello{Versions: wire.Versions(), Node: node, Store: "raw", Features: []string{"teleport"}}}})
+		if f := r.next().GetWelcome(); f == nil || len(f.Features) != 0 {
+			t.Fatalf("got %v, expected a Welcome without that feature", f)
+		}
+	}
+	w.stop()
+	if n := strings.Count(log.String(), "teleport"); n != 1 {
+		t.Errorf("logged %d times, expected once:\n%s", n, log.String())
 	}
 }
 

@@ -257,6 +257,7 @@ type world struct {
 	// revoked names the nodes whose certificates are revoked.
 	revoked sync.Map
 	stop    func()
+	log     *slog.Logger // the hub's
 }
 
 func newWorld(t *testing.T, change func(*hub.Config)) *world {
@@ -273,7 +274,7 @@ func newWorld(t *testing.T, change func(*hub.Config)) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, ca: ca, trust: trust, caches: newCaches(), up: &upstream{}, addr: "127.0.0.1:0",
+	w := &world{t: t, ca: ca, trust: trust, caches: newCaches(), up: &upstream{}, addr: "127.0.0.1:0", log: quiet(),
 		nodes: &nodes{sessions: map[string]string{}, leaseAges: map[string]time.Duration{}},
 		cfg: hub.Config{MaxHandshakes: 64, HandshakeTimeout: 5 * time.Second, MaxSessions: 1000, MaxInFlightBytes: 256 << 10,
 			Coalesce: 20 * time.Millisecond, Epoch: "e1"}}
@@ -310,7 +311,7 @@ func (w *world) identity(p pki.Pair, err error) *pki.Identity {
 // serve runs a hub on l and p. w.stop ends it, and so does the end of the test.
 func (w *world) serve(l net.Listener, p net.PacketConn) {
 	h := hub.New(w.cfg, hub.Deps{Listener: l, Packets: p, ResetKey: &[32]byte{1}, Identity: w.server, Clients: w.trust, Caches: w.caches, Upstream: w.up,
-		Nodes: w.nodes, Log: quiet(), Registry: prometheus.NewRegistry(),
+		Nodes: w.nodes, Log: w.log, Registry: prometheus.NewRegistry(),
 		Revoked: func(node string, _ *x509.Certificate) bool { _, ok := w.revoked.Load(node); return ok }})
 	w.hub = h
 	ctx, cancel := context.WithCancel(context.Background())

@@ -34,11 +34,11 @@ LDFLAGS = -s -w -funcalign=16 $(strip $(STAMP_K8S)) \
 # With -v, Go names each package that it compiles: counted instead of shown.
 PROGRESS = awk '/^[A-Za-z0-9._\/-]+$$/ { if (++n % 200 == 0) print "  " n " packages compiled"; next } { print } END { if (n >= 200) print "  " n " packages compiled" }'
 
-# Race-checked are our packages whose tests link neither k8s.io/kubernetes nor k8s.io/apiserver: with them the detector
-# would compile all of Kubernetes once more and find upstream's races, not ours. Those under tests/ bring up real things
-# and go one at a time.
+# Race-checked are all whose tests link neither k8s.io/kubernetes nor k8s.io/apiserver: with them the detector would
+# compile all of Kubernetes once more and find upstream's races, not ours. Those under tests/ bring up real things and go
+# one at a time.
 TEST_LIST = go list -test -f '{{.ImportPath}} {{join .Deps " "}}' ./... | \
-  awk '$$1 ~ /\.test$$/ { heavy = / k8s\.io\/(kubernetes|apiserver)\// || $$1 ~ /\/tests\//; sub(/\.test$$/, "", $$1); print (heavy ? "heavy" : "light"), $$1 }'
+  awk '$$1 ~ /\.test$$/ { kube = / k8s\.io\/(kubernetes|apiserver)\//; real = $$1 ~ /\/tests\//; sub(/\.test$$/, "", $$1); print (kube ? "kube" : real ? "real" : "unit"), $$1 }'
 
 .PHONY: help
 help: ## list the targets
@@ -66,12 +66,14 @@ man: $(STATE)/bin/man ## write keadm's manual pages into bin/man
 test: build ## run every test (brings what it needs, cleans up after itself; root)
 	@echo "listing tests"
 	@export TETHER_BIN=$(abspath $(BIN)); list=$$($(TEST_LIST)); \
-	light=$$(awk '$$1 == "light" { print $$2 }' <<<"$$list"); heavy=$$(awk '$$1 == "heavy" { print $$2 }' <<<"$$list"); \
+	of() { awk -v kind="$$1" '$$1 == kind { print $$2 }' <<<"$$list"; }; \
 	failed=; \
-	echo "unit tests with the race detector: $$(wc -w <<<"$$light") packages"; \
-	go test -vet=off -race -timeout 10m $$light || failed=1; \
-	echo "tests on the real thing, one package at a time: $$(wc -w <<<"$$heavy") packages"; \
-	go test -vet=off -p 1 -timeout 30m $$heavy || failed=1; \
+	echo "unit tests with the race detector: $$(of unit | wc -w) packages"; \
+	go test -vet=off -race -timeout 10m $$(of unit) || failed=1; \
+	echo "tests that link Kubernetes, one package at a time: $$(of kube | wc -w) packages"; \
+	go test -vet=off -p 1 -timeout 30m $$(of kube) || failed=1; \
+	echo "tests on the real thing with the race detector, one package at a time: $$(of real | wc -w) packages"; \
+	go test -vet=off -race -p 1 -timeout 30m $$(of real) || failed=1; \
 	if [ -n "$$failed" ]; then echo "make test: failed; see FAIL above" >&2; exit 1; fi; \
 	echo "all tests passed"
 

@@ -151,6 +151,30 @@ func (h *EdgeHost) configureEdgeEnd(pid int) error {
 	return nil
 }
 
+// MovedAddress is another address of the host, which Move gives it.
+func (h *EdgeHost) MovedAddress() string { return fmt.Sprintf("10.201.%d.3", h.number) }
+
+// Move takes the edge's address away and gives it another one of its two, as a move to another network does.
+func (h *EdgeHost) Move(from, to string) error {
+	return h.Inside(false, func() error {
+		link, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return fmt.Errorf("find eth0: %w", err)
+		}
+		if err := netlink.AddrDel(link, h.netAddress(from)); err != nil {
+			return fmt.Errorf("take the address %s away: %w", from, err)
+		}
+		if err := netlink.AddrAdd(link, h.netAddress(to)); err != nil {
+			return fmt.Errorf("set the address %s: %w", to, err)
+		}
+		// The former route went with the address.
+		if err := netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: net.ParseIP(h.RootAddress())}); err != nil {
+			return fmt.Errorf("set the default route: %w", err)
+		}
+		return nil
+	})
+}
+
 // setLink sets a link of the machine up or down.
 func setLink(name string, up bool) error {
 	link, err := netlink.LinkByName(name)

@@ -130,7 +130,7 @@ func TestFinalizersAndJobs(t *testing.T) {
 }
 
 // TestALostNodeIsMadeAgainAndNothingStops: somebody deletes the Node. CloudCore makes it again, and nothing on the site
-// stops (I8). The garbage collection of pods waits 40 s and does not come to it: what it deletes is tested in cloud/state.
+// stops (I8). The garbage collection of pods waits 40 s and does not come to it: see TestPodsCollectedWithTheirNodeRunOn.
 func TestALostNodeIsMadeAgainAndNothingStops(t *testing.T) {
 	s := sharedSystem(t)
 	ctx := context.Background()
@@ -163,6 +163,42 @@ func TestALostNodeIsMadeAgainAndNothingStops(t *testing.T) {
 		s.sameContainers(before)
 	}
 	s.answers(p, "/healthz", "")
+}
+
+// TestPodsCollectedWithTheirNodeRunOn: the Node is deleted while CloudCore is down, and the garbage collection deletes
+// its pods. When CloudCore is back, with cold caches, the site's containers are the ones of before (I8, NODE_GONE).
+func TestPodsCollectedWithTheirNodeRunOn(t *testing.T) {
+	ctx := t.Context()
+	// A system of its own: the pod stays on the edge for good.
+	p, err := bringUp(ctx, cluster.ForTest(t), cluster.EdgeConfig{Name: "edge-1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &system{parts: p, t: t}
+	tenant := s.runEverything()
+	before := s.containers()
+
+	s.must(s.Cloud.Kill())
+	s.eventuallyStatus(time.Minute, "the edge to notice", `"connected":false`)
+	s.must(s.Admin.CoreV1().Nodes().Delete(ctx, s.edge.Name(), metav1.DeleteOptions{}))
+	s.waitGone(tenant.Name, 3*time.Minute)
+	s.must(s.Cloud.Restart())
+	s.must(s.CloudReady(ctx))
+	s.eventuallyStatus(time.Minute, "the edge to be in sync again", `"synced":true`)
+	s.must(s.edge.WaitReady(ctx, time.Minute))
+	s.runPod("newcomer") // what comes after went through the same lists
+	s.sameContainers(before)
+	// Its own start needs what it refers to, too.
+	s.waitCore(s.killCore())
+	s.eventuallyStatus(time.Minute, "the kubelet to run again", `"running"`)
+	local, err := s.edge.LocalAPI()
+	s.must(err)
+	held, err := local.CoreV1().Pods(namespace).Get(ctx, tenant.Name, metav1.GetOptions{})
+	s.must(err)
+	if held.UID != tenant.UID || held.DeletionTimestamp != nil || held.Status.Phase != corev1.PodRunning {
+		t.Errorf("the edge shows the pod as uid %s, deleted %v, phase %s; expected %s, running on", held.UID, held.DeletionTimestamp, held.Status.Phase, tenant.UID)
+	}
+	s.sameContainers(before)
 }
 
 // TestAPoisonedWriteBlocksNothingElse: the cloud refuses one pod's status for ever, without an answer that would be

@@ -159,6 +159,7 @@ func TestPowerCutOffline(t *testing.T) {
 	s.configMap("app", map[string]string{"message": "kept"})
 	s.deployment("app", 3)
 	s.waitDeployment("app", 3, time.Minute)
+	rich := s.runEverything() // with Secrets and tokens
 	s.cut()
 	s.must(s.edge.PowerCut())
 	s.must(s.edge.Boot(ctx))
@@ -167,8 +168,8 @@ func TestPowerCutOffline(t *testing.T) {
 		s.must(s.edge.StartContainerd(ctx))
 	}
 	s.must(s.edge.StartCore(ctx))
-	cluster.Eventually(t, time.Minute, "3 containers to run again without the cloud", func() error {
-		if n := len(s.containers()); n != 3 {
+	cluster.Eventually(t, time.Minute, "4 containers to run again without the cloud", func() error {
+		if n := len(s.containers()); n != 4 {
 			return fmt.Errorf("%d run; %s", n, s.status())
 		}
 		return nil
@@ -181,4 +182,5 @@ func TestPowerCutOffline(t *testing.T) {
 		t.Errorf("%d pods, expected the 3 of before", len(pods))
 	}
 	s.answers(&pods[0], "/", "kept")
+	s.checkEverything(rich)
 }

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -185,6 +186,46 @@ func TestWhereUDPIsDroppedTheLinkFallsBack(t *testing.T) {
 	s.annotated("websocket")
 	s.answers(p, "/healthz", "")
 	s.sameContainers(before)
+}
+
+// TestAMoveToAnotherAddressKeepsASessionOverQUIC: the edge loses its address and gets another one. Both directions go on
+// in the session of before.
+func TestAMoveToAnotherAddressKeepsASessionOverQUIC(t *testing.T) {
+	s := sharedSystem(t)
+	ctx := t.Context()
+	s.useProtocol(v1alpha1.ProtocolQUIC)
+	t.Cleanup(func() { s.useProtocol(protocol) })
+	was, err := s.edge.Status(ctx)
+	s.must(err)
+	if was.Link.Protocol != "quic" || was.Link.Session == "" {
+		t.Fatalf("the link is %+v, expected a session over QUIC", was.Link)
+	}
+	s.must(s.edge.Move(s.edge.Address(), s.edge.MovedAddress()))
+	back := sync.OnceFunc(func() { s.must(s.edge.Move(s.edge.MovedAddress(), s.edge.Address())) })
+	t.Cleanup(back)
+	s.runPod("from-elsewhere")
+	back()
+	s.runPod("at-home-again")
+	is, err := s.edge.Status(ctx)
+	s.must(err)
+	if !is.Link.Connected || is.Link.Session != was.Link.Session {
+		t.Errorf("the link is %+v, expected the session of before: %+v", is.Link, was.Link)
+	}
+}
+
+// useProtocol starts edgecore anew with another protocol, if it has another one now.
+func (s *system) useProtocol(p v1alpha1.Protocol) {
+	s.t.Helper()
+	ctx := context.Background()
+	want := fmt.Sprintf("%q:%q", "protocol", p)
+	if strings.Contains(s.status(), want) {
+		return
+	}
+	s.must(s.edge.Supervisor.Stop(20 * time.Second))
+	s.must(s.edge.SetProtocol(p))
+	s.must(s.edge.StartCore(ctx))
+	s.eventuallyStatus(time.Minute, "a link over "+string(p), want)
+	s.must(s.edge.WaitReady(ctx, time.Minute))
 }
 
 // annotated waits until the Node says what carries its link.

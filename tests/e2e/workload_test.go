@@ -21,20 +21,25 @@ import (
 // again after edgecore came back offline.
 func TestEverythingAPodMayUse(t *testing.T) {
 	s := sharedSystem(t)
-	ctx := context.Background()
-	s.configMap("settings", map[string]string{"message": "from a ConfigMap", "color": "green"})
-	_, err := s.Admin.CoreV1().Secrets(namespace).Create(ctx, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "secret"},
-		StringData: map[string]string{"password": "swordfish"}}, metav1.CreateOptions{})
-	s.must(err)
-	p := everything()
-	s.createPod(p)
-	p = s.waitPod(p.Name, time.Minute, podReady)
+	p := s.runEverything()
 	s.checkEverything(p)
 
 	s.cut()
 	s.waitCore(s.killCore())
 	s.checkEverything(p)
 	s.heal()
+}
+
+// runEverything runs a pod that uses everything.
+func (s *system) runEverything() *corev1.Pod {
+	s.t.Helper()
+	s.configMap("settings", map[string]string{"message": "from a ConfigMap", "color": "green"})
+	_, err := s.Admin.CoreV1().Secrets(namespace).Create(context.Background(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "secret"},
+		StringData: map[string]string{"password": "swordfish"}}, metav1.CreateOptions{})
+	s.must(err)
+	p := everything()
+	s.createPod(p)
+	return s.waitPod(p.Name, time.Minute, podReady)
 }
 
 func everything() *corev1.Pod {

@@ -51,12 +51,7 @@ func (s *Stack) NewEdge(ctx context.Context, h *cluster.EdgeHost, change func(*v
 	if change == nil {
 		return e, nil
 	}
-	cfg, err := v1alpha1.LoadEdgeCore(e.config)
-	if err != nil {
-		return nil, err
-	}
-	change(cfg)
-	return e, writeConfig(e.config, cfg)
+	return e, e.Change(change)
 }
 
 // Joined is the edge on a host that keadm join made a node with JoinArgs.
@@ -79,14 +74,19 @@ func (e *Edge) StartCore(ctx context.Context) error {
 	return err
 }
 
-// SetProtocol changes what carries the link. edgecore must not run.
-func (e *Edge) SetProtocol(p v1alpha1.Protocol) error {
+// Change edits the configuration. edgecore must not run.
+func (e *Edge) Change(change func(*v1alpha1.EdgeCore)) error {
 	cfg, err := v1alpha1.LoadEdgeCore(e.config)
 	if err != nil {
 		return err
 	}
-	cfg.Cloud.Protocol = p
+	change(cfg)
 	return writeConfig(e.config, cfg)
+}
+
+// SetProtocol changes what carries the link. edgecore must not run.
+func (e *Edge) SetProtocol(p v1alpha1.Protocol) error {
+	return e.Change(func(cfg *v1alpha1.EdgeCore) { cfg.Cloud.Protocol = p })
 }
 
 // edgeDir holds what NewEdge writes and edgecore's data.

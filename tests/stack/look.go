@@ -26,6 +26,8 @@ type EdgeStatus struct {
 		Connected bool
 		Synced    bool // the session has caught up with the cloud
 		Server    string
+		Protocol  string
+		Session   string // the session's name, another one after each connect
 		Since     time.Time
 		Problem   string // why there is no link
 	} `json:"link"`

@@ -148,6 +148,16 @@ func (s *Stack) JoinArgs(ctx context.Context, h *cluster.EdgeHost) ([]string, er
 	return args, nil
 }
 
+// ChangeCloud edits cloudcore's configuration. cloudcore must not run.
+func (s *Stack) ChangeCloud(change func(*v1alpha1.CloudCore)) error {
+	cfg, err := v1alpha1.LoadCloudCore(s.config)
+	if err != nil {
+		return err
+	}
+	change(cfg)
+	return writeConfig(s.config, cfg)
+}
+
 // StartCloud starts cloudcore and waits until it lets edges in.
 func (s *Stack) StartCloud(ctx context.Context) error {
 	program, err := cluster.Program(ctx, "cloudcore")
@@ -161,15 +171,45 @@ func (s *Stack) StartCloud(ctx context.Context) error {
 }
 
 // CloudReady waits until cloudcore lets edges in.
-func (s *Stack) CloudReady(ctx context.Context) error {
+func (s *Stack) CloudReady(ctx context.Context) error { return ready(ctx, s.Cloud, s.metrics) }
+
+func ready(ctx context.Context, cloud *cluster.Process, metrics string) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	return poll(ctx, "cloudcore to be ready", func() error {
-		if !s.Cloud.Alive() {
-			return fmt.Errorf("cloudcore ended: %s", s.Cloud.LogTail(5))
+		if !cloud.Alive() {
+			return fmt.Errorf("cloudcore ended: %s", cloud.LogTail(5))
 		}
-		return httpOK(ctx, "http://"+s.metrics+"/readyz")
+		return httpOK(ctx, "http://"+metrics+"/readyz")
 	})
+}
+
+// SecondCloud starts another cloudcore of the same cluster beside the first, and returns it and the host:port that
+// edges dial by WebSocket.
+func (s *Stack) SecondCloud(ctx context.Context) (*cluster.Process, string, error) {
+	cfg, err := v1alpha1.LoadCloudCore(s.config)
+	if err != nil {
+		return nil, "", err
+	}
+	ports, err := cluster.FreePorts(4, s.address)
+	if err != nil {
+		return nil, "", err
+	}
+	cfg.Hub.WebSocketPort, cfg.Hub.QUICPort, cfg.Join.Port = ports[0], ports[1], ports[2]
+	cfg.Metrics.BindAddress = net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[3]))
+	config := s.path("cloudcore-2.yaml")
+	if err := writeConfig(config, cfg); err != nil {
+		return nil, "", err
+	}
+	program, err := cluster.Program(ctx, "cloudcore")
+	if err != nil {
+		return nil, "", err
+	}
+	second, err := s.Cluster.Start(cluster.ProcessConfig{Name: "cloudcore-2", Argv: []string{program, "--config", config}})
+	if err != nil {
+		return nil, "", err
+	}
+	return second, net.JoinHostPort(s.address, strconv.Itoa(ports[0])), ready(ctx, second, cfg.Metrics.BindAddress)
 }
 
 // CloudMetrics is the URL of cloudcore's metrics.

@@ -3,14 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
-	"net/http"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/tether-edge/tether/apis/config/v1alpha1"
-	"github.com/tether-edge/tether/tests/stack"
 )
 
 // The rest before memory is read, and the time over which idle CPU is taken.
@@ -108,49 +103,15 @@ func (s *system) memoryOnce(ctx context.Context, name string, memory func(pods i
 		return err
 	}
 	cpu(percent)
-	if err := s.saveProfiles(ctx, e); err != nil {
-		return err
+	for name, path := range map[string]string{"edgecore-heap": "heap", "edgecore-cpu": "profile?seconds=30"} {
+		if err := s.bench.saveProfile(ctx, e.HTTPClient(2*time.Minute), e.Metrics()+"/debug/pprof/"+path, name); err != nil {
+			return err
+		}
 	}
 	if _, err := s.scale(ctx, name, 0); err != nil {
 		return err
 	}
 	return e.Supervisor.Stop(30 * time.Second)
-}
-
-// saveProfiles writes edgecore's heap and 30 s of its CPU into .tether/profiles, after the figures were taken: for whoever
-// asks where a figure comes from.
-func (s *system) saveProfiles(ctx context.Context, e *stack.Edge) error {
-	dir := filepath.Join(s.bench.root, ".tether", "profiles")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return fmt.Errorf("save profiles: %w", err)
-	}
-	client := e.HTTPClient(2 * time.Minute)
-	for name, path := range map[string]string{"edgecore-heap": "heap", "edgecore-cpu": "profile?seconds=30"} {
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, e.Metrics()+"/debug/pprof/"+path, nil)
-		if err != nil {
-			return fmt.Errorf("save profiles: %w", err)
-		}
-		if err := save(client, request, filepath.Join(dir, name)); err != nil {
-			return fmt.Errorf("save profiles: %w", err)
-		}
-	}
-	return nil
-}
-
-func save(client *http.Client, request *http.Request, file string) error {
-	response, err := client.Do(request)
-	if err != nil {
-		return err
-	}
-	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s: %s", request.URL, response.Status)
-	}
-	content, err := io.ReadAll(response.Body)
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(file, content, 0o644)
 }
 
 // idle takes a process's use of CPU over d, in percent of one core.

@@ -1,0 +1,73 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/tether-edge/tether/apis/config/v1alpha1"
+	"github.com/tether-edge/tether/tests/cluster"
+)
+
+// TestASecondCloudCoreTakesOver: an edge knows two CloudCores of one cluster. Whichever it is connected to is killed; it
+// goes to the other one, which takes the node over while what the dead one wrote still stands.
+func TestASecondCloudCoreTakesOver(t *testing.T) {
+	s := sharedSystem(t)
+	ctx := t.Context()
+	second, server, err := s.SecondCloud(ctx)
+	if second != nil {
+		t.Cleanup(func() { s.must(second.Stop(20 * time.Second)) })
+	}
+	s.must(err)
+	clouds := map[string]*cluster.Process{s.Server(): s.Cloud, server: second}
+	servers := func(all ...string) {
+		s.must(s.edge.Supervisor.Stop(20 * time.Second))
+		s.must(s.edge.Change(func(cfg *v1alpha1.EdgeCore) { cfg.Cloud.Servers, cfg.Cloud.Protocol = all, v1alpha1.ProtocolWebSocket }))
+		s.must(s.edge.StartCore(context.Background()))
+	}
+	servers(s.Server(), server)
+	t.Cleanup(func() {
+		servers(s.Server())
+		s.must(s.edge.Supervisor.Stop(20 * time.Second))
+		s.must(s.edge.SetProtocol(protocol))
+	})
+	s.must(s.edge.WaitReady(ctx, time.Minute))
+	s.runPod("steady")
+	before := s.containers()
+	renewed := func() time.Time {
+		l, err := s.Admin.CoordinationV1().Leases("kube-node-lease").Get(ctx, s.edge.Name(), metav1.GetOptions{})
+		s.must(err)
+		return l.Spec.RenewTime.Time
+	}
+	for i := range 2 {
+		was, err := s.edge.Status(ctx)
+		s.must(err)
+		dead := clouds[was.Link.Server]
+		if dead == nil {
+			t.Fatalf("the edge is connected to %q, expected one of %q and %q", was.Link.Server, s.Server(), server)
+		}
+		s.must(dead.Kill())
+		killed := time.Now()
+		cluster.Eventually(t, 30*time.Second, "the edge to be in sync with the other one", func() error {
+			is, err := s.edge.Status(ctx)
+			if err == nil && (!is.Link.Synced || is.Link.Server == was.Link.Server) {
+				err = fmt.Errorf("its link is %+v", is.Link)
+			}
+			return err
+		})
+		s.runPod(fmt.Sprintf("through-the-other-%d", i))
+		// With what the dead one wrote last the node would be lost within a minute.
+		cluster.Eventually(t, 40*time.Second, "the other one to renew the Lease", func() error {
+			if !renewed().After(killed) {
+				return errors.New("it was not renewed since")
+			}
+			return nil
+		})
+		s.sameContainers(before)
+		s.must(dead.Restart())
+	}
+}

@@ -27,6 +27,7 @@ import (
 	"github.com/tether-edge/tether/cloud/issuer"
 	"github.com/tether-edge/tether/cloud/node"
 	"github.com/tether-edge/tether/cloud/state"
+	"github.com/tether-edge/tether/cloud/tunnel"
 	"github.com/tether-edge/tether/cloud/upstream"
 	"github.com/tether-edge/tether/common/object"
 	"github.com/tether-edge/tether/common/run"
@@ -52,6 +53,8 @@ type CloudCore struct {
 	cache  *state.Cache
 	up     *upstream.Applier
 	nodes  *node.Keeper
+	codec  *wire.Compressor
+	tunnel *tunnel.Server          // nil if there is to be none
 	hub    atomic.Pointer[hub.Hub] // nil until the caches are synced
 	// trusted holds nothing before it is loaded.
 	trusted trusted
@@ -80,17 +83,16 @@ func New(cfg *v1alpha1.CloudCore, deps Deps) (*CloudCore, error) {
 	}
 	c.store = trust.New(c.client, deps.Now)
 	c.trusted = trusted{issuer.NewTrusted(c.store, c.client, cfg.Hub.AdvertiseAddresses, c.recheck, deps.Log.With("part", "trust")), make(chan struct{})}
-	codec, err := wire.NewCompressor()
-	if err != nil {
+	if c.codec, err = wire.NewCompressor(); err != nil {
 		return nil, err
 	}
 	source, err := state.NewSource(c.rest)
 	if err != nil {
 		return nil, fmt.Errorf("make caches: %w", err)
 	}
-	c.cache = state.New(state.Config{}, state.Deps{Source: source, Compressor: codec, Log: deps.Log.With("part", "state"), Registerer: c.reg})
+	c.cache = state.New(state.Config{}, state.Deps{Source: source, Compressor: c.codec, Log: deps.Log.With("part", "state"), Registerer: c.reg})
 	c.up, err = upstream.New(upstream.Config{Impersonation: upstream.Impersonation(cfg.Impersonation)}, upstream.Deps{RESTConfig: c.rest,
-		Objects: c.cache, Compressor: codec, Log: deps.Log.With("part", "upstream"), Clock: clock(deps.Now), Registerer: c.reg})
+		Objects: c.cache, Compressor: c.codec, Present: c.present, Log: deps.Log.With("part", "upstream"), Clock: clock(deps.Now), Registerer: c.reg})
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +102,7 @@ func New(cfg *v1alpha1.CloudCore, deps Deps) (*CloudCore, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c, nil
+	return c, c.buildTunnel()
 }
 
 // Start runs until ctx is done. An API server that is away is waited for.
@@ -117,6 +119,9 @@ func (c *CloudCore) Start(ctx context.Context) error {
 	group.Add("hub", run.Func(c.serveEdges))
 	group.Add("join", run.Func(c.serveJoins))
 	group.Add("trust", run.Func(c.followTrust))
+	if c.tunnel != nil {
+		group.Add("tunnel", run.Func(c.serveKubelets))
+	}
 	return group.Start(ctx)
 }
 
@@ -168,8 +173,8 @@ func (c *CloudCore) serveEdges(ctx context.Context) error {
 		return errors.Join(err, listener.Close())
 	}
 	h := hub.New(hub.Config{MaxHandshakes: c.cfg.Hub.MaxHandshakes, HandshakeTimeout: c.cfg.Hub.HandshakeTimeout.Std(),
-		MaxSessions: c.cfg.Hub.MaxSessions, MaxInFlightBytes: int(c.cfg.Hub.MaxInFlightBytes), Coalesce: c.cfg.Hub.Coalesce.Std(), Epoch: epoch, Address: c.address()},
-		hub.Deps{Listener: listener, Packets: packets, ResetKey: &reset, Identity: c.trusted, Clients: c.trusted, Revoked: c.trusted.Revoked, Caches: caches{c.cache}, Upstream: c.up,
+		MaxSessions: c.cfg.Hub.MaxSessions, MaxInFlightBytes: int(c.cfg.Hub.MaxInFlightBytes), Coalesce: c.cfg.Hub.Coalesce.Std(), Epoch: epoch, Address: c.address(), Features: c.features()},
+		hub.Deps{Listener: listener, Packets: packets, ResetKey: &reset, Identity: c.trusted, Clients: c.trusted, Revoked: c.trusted.Revoked, Caches: c.caches(), Upstream: c.up,
 			Nodes: c.nodes, Log: c.deps.Log.With("part", "hub"), Now: c.deps.Now, Registry: c.reg})
 	c.hub.Store(h)
 	c.deps.Log.Info("listening for edges", "address", listener.Addr().String(), "quicPort", c.cfg.Hub.QUICPort)
@@ -234,9 +239,14 @@ type clock func() time.Time
 func (c clock) Now() time.Time { return c() }
 
 // caches presents the shared cache as the hub wants it.
-type caches struct{ *state.Cache }
+type caches struct {
+	*state.Cache
+	present func(session.View) session.View
+}
+
+func (c *CloudCore) caches() caches { return caches{c.cache, c.view} }
 
 func (c caches) Subscribe(node string, notify func([]object.Key)) (session.View, func()) {
 	view, cancel := c.Cache.Subscribe(node, notify)
-	return view, cancel
+	return c.present(view), cancel
 }

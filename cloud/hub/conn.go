@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -36,11 +37,13 @@ type conn struct {
 	ctx      context.Context
 	cancel   context.CancelFunc
 	done     chan struct{} // closed when the session is over
+	tunnel   tunnel
 
 	// mu guards all below.
 	mu       sync.Mutex
 	machine  *session.Hub
 	welcomed bool
+	tunnels  bool          // both ends have the feature
 	queue    []*wire.Frame // to be written, oldest first
 	calls    int           // under way
 	asked    int           // bytes of these
@@ -104,6 +107,7 @@ func (c *conn) finish(err error) {
 		goodbye(c.stream, wire.Reason_REASON_PROTOCOL, err.Error(), 0)
 	}
 	_ = c.stream.Close()
+	c.tunnel.end()
 }
 
 func (c *conn) reason(err error) string {
@@ -291,7 +295,7 @@ func (c *conn) handle(effects []session.Effect) {
 			}
 		case session.Welcomed:
 			// Not before: an edge that is turned away must not look alive.
-			c.welcomed = true
+			c.welcomed, c.tunnels = true, slices.Contains(e.Features, session.FeatureTunnel)
 			c.hub.deps.Nodes.Connected(c.node, c.id, c.hub.cfg.Address, c.stream.Protocol())
 			c.hub.metrics.connects.WithLabelValues(string(c.stream.Protocol())).Inc()
 			c.log.Info("edge connected", "protocol", c.stream.Protocol(), "software", c.software)
@@ -355,6 +359,14 @@ func (c *conn) checkRevision() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.handle(c.machine.RevisionChecked(rv))
+	c.kick()
+}
+
+// send queues a frame that the machine need not know of.
+func (c *conn) send(f *wire.Frame) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.queue = append(c.queue, f)
 	c.kick()
 }
 

@@ -130,7 +130,7 @@ func (h *Hub) Start(ctx context.Context) error {
 	srv := transport.NewServer(transport.ServerConfig{
 		TLS:           pki.ServerTLS(h.deps.Identity, h.deps.Clients, h.deps.Now),
 		MaxHandshakes: h.cfg.MaxHandshakes, HandshakeTimeout: h.cfg.HandshakeTimeout,
-		Admit: h.admit, Log: h.deps.Log,
+		Admit: h.admit, Tunnel: h.tunnelFor, Log: h.deps.Log,
 	}, func(s transport.Stream, greeted func()) { h.accept(sctx, s, greeted) })
 	err := h.serve(ctx, srv)
 	h.drain()

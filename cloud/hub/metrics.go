@@ -12,10 +12,10 @@ import (
 
 // metrics are the hub's. Nothing is labelled by node but what edges report of losses, which is rare.
 type metrics struct {
-	restores, bytesOut, items         prometheus.Counter
-	connects, refused, frames, writes *prometheus.CounterVec
-	dropped                           *prometheus.GaugeVec
-	writeSeconds                      prometheus.Histogram
+	restores, bytesOut, items, streams prometheus.Counter
+	connects, refused, frames, writes  *prometheus.CounterVec
+	dropped                            *prometheus.GaugeVec
+	writeSeconds                       prometheus.Histogram
 }
 
 func newMetrics(reg prometheus.Registerer, sessions func(transport.Protocol) int) *metrics {
@@ -29,6 +29,7 @@ func newMetrics(reg prometheus.Registerer, sessions func(transport.Protocol) int
 		connects: vec("connects_total", "Sessions that were opened.", "protocol"),
 		restores: counter("restores_total", "Times the API server was found older than what an edge had seen."),
 		bytesOut: counter("sent_bytes_total", "Bytes of frames sent to edges, before TLS."),
+		streams:  counter("tunnel_streams_total", "Streams opened to the kubelets of edges."),
 		items:    counter("sent_items_total", "Objects and deletes sent to edges."),
 		refused:  vec("refused_total", "Connections that were refused or ended for a fault of the edge.", "reason"),
 		frames:   vec("frames_total", "Frames by direction and type.", "direction", "type"),
@@ -42,7 +43,7 @@ func newMetrics(reg prometheus.Registerer, sessions func(transport.Protocol) int
 		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "tether", Subsystem: "hub", Name: "sessions",
 			Help: "Edges connected now.", ConstLabels: prometheus.Labels{"protocol": string(p)}}, func() float64 { return float64(sessions(p)) }))
 	}
-	reg.MustRegister(m.connects, m.restores, m.bytesOut, m.items, m.refused, m.frames, m.writes, m.dropped, m.writeSeconds)
+	reg.MustRegister(m.connects, m.restores, m.streams, m.bytesOut, m.items, m.refused, m.frames, m.writes, m.dropped, m.writeSeconds)
 	return m
 }
 

@@ -348,5 +348,15 @@ func (k *Keeper) record(node string) *record {
 	return r
 }
 
+// LastHeard is when a node was last known to be well: the last renewal of its Lease. Zero if that is not known.
+func (k *Keeper) LastHeard(node string) time.Time {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if r := k.records[node]; r != nil {
+		return r.renewed
+	}
+	return time.Time{}
+}
+
 // IsEdge says whether n is the Node of an edge.
 func IsEdge(n *corev1.Node) bool { return strings.HasPrefix(n.Spec.ProviderID, ProviderIDPrefix) }

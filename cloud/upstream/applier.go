@@ -82,12 +82,14 @@ type Compressor interface {
 	Open(body []byte, how wire.Compression) ([]byte, error)
 }
 
-// Deps are what an Applier uses. All but Clock are required; a nil Clock is SystemClock.
+// Deps are what an Applier uses. All but Present and Clock are required; a nil Clock is SystemClock.
 type Deps struct {
 	// RESTConfig reaches the API server as CloudCore. Its rate limits are not used.
 	RESTConfig *rest.Config
 	Objects    Objects
 	Compressor Compressor
+	// Present, if not nil, changes a Node's overlay into what the cluster is to see. An error has the edge send it again.
+	Present    func(ctx context.Context, node string, o *object.Overlay) error
 	Log        *slog.Logger
 	Clock      Clock
 	Registerer prometheus.Registerer

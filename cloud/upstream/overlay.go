@@ -45,6 +45,11 @@ func (a *Applier) overlay(ctx context.Context, j *job) answer {
 	if err != nil {
 		return answer{err: err}
 	}
+	if j.key.Kind == object.Nodes && a.deps.Present != nil {
+		if err := a.deps.Present(ctx, j.key.Name, j.overlay); err != nil {
+			return answer{err: err}
+		}
+	}
 	for try := 0; ; try++ {
 		current, live, ans := a.read(ctx, j, mode, try > 0)
 		if current == nil {

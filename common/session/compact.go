@@ -11,6 +11,10 @@ import (
 // featureCompact is the feature of items that say their kind and uid in fewer bytes: wire.Item. Every end offers it.
 const featureCompact = "compact-items"
 
+// FeatureTunnel is the feature of streams beside the sync, which the hub opens: see wire.OpenTunnel and the protocol's
+// document. An end offers it if it has somebody to serve or use them.
+const FeatureTunnel = "tunnel"
+
 // offered is what an end offers: what it was told to, and what this package does by itself.
 func offered(features []string) []string { return append(slices.Clone(features), featureCompact) }
 

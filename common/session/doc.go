@@ -83,6 +83,9 @@ type WriteFailed struct {
 // Answer (edge) hands over the Reply to a Call.
 type Answer struct{ Reply *wire.Reply }
 
+// OpenTunnel (edge) asks for the connection that carries streams beside the sync.
+type OpenTunnel struct{}
+
 // SendInventory (edge) asks to send one or more Inventory frames of a kind. No batch of the kind is being applied.
 type SendInventory struct{ Kind object.ID }
 
@@ -127,6 +130,7 @@ func (DoCall) effect()         {}
 func (CheckRevision) effect()  {}
 func (DeclareRestore) effect() {}
 func (Alive) effect()          {}
+func (OpenTunnel) effect()     {}
 
 // negotiate returns the features that both ends named, in the order of ours, and those that only the peer named.
 func negotiate(ours, theirs []string) (both, unknown []string) {

@@ -125,6 +125,8 @@ func (e *Edge) Receive(now time.Time, f *wire.Frame) ([]Effect, error) {
 		return e.out.result(now, b.Result), nil
 	case *wire.Frame_Reply:
 		return []Effect{Answer{b.Reply}}, nil
+	case *wire.Frame_OpenTunnel:
+		return []Effect{OpenTunnel{}}, nil
 	case *wire.Frame_Ping:
 		return []Effect{Send{&wire.Frame{Body: &wire.Frame_Pong{Pong: &wire.Pong{Id: b.Ping.Id}}}}}, nil
 	case *wire.Frame_Pong, nil:

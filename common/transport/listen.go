@@ -3,6 +3,7 @@ package transport
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -25,7 +26,10 @@ type ServerConfig struct {
 	HandshakeTimeout time.Duration
 	// Admit is asked before a stream is accepted. A non-zero duration refuses it and says when to come back.
 	Admit func() time.Duration
-	Log   *slog.Logger
+	// Tunnel, if not nil, is asked for the taker of a Stream for a Mux, which belongs to a session of that peer. Nil refuses
+	// it.
+	Tunnel func(peer *x509.Certificate, session string) (take func(Stream))
+	Log    *slog.Logger
 }
 
 // Server accepts streams from edges.
@@ -54,6 +58,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	config.NextProtos = []string{"http/1.1"}
 	mux := http.NewServeMux()
 	mux.HandleFunc(Path, s.upgrade)
+	mux.HandleFunc(TunnelPath, s.tunnel)
 	srv := &http.Server{
 		Handler: mux, TLSConfig: config,
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
@@ -80,6 +85,27 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "not now", http.StatusServiceUnavailable)
 		return
 	}
+	s.handOver(w, r, s.accept)
+}
+
+// tunnel accepts the second connection of a session.
+func (s *Server) tunnel(w http.ResponseWriter, r *http.Request) {
+	var take func(Stream)
+	if s.cfg.Tunnel != nil && len(r.TLS.PeerCertificates) > 0 {
+		take = s.cfg.Tunnel(r.TLS.PeerCertificates[0], r.Header.Get(SessionHeader))
+	}
+	if take == nil {
+		http.Error(w, "this CloudCore holds no session of that name that waits for a tunnel", http.StatusConflict)
+		return
+	}
+	s.handOver(w, r, func(stream Stream, greeted func()) {
+		greeted()
+		take(stream)
+	})
+}
+
+// handOver makes a request a WebSocket and hands it to accept, in a goroutine of its own.
+func (s *Server) handOver(w http.ResponseWriter, r *http.Request, accept func(s Stream, greeted func())) {
 	ws, err := s.upgrader.Upgrade(w, r, nil)
 	if err != nil {
 		s.cfg.Log.Info("upgrade to WebSocket failed", "remote", r.RemoteAddr, "error", err)
@@ -100,6 +126,6 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) {
 	}
 	go func() {
 		defer greeted()
-		s.accept(stream, greeted)
+		accept(stream, greeted)
 	}()
 }

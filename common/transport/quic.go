@@ -18,11 +18,12 @@ import (
 	"github.com/quic-go/quic-go"
 )
 
-// A QUIC connection carries one stream for each purpose. The side that opens a stream says which one in its first byte,
-// and the other side answers with accepted, or ends the connection with one of the codes below.
+// The side that opens a stream says what for in its first byte. The first stream of a QUIC connection is for the sync, and
+// the server answers with accepted, or ends the connection with one of the codes below.
 const (
-	purposeSync byte = 0
-	accepted    byte = 0
+	purposeSync   byte = 0
+	purposeTunnel byte = 1 // towards the kubelet; opened by the hub
+	accepted      byte = 0
 )
 
 // Codes with which a connection is closed (RFC 9000, section 10.2).
@@ -50,7 +51,8 @@ func quicConfig(window uint64, handshake time.Duration) *quic.Config {
 		HandshakeIdleTimeout:       handshake,
 		MaxIdleTimeout:             silence,
 		InitialStreamReceiveWindow: 64 << 10, MaxStreamReceiveWindow: window,
-		InitialConnectionReceiveWindow: 96 << 10, MaxConnectionReceiveWindow: window + window/2,
+		// Room for every stream beside the sync: one that nobody reads must not hold that up.
+		InitialConnectionReceiveWindow: 96 << 10, MaxConnectionReceiveWindow: window + window/2 + MaxStreams*StreamWindow,
 		// The least that QUIC allows: tunnels and mobile networks pass it. Larger ones are found out later.
 		InitialPacketSize:     1200,
 		MaxIncomingUniStreams: -1,
@@ -247,7 +249,7 @@ func dialAddr(ctx context.Context, addr *net.UDPAddr, config *tls.Config) (Strea
 	config = config.Clone()
 	config.NextProtos = []string{alpn}
 	c := quicConfig(4<<20, attempt)
-	c.MaxIncomingStreams = -1
+	c.MaxIncomingStreams = MaxStreams
 	c.KeepAlivePeriod = keepAlive
 	conn, err := t.Dial(ctx, addr, config, c)
 	if err != nil {

@@ -359,6 +359,7 @@ type Frame struct {
 	//	*Frame_Goodbye
 	//	*Frame_Call
 	//	*Frame_Reply
+	//	*Frame_OpenTunnel
 	Body          isFrame_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -518,6 +519,15 @@ func (x *Frame) GetReply() *Reply {
 	return nil
 }
 
+func (x *Frame) GetOpenTunnel() *OpenTunnel {
+	if x != nil {
+		if x, ok := x.Body.(*Frame_OpenTunnel); ok {
+			return x.OpenTunnel
+		}
+	}
+	return nil
+}
+
 type isFrame_Body interface {
 	isFrame_Body()
 }
@@ -574,6 +584,10 @@ type Frame_Reply struct {
 	Reply *Reply `protobuf:"bytes,13,opt,name=reply,proto3,oneof"`
 }
 
+type Frame_OpenTunnel struct {
+	OpenTunnel *OpenTunnel `protobuf:"bytes,14,opt,name=open_tunnel,json=openTunnel,proto3,oneof"`
+}
+
 func (*Frame_Hello) isFrame_Body() {}
 
 func (*Frame_Welcome) isFrame_Body() {}
@@ -599,6 +613,8 @@ func (*Frame_Goodbye) isFrame_Body() {}
 func (*Frame_Call) isFrame_Body() {}
 
 func (*Frame_Reply) isFrame_Body() {}
+
+func (*Frame_OpenTunnel) isFrame_Body() {}
 
 // Hello is the edge's first frame.
 type Hello struct {
@@ -1833,6 +1849,44 @@ func (x *Call) GetQuery() string {
 	return ""
 }
 
+// OpenTunnel asks the edge for the connection that carries streams beside the sync, where both ends named the feature
+// tunnel and the session's own connection cannot carry them.
+type OpenTunnel struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OpenTunnel) Reset() {
+	*x = OpenTunnel{}
+	mi := &file_wire_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OpenTunnel) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OpenTunnel) ProtoMessage() {}
+
+func (x *OpenTunnel) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OpenTunnel.ProtoReflect.Descriptor instead.
+func (*OpenTunnel) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{16}
+}
+
 type Reply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -1845,7 +1899,7 @@ type Reply struct {
 
 func (x *Reply) Reset() {
 	*x = Reply{}
-	mi := &file_wire_proto_msgTypes[16]
+	mi := &file_wire_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1857,7 +1911,7 @@ func (x *Reply) String() string {
 func (*Reply) ProtoMessage() {}
 
 func (x *Reply) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[16]
+	mi := &file_wire_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1870,7 +1924,7 @@ func (x *Reply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reply.ProtoReflect.Descriptor instead.
 func (*Reply) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{16}
+	return file_wire_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Reply) GetId() uint64 {
@@ -1906,7 +1960,7 @@ var File_wire_proto protoreflect.FileDescriptor
 const file_wire_proto_rawDesc = "" +
 	"\n" +
 	"\n" +
-	"wire.proto\x12\x0etether.link.v1\"\x81\x05\n" +
+	"wire.proto\x12\x0etether.link.v1\"\xc0\x05\n" +
 	"\x05Frame\x12-\n" +
 	"\x05hello\x18\x01 \x01(\v2\x15.tether.link.v1.HelloH\x00R\x05hello\x123\n" +
 	"\awelcome\x18\x02 \x01(\v2\x17.tether.link.v1.WelcomeH\x00R\awelcome\x129\n" +
@@ -1921,7 +1975,9 @@ const file_wire_proto_rawDesc = "" +
 	" \x01(\v2\x14.tether.link.v1.PongH\x00R\x04pong\x123\n" +
 	"\agoodbye\x18\v \x01(\v2\x17.tether.link.v1.GoodbyeH\x00R\agoodbye\x12*\n" +
 	"\x04call\x18\f \x01(\v2\x14.tether.link.v1.CallH\x00R\x04call\x12-\n" +
-	"\x05reply\x18\r \x01(\v2\x15.tether.link.v1.ReplyH\x00R\x05replyB\x06\n" +
+	"\x05reply\x18\r \x01(\v2\x15.tether.link.v1.ReplyH\x00R\x05reply\x12=\n" +
+	"\vopen_tunnel\x18\x0e \x01(\v2\x1a.tether.link.v1.OpenTunnelH\x00R\n" +
+	"openTunnelB\x06\n" +
 	"\x04body\"\x92\x02\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bversions\x18\x01 \x03(\rR\bversions\x12\x1a\n" +
@@ -2026,7 +2082,9 @@ const file_wire_proto_rawDesc = "" +
 	"\vsubresource\x18\x06 \x01(\tR\vsubresource\x12!\n" +
 	"\fcontent_type\x18\a \x01(\tR\vcontentType\x12\x12\n" +
 	"\x04body\x18\b \x01(\fR\x04body\x12\x14\n" +
-	"\x05query\x18\t \x01(\tR\x05query\"b\n" +
+	"\x05query\x18\t \x01(\tR\x05query\"\f\n" +
+	"\n" +
+	"OpenTunnel\"b\n" +
 	"\x05Reply\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04code\x18\x02 \x01(\x05R\x04code\x12!\n" +
@@ -2079,7 +2137,7 @@ func file_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_wire_proto_goTypes = []any{
 	(Cause)(0),             // 0: tether.link.v1.Cause
 	(Compression)(0),       // 1: tether.link.v1.Compression
@@ -2103,7 +2161,8 @@ var file_wire_proto_goTypes = []any{
 	(*Pong)(nil),           // 19: tether.link.v1.Pong
 	(*Goodbye)(nil),        // 20: tether.link.v1.Goodbye
 	(*Call)(nil),           // 21: tether.link.v1.Call
-	(*Reply)(nil),          // 22: tether.link.v1.Reply
+	(*OpenTunnel)(nil),     // 22: tether.link.v1.OpenTunnel
+	(*Reply)(nil),          // 23: tether.link.v1.Reply
 }
 var file_wire_proto_depIdxs = []int32{
 	7,  // 0: tether.link.v1.Frame.hello:type_name -> tether.link.v1.Hello
@@ -2118,22 +2177,23 @@ var file_wire_proto_depIdxs = []int32{
 	19, // 9: tether.link.v1.Frame.pong:type_name -> tether.link.v1.Pong
 	20, // 10: tether.link.v1.Frame.goodbye:type_name -> tether.link.v1.Goodbye
 	21, // 11: tether.link.v1.Frame.call:type_name -> tether.link.v1.Call
-	22, // 12: tether.link.v1.Frame.reply:type_name -> tether.link.v1.Reply
-	8,  // 13: tether.link.v1.Hello.kinds:type_name -> tether.link.v1.KindDigest
-	11, // 14: tether.link.v1.Inventory.entries:type_name -> tether.link.v1.InventoryEntry
-	13, // 15: tether.link.v1.Batch.items:type_name -> tether.link.v1.Item
-	0,  // 16: tether.link.v1.Item.cause:type_name -> tether.link.v1.Cause
-	1,  // 17: tether.link.v1.Item.compression:type_name -> tether.link.v1.Compression
-	2,  // 18: tether.link.v1.Write.op:type_name -> tether.link.v1.Op
-	1,  // 19: tether.link.v1.Write.compression:type_name -> tether.link.v1.Compression
-	3,  // 20: tether.link.v1.Write.class:type_name -> tether.link.v1.MessageClass
-	4,  // 21: tether.link.v1.Write.full_policy:type_name -> tether.link.v1.FullPolicy
-	5,  // 22: tether.link.v1.Goodbye.reason:type_name -> tether.link.v1.Reason
-	23, // [23:23] is the sub-list for method output_type
-	23, // [23:23] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	23, // 12: tether.link.v1.Frame.reply:type_name -> tether.link.v1.Reply
+	22, // 13: tether.link.v1.Frame.open_tunnel:type_name -> tether.link.v1.OpenTunnel
+	8,  // 14: tether.link.v1.Hello.kinds:type_name -> tether.link.v1.KindDigest
+	11, // 15: tether.link.v1.Inventory.entries:type_name -> tether.link.v1.InventoryEntry
+	13, // 16: tether.link.v1.Batch.items:type_name -> tether.link.v1.Item
+	0,  // 17: tether.link.v1.Item.cause:type_name -> tether.link.v1.Cause
+	1,  // 18: tether.link.v1.Item.compression:type_name -> tether.link.v1.Compression
+	2,  // 19: tether.link.v1.Write.op:type_name -> tether.link.v1.Op
+	1,  // 20: tether.link.v1.Write.compression:type_name -> tether.link.v1.Compression
+	3,  // 21: tether.link.v1.Write.class:type_name -> tether.link.v1.MessageClass
+	4,  // 22: tether.link.v1.Write.full_policy:type_name -> tether.link.v1.FullPolicy
+	5,  // 23: tether.link.v1.Goodbye.reason:type_name -> tether.link.v1.Reason
+	24, // [24:24] is the sub-list for method output_type
+	24, // [24:24] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_wire_proto_init() }
@@ -2155,6 +2215,7 @@ func file_wire_proto_init() {
 		(*Frame_Goodbye)(nil),
 		(*Frame_Call)(nil),
 		(*Frame_Reply)(nil),
+		(*Frame_OpenTunnel)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2162,7 +2223,7 @@ func file_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_proto_rawDesc), len(file_wire_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   17,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -34,6 +34,7 @@ import (
 	"github.com/tether-edge/tether/edge/link"
 	"github.com/tether-edge/tether/edge/renew"
 	"github.com/tether-edge/tether/edge/store"
+	"github.com/tether-edge/tether/edge/tunnel"
 )
 
 // Deps are what an EdgeCore takes from its surroundings. Now may be nil: it is the machine's clock then.
@@ -124,9 +125,18 @@ func (e *EdgeCore) build() error {
 	if err != nil {
 		return err
 	}
+	kubeletTLS, err := e.local.clientTLS("tether:tunnel")
+	if err != nil {
+		return err
+	}
+	servingCert, servingKey, err := e.local.writeServing()
+	if err != nil {
+		return fmt.Errorf("make the certificate of the kubelet's server: %w", err)
+	}
+	relay := tunnel.New(net.JoinHostPort("127.0.0.1", strconv.Itoa(cfg.Kubelet.Port)), kubeletTLS, e.part("tunnel"))
 	e.link, err = link.New(link.Config{Node: cfg.NodeName, Servers: servers, Protocols: protocols(cfg.Cloud.Protocol), Software: version.String("edgecore"),
 		PingInterval: cfg.Cloud.PingInterval.Std()},
-		link.Deps{Dial: e.dial, Store: linkStore{e.store}, LeaseAge: e.leaseAge, ServerTime: e.clock.Heard, Log: e.part("link"), Now: e.deps.Now, Registry: e.reg})
+		link.Deps{Dial: e.dial, Tunnel: relay.Serve, DialTunnel: e.dialTunnel, Store: linkStore{e.store}, LeaseAge: e.leaseAge, ServerTime: e.clock.Heard, Log: e.part("link"), Now: e.deps.Now, Registry: e.reg})
 	if err != nil {
 		return err
 	}
@@ -153,6 +163,7 @@ func (e *EdgeCore) build() error {
 		NodeName: cfg.NodeName, RootDir: k.RootDir, StateDir: filepath.Join(cfg.DataDir, "kubelet"), StaticPodPath: k.StaticPodPath,
 		RuntimeEndpoint: k.ContainerRuntimeEndpoint, ImageServiceEndpoint: k.ImageServiceEndpoint,
 		CgroupDriver: string(k.CgroupDriver), CgroupRoot: k.CgroupRoot, NodeIP: k.NodeIP, Port: int32(k.Port),
+		ServingCertFile: servingCert, ServingKeyFile: servingKey,
 		ClientCAFile: e.local.caFile(), MaxPods: int32(k.MaxPods), NodeLabels: k.NodeLabels, Taints: taints,
 		ClusterDNS: k.ClusterDNS, ClusterDomain: k.ClusterDomain, EvictionHard: k.EvictionHard,
 	}, kubelet.Deps{
@@ -218,6 +229,11 @@ func (e *EdgeCore) reach(ctx context.Context, way link.Way) (transport.Stream, e
 		return transport.DialQUIC(ctx, way.Server, config)
 	}
 	return transport.DialThrough(ctx, e.proxy, way.Server, config)
+}
+
+// dialTunnel opens the second connection of a session, the way that the session took.
+func (e *EdgeCore) dialTunnel(ctx context.Context, way link.Way, session string) (transport.Stream, error) {
+	return transport.DialTunnel(ctx, e.proxy, way.Server, session, pki.ClientTLS(e.identity, e.roots, pki.ServerName, e.deps.Now))
 }
 
 func (e *EdgeCore) dial(ctx context.Context, way link.Way) (transport.Stream, error) {

@@ -81,6 +81,31 @@ func (p *localPKI) serverTLS() (*tls.Config, error) {
 	return &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{cert}, ClientCAs: pool}, nil
 }
 
+// writeServing writes the certificate of the kubelet's own server and returns its files.
+func (p *localPKI) writeServing() (cert, key string, err error) {
+	pair, err := p.ca.IssueServer([]string{"127.0.0.1", "localhost"}, localValidity)
+	if err != nil {
+		return "", "", err
+	}
+	cert, key = filepath.Join(p.dir, "kubelet.crt"), filepath.Join(p.dir, "kubelet.key")
+	return cert, key, pair.Save(cert, key)
+}
+
+// clientTLS is what a part of this process shows to the kubelet's own server. It is never written to disk.
+func (p *localPKI) clientTLS(name string) (*tls.Config, error) {
+	pair, err := p.ca.IssueClient(name, []string{adminGroup}, localValidity)
+	if err != nil {
+		return nil, err
+	}
+	cert, err := tls.X509KeyPair(pair.Cert, pair.Key)
+	if err != nil {
+		return nil, fmt.Errorf("certificate of %s: %w", name, err)
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(p.ca.Cert())
+	return &tls.Config{MinVersion: tls.VersionTLS12, ServerName: "127.0.0.1", RootCAs: pool, Certificates: []tls.Certificate{cert}}, nil
+}
+
 // writeKubeconfig writes what kubectl at the gateway needs.
 func (p *localPKI) writeKubeconfig(file, node string) error {
 	pair, err := p.ca.IssueClient("local-admin", []string{adminGroup}, localValidity)

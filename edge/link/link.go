@@ -10,6 +10,7 @@ package link
 import (
 	"context"
 	"log/slog"
+	"net"
 	"slices"
 	"sync"
 	"time"
@@ -81,6 +82,10 @@ type Deps struct {
 	// Dial opens a stream to a server; see transport.Dial for its errors.
 	Dial  func(ctx context.Context, way Way) (transport.Stream, error)
 	Store Store
+	// Tunnel, if not nil, serves streams that the hub opens; it owns them, and returns when one is done. DialTunnel opens
+	// the second connection of a session where its own cannot carry them.
+	Tunnel     func(ctx context.Context, stream net.Conn)
+	DialTunnel func(ctx context.Context, way Way, session string) (transport.Stream, error)
 	// LeaseAge is the time since the kubelet last renewed its lease; negative where it never did.
 	LeaseAge func() time.Duration
 	// ServerTime, if set, is told the hub's clock at each connect.

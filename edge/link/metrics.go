@@ -3,8 +3,8 @@ package link
 import "github.com/prometheus/client_golang/prometheus"
 
 type metrics struct {
-	items, delivered, failed, bytesOut prometheus.Counter
-	attempts, connects                 *prometheus.CounterVec // by protocol
+	items, delivered, failed, bytesOut, streams prometheus.Counter
+	attempts, connects                          *prometheus.CounterVec // by protocol
 }
 
 func newMetrics(reg prometheus.Registerer, connected func() bool) *metrics {
@@ -20,6 +20,7 @@ func newMetrics(reg prometheus.Registerer, connected func() bool) *metrics {
 		items:     counter("received_items_total", "Objects and deletes committed from the cloud."),
 		delivered: counter("delivered_writes_total", "Queued writes that got a final answer."),
 		failed:    counter("failed_writes_total", "Times that a queued write was not taken and is tried again."),
+		streams:   counter("tunnel_streams_total", "Streams that the cloud opened to this node's kubelet."),
 		bytesOut:  counter("sent_bytes_total", "Bytes of frames sent to the cloud, before TLS."),
 	}
 	up := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "tether", Subsystem: "link", Name: "connected",
@@ -29,6 +30,6 @@ func newMetrics(reg prometheus.Registerer, connected func() bool) *metrics {
 		}
 		return 0
 	})
-	reg.MustRegister(m.attempts, m.connects, m.items, m.delivered, m.failed, m.bytesOut, up)
+	reg.MustRegister(m.attempts, m.connects, m.items, m.delivered, m.failed, m.bytesOut, m.streams, up)
 	return m
 }

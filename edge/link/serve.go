@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tether-edge/tether/common/object"
@@ -43,15 +45,19 @@ type peer struct {
 	outbox   Outbox
 	welcomed bool
 	comeBack time.Duration
-	again    bool          // a write that was to be sent was gone
-	done     chan struct{} // closed when the session is over
+	again    bool // a write that was to be sent was gone
+	stream   transport.Stream
+	session  string
+	tunnels  sync.WaitGroup // what serves streams beside the sync
+	dialing  atomic.Bool    // the second connection is there or on its way
+	done     chan struct{}  // closed when the session is over
 }
 
 // serve runs one session on the stream until it ends.
 func (l *Link) serve(ctx context.Context, stream transport.Stream, way Way) ended {
 	sctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	p := &peer{l: l, way: way, calls: make(chan *pendingCall), waiting: map[uint64]*pendingCall{}, done: make(chan struct{})}
+	p := &peer{l: l, way: way, stream: stream, calls: make(chan *pendingCall), waiting: map[uint64]*pendingCall{}, done: make(chan struct{})}
 	frames, readErr := make(chan *wire.Frame), make(chan error, 1)
 	err := p.open(sctx, stream)
 	if err == nil {
@@ -66,6 +72,8 @@ func (l *Link) serve(ctx context.Context, stream transport.Stream, way Way) ende
 		<-p.apply.done
 	}
 	_ = stream.Close()
+	cancel()
+	p.tunnels.Wait()
 	close(p.done)
 	l.mu.Lock()
 	l.current = nil
@@ -96,7 +104,7 @@ func (p *peer) open(ctx context.Context, stream transport.Stream) error {
 	if p.outbox, err = s.Outbox(ctx); err != nil {
 		return fmt.Errorf("%w: open the outbox: %w", errStore, err)
 	}
-	p.machine = session.NewEdge(session.EdgeConfig{Node: p.l.cfg.Node, Software: p.l.cfg.Software, Features: p.l.cfg.Features,
+	p.machine = session.NewEdge(session.EdgeConfig{Node: p.l.cfg.Node, Software: p.l.cfg.Software, Features: p.l.features(),
 		Store: s.ID(), PingInterval: p.l.cfg.PingInterval, Rand: p.l.random}, session.Held{Digests: digests, NodeUID: uid, Epoch: s.Epoch()})
 	p.out = newWriter(stream, p.l.metrics)
 	p.apply = newApplier(p.l)
@@ -198,6 +206,8 @@ func (p *peer) do(ctx context.Context, effects []session.Effect) error {
 			p.failed(e)
 		case session.Answer:
 			p.answer(e.Reply)
+		case session.OpenTunnel:
+			p.openTunnel(ctx)
 		}
 		if err != nil {
 			return err
@@ -228,7 +238,7 @@ func (p *peer) closed(c session.Close) error {
 
 func (p *peer) welcome(ctx context.Context, w session.Welcomed) error {
 	l := p.l
-	p.welcomed = true
+	p.welcomed, p.session = true, w.Frame.Session
 	if untold := l.strangers.Untold(w.Unknown); len(untold) > 0 {
 		l.deps.Log.Info("the hub offers features that this edge does not know and goes without", "features", untold)
 	}
@@ -244,6 +254,9 @@ func (p *peer) welcome(ctx context.Context, w session.Welcomed) error {
 	l.metrics.connects.WithLabelValues(string(p.way.Protocol)).Inc()
 	if ms := w.Frame.ServerTimeUnixMs; ms > 0 && l.deps.ServerTime != nil {
 		l.deps.ServerTime(time.UnixMilli(ms))
+	}
+	if carrier, ok := transport.CarrierOf(p.stream); ok && l.deps.Tunnel != nil {
+		p.tunnels.Go(func() { p.serveStreams(ctx, carrier) })
 	}
 	l.deps.Log.Info("link is up", "server", p.way.Server, "protocol", p.way.Protocol, "session", w.Frame.Session, "differs", w.Frame.Want)
 	return p.takeOutbox(ctx)

@@ -3,6 +3,7 @@ package link
 import (
 	"context"
 	"crypto/tls"
+	"net"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -170,6 +171,8 @@ type edgeConfig struct {
 	addr  string // the hub's if empty
 	ping  time.Duration
 	clock pki.Clock
+	// tunnel serves the hub's streams.
+	tunnel func(context.Context, net.Conn)
 }
 
 func (w *world) join(node string, c edgeConfig) *edge {
@@ -196,6 +199,10 @@ func (w *world) join(node string, c edgeConfig) *edge {
 		Dial: func(ctx context.Context, way link.Way) (transport.Stream, error) {
 			s, err := dial(ctx, way.Server, pki.ClientTLS(id, w.trust, "127.0.0.1", c.clock))
 			return s, pki.Explain(err, c.clock)
+		},
+		Tunnel: c.tunnel,
+		DialTunnel: func(ctx context.Context, way link.Way, session string) (transport.Stream, error) {
+			return transport.DialTunnel(ctx, nil, way.Server, session, pki.ClientTLS(id, w.trust, "127.0.0.1", c.clock))
 		},
 		ServerTime: func(hub time.Time) { e.hubTime.Store(&hub) },
 		Store:      e.store, LeaseAge: func() time.Duration { return 5 * time.Second }, Log: quiet(), Now: c.clock, Registry: e.reg})

@@ -277,7 +277,7 @@ func newWorld(t *testing.T, change func(*hub.Config)) *world {
 	w := &world{t: t, ca: ca, trust: trust, caches: newCaches(), up: &upstream{}, addr: "127.0.0.1:0", log: quiet(),
 		nodes: &nodes{sessions: map[string]string{}, leaseAges: map[string]time.Duration{}},
 		cfg: hub.Config{MaxHandshakes: 64, HandshakeTimeout: 5 * time.Second, MaxSessions: 1000, MaxInFlightBytes: 256 << 10,
-			Coalesce: 20 * time.Millisecond, Epoch: "e1"}}
+			Coalesce: 20 * time.Millisecond, Epoch: "e1", Features: []string{session.FeatureTunnel}}}
 	if change != nil {
 		change(&w.cfg)
 	}

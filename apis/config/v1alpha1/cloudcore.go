@@ -10,6 +10,7 @@ type CloudCore struct {
 	Kubeconfig string `json:"kubeconfig"`
 	Hub        Hub    `json:"hub"`
 	Join       Join   `json:"join"`
+	Tunnel     Tunnel `json:"tunnel"`
 	// Impersonation is how writes are made in a node's name: constrained (API servers from 1.36), legacy (needs the
 	// separate ClusterRole, which is nearly cluster-admin), or auto, which asks the API server once.
 	Impersonation Impersonation `json:"impersonation"`
@@ -64,6 +65,17 @@ type Join struct {
 	MaxConnections int `json:"maxConnections"`
 }
 
+// Tunnel configures where the API server, and whoever else may, asks the kubelets of edges.
+type Tunnel struct {
+	// AdvertiseAddress is the IP address or DNS name by which the API server reaches this CloudCore: the address that edge
+	// Nodes show. Empty means the first of hub.advertiseAddresses.
+	AdvertiseAddress string `json:"advertiseAddress"`
+	// FirstPort to LastPort are the TCP ports, at the hub's bind address; each edge node has one of them for itself, for
+	// ever. FirstPort 0 means no tunnel: no kubectl logs or exec.
+	FirstPort int `json:"firstPort"`
+	LastPort  int `json:"lastPort"`
+}
+
 // Lease configures the Leases that CloudCore renews for connected nodes.
 type Lease struct {
 	// RenewInterval is the time between two renewals. Each costs the API server one write per node.
@@ -88,6 +100,7 @@ func DefaultCloudCore() *CloudCore {
 		},
 		Join: Join{Port: 10002, CertificateLife: Duration(7 * 24 * time.Hour), RenewalGrace: Duration(90 * 24 * time.Hour),
 			MaxConnections: 256},
+		Tunnel:        Tunnel{FirstPort: 20000, LastPort: 59999},
 		Impersonation: ImpersonationAuto,
 		Lease:         Lease{RenewInterval: Duration(15 * time.Second), Duration: Duration(40 * time.Second)},
 		Metrics:       Metrics{BindAddress: "127.0.0.1:10004"},
@@ -117,6 +130,13 @@ func (c *CloudCore) Validate() error {
 	f.duration("join.certificateLife", c.Join.CertificateLife, 10*time.Minute, 366*24*time.Hour)
 	f.duration("join.renewalGrace", c.Join.RenewalGrace, 0, 10*366*24*time.Hour)
 	f.between("join.maxConnections", c.Join.MaxConnections, 1, 100_000)
+	if t := c.Tunnel; t.FirstPort != 0 {
+		f.port("tunnel.firstPort", t.FirstPort)
+		f.between("tunnel.lastPort", t.LastPort, t.FirstPort, 65535)
+	}
+	if c.Tunnel.AdvertiseAddress != "" {
+		f.host("tunnel.advertiseAddress", c.Tunnel.AdvertiseAddress)
+	}
 	oneOf(&f, "impersonation", c.Impersonation, ImpersonationAuto, ImpersonationConstrained, ImpersonationLegacy)
 	f.duration("lease.duration", c.Lease.Duration, 10*time.Second, 10*time.Minute)
 	if c.Lease.Duration.Std()%time.Second != 0 {

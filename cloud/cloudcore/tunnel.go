@@ -1,0 +1,74 @@
+package cloudcore
+
+import (
+	"context"
+	"fmt"
+	"net"
+
+	"github.com/tether-edge/tether/cloud/hub"
+	"github.com/tether-edge/tether/cloud/node"
+	"github.com/tether-edge/tether/cloud/tunnel"
+	"github.com/tether-edge/tether/common/object"
+	"github.com/tether-edge/tether/common/session"
+)
+
+// buildTunnel makes the kubelet endpoint, if there is to be one.
+func (c *CloudCore) buildTunnel() error {
+	t := c.cfg.Tunnel
+	if t.FirstPort == 0 {
+		return nil
+	}
+	address := t.AdvertiseAddress
+	if address == "" {
+		var err error
+		if address, _, err = net.SplitHostPort(c.address()); err != nil {
+			return fmt.Errorf("address of this CloudCore: %w", err)
+		}
+	}
+	callers, err := tunnel.Delegated(c.client)
+	if err != nil {
+		return err
+	}
+	c.tunnel = tunnel.New(tunnel.Config{Address: address, BindAddress: c.cfg.Hub.BindAddress, FirstPort: t.FirstPort, LastPort: t.LastPort},
+		tunnel.Deps{Client: c.client, Cache: c.cache, IsEdge: node.IsEdge, Open: c.open, LastHeard: c.nodes.LastHeard, Callers: callers,
+			Certificate: c.trusted.Certificate, Log: c.deps.Log.With("part", "tunnel"), Registerer: c.reg})
+	return nil
+}
+
+// serveKubelets serves the kubelet endpoint once there is a certificate for it.
+func (c *CloudCore) serveKubelets(ctx context.Context) error {
+	if !c.trusted.wait(ctx) {
+		return nil
+	}
+	return c.tunnel.Start(ctx)
+}
+
+func (c *CloudCore) open(ctx context.Context, name string) (net.Conn, error) {
+	h := c.hub.Load()
+	if h == nil {
+		return nil, hub.ErrAway
+	}
+	return h.Open(ctx, name)
+}
+
+func (c *CloudCore) present(ctx context.Context, name string, o *object.Overlay) error {
+	if c.tunnel == nil {
+		return nil
+	}
+	return c.tunnel.Present(ctx, name, o)
+}
+
+func (c *CloudCore) view(v session.View) session.View {
+	if c.tunnel == nil {
+		return v
+	}
+	return tunnel.View{View: v, Codec: c.codec, Log: c.deps.Log}
+}
+
+// features are those of the link that this CloudCore has a use for.
+func (c *CloudCore) features() []string {
+	if c.tunnel == nil {
+		return nil
+	}
+	return []string{session.FeatureTunnel}
+}

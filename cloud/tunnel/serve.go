@@ -1,0 +1,156 @@
+package tunnel
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"strings"
+	"time"
+
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+)
+
+// nodeKey is the key of the node's name in a connection's context.
+type nodeKey struct{}
+
+// connOf is a connection to one node's port.
+type connOf struct {
+	net.Conn
+	node string
+}
+
+// listenerOf marks the connections that it accepts with a node's name.
+type listenerOf struct {
+	net.Listener
+	node string
+}
+
+func (l listenerOf) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return connOf{c, l.node}, nil
+}
+
+// server is the HTTP server behind every port.
+func (s *Server) server() *http.Server {
+	return &http.Server{
+		Handler: s,
+		// HTTP/1.1 only: what is upgraded needs a connection of its own.
+		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}, ClientAuth: tls.RequestClientCert,
+			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.deps.Certificate(), nil }},
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			if t, ok := c.(*tls.Conn); ok {
+				c = t.NetConn()
+			}
+			if c, ok := c.(connOf); ok {
+				ctx = context.WithValue(ctx, nodeKey{}, c.node)
+			}
+			return ctx
+		},
+		ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		ErrorLog: slog.NewLogLogger(s.deps.Log.Handler(), slog.LevelDebug),
+	}
+}
+
+// ServeHTTP answers one request to a node's kubelet, in the kubelet's place as far as the caller is concerned.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	node, _ := r.Context().Value(nodeKey{}).(string)
+	if !plain(r) {
+		http.Error(w, "the path is not in its plain form: expected one without empty, . or .. elements and without an encoded slash", http.StatusBadRequest)
+		return
+	}
+	caller, ok, err := s.deps.Callers.Authenticator.AuthenticateRequest(r)
+	if err != nil || !ok {
+		s.m.requests.WithLabelValues("unauthorized").Inc()
+		if err != nil {
+			s.deps.Log.Info("a caller of a kubelet could not be authenticated", "node", node, "remote", r.RemoteAddr, "error", err)
+		}
+		http.Error(w, "Unauthorized", http.StatusUnauthorized)
+		return
+	}
+	attrs := attributes(node, caller.User, r)
+	allowed, err := s.allowed(r.Context(), attrs)
+	if err != nil {
+		s.m.requests.WithLabelValues("error").Inc()
+		s.deps.Log.Warn("cannot learn what a caller of a kubelet may do", "node", node, "user", caller.User.GetName(), "error", err)
+		http.Error(w, "Internal Error: the rights of the caller could not be looked up", http.StatusInternalServerError)
+		return
+	}
+	if !allowed {
+		s.m.requests.WithLabelValues("forbidden").Inc()
+		var subresources []string
+		for _, a := range attrs {
+			subresources = append(subresources, a.GetSubresource())
+		}
+		http.Error(w, fmt.Sprintf("Forbidden (user=%s, verb=%s, resource=nodes, subresource(s)=%v)", caller.User.GetName(), attrs[0].GetVerb(), subresources), http.StatusForbidden)
+		return
+	}
+	s.m.requests.WithLabelValues("relayed").Inc()
+	s.m.open.Inc()
+	defer s.m.open.Dec()
+	s.proxy.ServeHTTP(w, r)
+}
+
+// allowed reports whether one of the rights is given.
+func (s *Server) allowed(ctx context.Context, attrs []authorizer.Attributes) (bool, error) {
+	var errs []error
+	for _, a := range attrs {
+		decision, _, err := s.deps.Callers.Authorizer.Authorize(ctx, a)
+		if decision == authorizer.DecisionAllow {
+			return true, nil
+		}
+		errs = append(errs, err)
+	}
+	return false, errors.Join(errs...)
+}
+
+// newProxy relays requests over streams to the nodes.
+func (s *Server) newProxy() *httputil.ReverseProxy {
+	return &httputil.ReverseProxy{
+		FlushInterval: -1, // logs are read as they come
+		ErrorLog:      slog.NewLogLogger(s.deps.Log.Handler(), slog.LevelDebug),
+		Rewrite: func(r *httputil.ProxyRequest) {
+			node, _ := r.In.Context().Value(nodeKey{}).(string)
+			r.Out.URL.Scheme, r.Out.URL.Host = "http", node
+			// The kubelet knows this process only; what the caller showed is not the edge's to see.
+			for name := range r.Out.Header {
+				if name == "Authorization" || strings.HasPrefix(name, "X-Remote-") || strings.HasPrefix(name, "Impersonate-") {
+					r.Out.Header.Del(name)
+				}
+			}
+		},
+		ErrorHandler: s.failed,
+		Transport: &http.Transport{
+			DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {
+				node, _, err := net.SplitHostPort(address)
+				if err != nil {
+					return nil, err
+				}
+				return s.deps.Open(ctx, node)
+			},
+			DisableCompression: true, MaxIdleConnsPerHost: 4, IdleConnTimeout: 30 * time.Second,
+			WriteBufferSize: 32 << 10, ReadBufferSize: 32 << 10,
+		},
+	}
+}
+
+// failed says why a node could not be asked.
+func (s *Server) failed(w http.ResponseWriter, r *http.Request, err error) {
+	node, _ := r.Context().Value(nodeKey{}).(string)
+	if r.Context().Err() != nil {
+		return // the caller is gone
+	}
+	s.m.requests.WithLabelValues("failed").Inc()
+	text := fmt.Sprintf("node %q cannot be asked: %v", node, err)
+	if at := s.deps.LastHeard(node); !at.IsZero() {
+		text += fmt.Sprintf("; it was last heard of at %s, %s ago", at.UTC().Format(time.RFC3339), time.Since(at).Round(time.Second))
+	}
+	http.Error(w, text, http.StatusServiceUnavailable)
+}

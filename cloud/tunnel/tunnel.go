@@ -1,0 +1,316 @@
+package tunnel
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/util/workqueue"
+
+	"github.com/tether-edge/tether/common/object"
+)
+
+// AnnotationPort on a Node is the port of CloudCore at which its kubelet is asked.
+const AnnotationPort = "tether.io/kubelet-port"
+
+// Config says where kubelets are asked.
+type Config struct {
+	// Address is the IP address or DNS name by which the API server reaches this CloudCore.
+	Address string
+	// BindAddress is the IP address to listen on; empty means every one.
+	BindAddress string
+	// FirstPort to LastPort are given to nodes, the lowest that is free first.
+	FirstPort, LastPort int
+}
+
+// Cache is the cluster as the shared cache knows it.
+type Cache interface {
+	Object(key object.Key) (o object.Object, ok bool)
+	WaitSynced(ctx context.Context) error
+	Follow(kinds []object.ID, notify func([]object.Key)) (cancel func())
+}
+
+// Deps are what a Server works with; all are required.
+type Deps struct {
+	Client kubernetes.Interface
+	Cache  Cache
+	// IsEdge tells the Nodes of edges.
+	IsEdge func(*corev1.Node) bool
+	// Open opens a stream to a node's kubelet; see hub.Open.
+	Open func(ctx context.Context, node string) (net.Conn, error)
+	// LastHeard is when a node was last heard of; zero if that is not known.
+	LastHeard   func(node string) time.Time
+	Callers     Callers
+	Certificate func() *tls.Certificate
+	Log         *slog.Logger
+	Registerer  prometheus.Registerer
+}
+
+// Server is the endpoint. Make it with New.
+type Server struct {
+	cfg   Config
+	deps  Deps
+	m     *metrics
+	proxy *httputil.ReverseProxy
+	queue workqueue.TypedRateLimitingInterface[string]
+	http  *http.Server
+
+	// mu guards all below.
+	mu    sync.Mutex
+	nodes map[string]*port
+	taken map[int]string // by port; a node that is gone keeps its, since it may come back
+}
+
+// port is a node's.
+type port struct {
+	number   int
+	listener net.Listener
+	// open is closed once the port is the node's and is listened on.
+	open chan struct{}
+}
+
+// New returns a Server that does not listen yet.
+func New(cfg Config, deps Deps) *Server {
+	s := &Server{cfg: cfg, deps: deps, nodes: map[string]*port{}, taken: map[int]string{},
+		queue: workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](100*time.Millisecond, 30*time.Second))}
+	s.m = newMetrics(deps.Registerer, s.ports)
+	s.proxy = s.newProxy()
+	s.http = s.server()
+	return s
+}
+
+func (s *Server) ports() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := 0
+	for _, p := range s.nodes {
+		if p.listener != nil {
+			n++
+		}
+	}
+	return n
+}
+
+// workers is how many Nodes are worked on at once.
+const workers = 8
+
+// Start gives each edge Node its port and serves them until ctx is done.
+func (s *Server) Start(ctx context.Context) error {
+	if err := s.deps.Cache.WaitSynced(ctx); err != nil {
+		return nil
+	}
+	var all sync.WaitGroup
+	defer all.Wait()
+	if s.deps.Callers.Run != nil {
+		all.Go(func() { s.deps.Callers.Run(ctx) })
+	}
+	s.recall()
+	unfollow := s.deps.Cache.Follow([]object.ID{object.Nodes}, func(keys []object.Key) {
+		for _, k := range keys {
+			s.queue.Add(k.Name)
+		}
+	})
+	for range workers {
+		all.Go(func() { s.work(ctx) })
+	}
+	<-ctx.Done()
+	unfollow()
+	s.queue.ShutDown()
+	// What is relayed now ends with the sessions that carry it.
+	return s.http.Close()
+}
+
+// recall notes the ports that Nodes have, before any is given: a node that is looked at early must not get another's.
+func (s *Server) recall() {
+	var names []string
+	s.deps.Cache.Follow([]object.ID{object.Nodes}, func(keys []object.Key) {
+		for _, k := range keys {
+			names = append(names, k.Name)
+		}
+	})()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, name := range names {
+		if n := s.node(name); n != nil {
+			if number := s.noted(n); number > 0 && s.taken[number] == "" {
+				s.taken[number] = name
+			}
+		}
+	}
+}
+
+func (s *Server) work(ctx context.Context) {
+	for {
+		name, quit := s.queue.Get()
+		if quit {
+			return
+		}
+		if err := s.sync(ctx, name); err != nil {
+			if ctx.Err() == nil {
+				s.m.failures.Inc()
+				s.deps.Log.Warn("a node has no port for its kubelet, trying again", "node", name, "error", err)
+			}
+			s.queue.AddRateLimited(name)
+		} else {
+			s.queue.Forget(name)
+		}
+		s.queue.Done(name)
+	}
+}
+
+// node is a Node of an edge, nil if there is none of that name.
+func (s *Server) node(name string) *corev1.Node {
+	o, ok := s.deps.Cache.Object(object.Key{Kind: object.Nodes, Name: name})
+	if !ok {
+		return nil
+	}
+	n, ok := o.(*corev1.Node)
+	if !ok || !s.deps.IsEdge(n) {
+		return nil
+	}
+	return n
+}
+
+// noted is the port in a Node's annotation, 0 if there is none of ours.
+func (s *Server) noted(n *corev1.Node) int {
+	number, err := strconv.Atoi(n.Annotations[AnnotationPort])
+	if err != nil || number < s.cfg.FirstPort || number > s.cfg.LastPort {
+		return 0
+	}
+	return number
+}
+
+// sync brings one node's port in order. One node is worked on by one worker at a time.
+func (s *Server) sync(ctx context.Context, name string) error {
+	n := s.node(name)
+	if n == nil {
+		s.close(name)
+		return nil
+	}
+	if n.DeletionTimestamp != nil {
+		return nil
+	}
+	number, given, err := s.choose(name, s.noted(n))
+	if err != nil {
+		return err
+	}
+	if given {
+		if err := s.note(ctx, n, number); err != nil {
+			return err
+		}
+	}
+	return s.listen(name, number)
+}
+
+// choose returns the node's port. given says that it is not the one that its Node names: that is another node's, or none.
+func (s *Server) choose(name string, noted int) (number int, given bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if noted > 0 && (s.taken[noted] == "" || s.taken[noted] == name) {
+		s.taken[noted] = name
+		return noted, false, nil
+	}
+	if p := s.nodes[name]; p != nil && p.number > 0 {
+		return p.number, true, nil // somebody removed the annotation
+	}
+	for number := s.cfg.FirstPort; number <= s.cfg.LastPort; number++ {
+		if s.taken[number] == "" {
+			s.taken[number] = name
+			s.port(name).number = number
+			return number, true, nil
+		}
+	}
+	return 0, false, fmt.Errorf("all ports from %d to %d are given away", s.cfg.FirstPort, s.cfg.LastPort)
+}
+
+// port is the record of a node's port. Called with mu held.
+func (s *Server) port(name string) *port {
+	p := s.nodes[name]
+	if p == nil {
+		p = &port{open: make(chan struct{})}
+		s.nodes[name] = p
+	}
+	return p
+}
+
+// note writes the port into the Node.
+func (s *Server) note(ctx context.Context, n *corev1.Node, number int) error {
+	body, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": n.UID, "annotations": map[string]any{AnnotationPort: strconv.Itoa(number)}}})
+	if err != nil {
+		return fmt.Errorf("encode the port of node %s: %w", n.Name, err)
+	}
+	_, err = s.deps.Client.CoreV1().Nodes().Patch(ctx, n.Name, types.MergePatchType, body, metav1.PatchOptions{FieldManager: "cloudcore"})
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		return nil // it is gone or another; the cache will say so
+	}
+	if err != nil {
+		return fmt.Errorf("note port %d on node %s: %w", number, n.Name, err)
+	}
+	return nil
+}
+
+// listen opens the port, if it is not open.
+func (s *Server) listen(name string, number int) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.port(name)
+	if p.listener != nil && p.number == number {
+		return nil
+	}
+	if p.listener != nil {
+		_ = p.listener.Close()
+		p.listener, p.open = nil, make(chan struct{})
+	}
+	l, err := net.Listen("tcp", net.JoinHostPort(s.cfg.BindAddress, strconv.Itoa(number)))
+	if err != nil {
+		return fmt.Errorf("listen for node %s: %w: end what uses the port, or keep it from being used (net.ipv4.ip_local_reserved_ports)", name, err)
+	}
+	p.number, p.listener = number, l
+	close(p.open)
+	go func() {
+		if err := s.http.ServeTLS(listenerOf{l, name}, "", ""); err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+			s.deps.Log.Error("a kubelet's port is no longer served", "node", name, "port", number, "error", err)
+		}
+	}()
+	return nil
+}
+
+func (s *Server) close(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := s.nodes[name]; p != nil && p.listener != nil {
+		_ = p.listener.Close()
+		p.listener, p.open = nil, make(chan struct{})
+	}
+}
+
+// Port waits for the node's port, which is there moments after its Node is.
+func (s *Server) Port(ctx context.Context, name string) (int, error) {
+	s.mu.Lock()
+	p := s.port(name)
+	open := p.open
+	s.mu.Unlock()
+	select {
+	case <-open:
+	case <-ctx.Done():
+		return 0, fmt.Errorf("wait for the port of node %s: %w", name, ctx.Err())
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return p.number, nil
+}

@@ -1,0 +1,182 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/yamux"
+	"github.com/quic-go/quic-go"
+)
+
+// A Carrier carries any number of further streams between the two ends of a link. What is not read of one holds up
+// nothing but that one: each has a window of its own, StreamWindow bytes. Its methods are safe for concurrent use.
+type Carrier interface {
+	// Open opens a stream. The peer learns of it with the first bytes that are written.
+	Open(ctx context.Context) (net.Conn, error)
+	// Accept waits for a stream that the peer opens.
+	Accept(ctx context.Context) (net.Conn, error)
+	// Done is closed once the carrier carries no more.
+	Done() <-chan struct{}
+}
+
+const (
+	// StreamWindow bounds what a stream's peer may send that was not read yet, in bytes.
+	StreamWindow = 1 << 20
+	// MaxStreams bounds the streams that a carrier carries at one time.
+	MaxStreams = 64
+)
+
+// TunnelPath is the URL path of a WebSocket that carries streams. SessionHeader names the session that it belongs to.
+const (
+	TunnelPath    = "/tether/v1/tunnel"
+	SessionHeader = "Tether-Session"
+)
+
+// errPurpose: a peer opened a stream for something that this version does not know.
+var errPurpose = errors.New("unknown purpose of a stream")
+
+// carry returns c once its purpose is said. What is said goes with the first bytes.
+func carry(c net.Conn) net.Conn { return &announced{Conn: c} }
+
+// announced is an outgoing stream that says its purpose before its first bytes.
+type announced struct {
+	net.Conn
+	once sync.Once
+}
+
+func (a *announced) Write(p []byte) (n int, err error) {
+	said := false
+	a.once.Do(func() {
+		said = true
+		if n, err = a.Conn.Write(append([]byte{purposeTunnel}, p...)); n > 0 {
+			n--
+		}
+	})
+	if said {
+		return n, err
+	}
+	return a.Conn.Write(p)
+}
+
+// Opened reads what an accepted stream is for, and returns an error if this version does not know it.
+func Opened(c net.Conn) error {
+	var b [1]byte
+	_ = c.SetReadDeadline(time.Now().Add(attempt))
+	if _, err := io.ReadFull(c, b[:]); err != nil {
+		return err
+	}
+	if b[0] != purposeTunnel {
+		return fmt.Errorf("%w: %#x", errPurpose, b[0])
+	}
+	return c.SetReadDeadline(time.Time{})
+}
+
+// CarrierOf returns the carrier that a sync stream is itself, if it is one: over QUIC further streams share its
+// connection.
+func CarrierOf(s Stream) (Carrier, bool) {
+	q, ok := s.(*quicStream)
+	return q, ok
+}
+
+func (s *quicStream) Open(ctx context.Context) (net.Conn, error) {
+	stream, err := s.conn.OpenStreamSync(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("open a stream: %w", err)
+	}
+	return carry(&sideStream{Stream: stream, conn: s.conn}), nil
+}
+
+func (s *quicStream) Accept(ctx context.Context) (net.Conn, error) {
+	stream, err := s.conn.AcceptStream(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("accept a stream: %w", err)
+	}
+	return &sideStream{Stream: stream, conn: s.conn}, nil
+}
+
+func (s *quicStream) Done() <-chan struct{} { return s.conn.Context().Done() }
+
+// sideStream is a stream beside the sync stream, as a net.Conn.
+type sideStream struct {
+	*quic.Stream
+	conn    *quic.Conn
+	writing sync.Mutex
+	closing sync.Once
+}
+
+func (s *sideStream) Write(p []byte) (int, error) {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	return s.Stream.Write(p)
+}
+
+// Close ends both directions. What was written before arrives.
+func (s *sideStream) Close() error {
+	var err error
+	s.closing.Do(func() {
+		s.CancelRead(0)
+		_ = s.SetWriteDeadline(time.Now()) // a Write that is under way
+		s.writing.Lock()
+		defer s.writing.Unlock()
+		err = s.Stream.Close()
+	})
+	return err
+}
+
+func (s *sideStream) LocalAddr() net.Addr  { return s.conn.LocalAddr() }
+func (s *sideStream) RemoteAddr() net.Addr { return s.conn.RemoteAddr() }
+
+// NewMux carries streams over s, which it owns; opener says which of the two ends this is. Close ends it and all of its
+// streams.
+func NewMux(s Stream, opener bool) (*Mux, error) {
+	cfg := yamux.DefaultConfig()
+	cfg.MaxStreamWindowSize = StreamWindow
+	cfg.AcceptBacklog = MaxStreams
+	// The link's own pings tell whether the other end is there.
+	cfg.EnableKeepAlive = false
+	cfg.ConnectionWriteTimeout = time.Minute
+	cfg.StreamCloseTimeout = 30 * time.Second
+	cfg.LogOutput, cfg.Logger = nil, log.New(io.Discard, "", 0) // what it says comes as errors, too
+	start := yamux.Server
+	if opener {
+		start = yamux.Client
+	}
+	session, err := start(s, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("carry streams: %w", err)
+	}
+	return &Mux{session}, nil
+}
+
+// Mux is a Carrier over a Stream.
+type Mux struct{ session *yamux.Session }
+
+// Open opens a stream.
+func (m *Mux) Open(context.Context) (net.Conn, error) {
+	c, err := m.session.Open()
+	if err != nil {
+		return nil, fmt.Errorf("open a stream: %w", err)
+	}
+	return carry(c), nil
+}
+
+// Accept waits for a stream that the peer opens.
+func (m *Mux) Accept(ctx context.Context) (net.Conn, error) {
+	c, err := m.session.AcceptStreamWithContext(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("accept a stream: %w", err)
+	}
+	return c, nil
+}
+
+// Done is closed once the carrier carries no more.
+func (m *Mux) Done() <-chan struct{} { return m.session.CloseChan() }
+
+// Close ends the carrier and all of its streams.
+func (m *Mux) Close() error { return m.session.Close() }

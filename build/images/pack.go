@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
@@ -88,6 +89,10 @@ func layerOf(binary, name string) ([]byte, error) {
 		{Name: "etc/", Typeflag: tar.TypeDir, Mode: 0o755},
 		{Name: "tmp/", Typeflag: tar.TypeDir, Mode: 0o1777},
 		{Name: name[1:], Typeflag: tar.TypeReg, Mode: 0o755, Size: int64(len(content))},
+	}
+	if name == "/demo" {
+		// What kubectl cp runs. The content follows the last header, so the link comes before it.
+		headers = slices.Insert(headers, 2, &tar.Header{Name: "tar", Typeflag: tar.TypeSymlink, Linkname: name, Mode: 0o777})
 	}
 	for _, header := range headers {
 		if err := w.WriteHeader(header); err != nil {

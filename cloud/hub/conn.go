@@ -132,7 +132,7 @@ func (c *conn) receive(f *wire.Frame) error {
 		c.room.Wait()
 	}
 	now := c.hub.deps.Now()
-	c.received = now
+	c.received = time.Now() // by the clock that counts whatever is set
 	c.room.Broadcast() // for answers, which waits for a sign of life
 	effects, err := c.machine.Receive(now, f)
 	if err != nil {

@@ -24,6 +24,10 @@ var (
 const (
 	// tunnelWait bounds the time in which an edge opens the connection that it is asked for.
 	tunnelWait = 20 * time.Second
+	// While there are streams an edge that was not heard for askAfter is asked for a sign of life, and one that was not heard
+	// for goneAfter is gone: who reads logs wants to know.
+	askAfter  = 3 * time.Second
+	goneAfter = 15 * time.Second
 	// tunnelIdle is how long such a connection stands without a stream.
 	tunnelIdle = time.Minute
 )
@@ -37,6 +41,7 @@ type tunnel struct {
 	asked   chan struct{} // closed when the connection that was asked for is there; nil if none was
 	idle    *time.Timer
 	over    bool
+	watched bool // a goroutine looks after the edge
 }
 
 // Open opens a stream to what edge/tunnel serves on a node: its kubelet, without TLS. Errors are ErrAway, ErrNoTunnel,
@@ -57,9 +62,12 @@ func (h *Hub) Open(ctx context.Context, node string) (net.Conn, error) {
 	case !able:
 		return nil, ErrNoTunnel
 	}
-	release, err := c.tunnel.reserve()
+	release, first, err := c.tunnel.reserve()
 	if err != nil {
 		return nil, err
+	}
+	if first {
+		go c.watch()
 	}
 	carrier, err := c.carrier(ctx)
 	if err != nil {
@@ -87,17 +95,59 @@ func (s *countedStream) Close() error {
 	return err
 }
 
-func (t *tunnel) reserve() (release func(), err error) {
+// reserve takes a stream's place; unwatched says that nobody looks after the edge, and that the caller is to.
+func (t *tunnel) reserve() (release func(), unwatched bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.streams >= transport.MaxStreams {
-		return nil, ErrStreams
+	switch {
+	case t.over:
+		return nil, false, ErrAway
+	case t.streams >= transport.MaxStreams:
+		return nil, false, ErrStreams
 	}
 	t.streams++
 	if t.idle != nil {
 		t.idle.Stop()
 	}
-	return sync.OnceFunc(t.release), nil
+	unwatched, t.watched = !t.watched, true
+	return sync.OnceFunc(t.release), unwatched, nil
+}
+
+// unwatch reports whether there are no streams to look after the edge for.
+func (t *tunnel) unwatch() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.watched = t.streams > 0
+	return !t.watched
+}
+
+// watch ends the session of an edge that falls silent, while it has streams.
+func (c *conn) watch() {
+	tick := time.NewTicker(askAfter)
+	defer tick.Stop()
+	c.mu.Lock()
+	c.received = time.Now()
+	c.mu.Unlock()
+	for {
+		select {
+		case <-tick.C:
+		case <-c.done:
+			return
+		}
+		if c.tunnel.unwatch() {
+			return
+		}
+		c.mu.Lock()
+		silent := time.Since(c.received)
+		c.mu.Unlock()
+		switch {
+		case silent >= goneAfter:
+			c.end(wire.Reason_REASON_UNSPECIFIED, fmt.Sprintf("nothing was heard for %s while streams were open", silent.Round(time.Second)))
+			return
+		case silent >= askAfter:
+			c.send(&wire.Frame{Body: &wire.Frame_Ping{Ping: &wire.Ping{LeaseAgeMs: -1}}})
+		}
+	}
 }
 
 func (t *tunnel) release() {

@@ -43,7 +43,15 @@ func (s *Stack) StockKubelet(ctx context.Context, h *cluster.EdgeHost, sysResour
 		return nil, err
 	}
 	config := filepath.Join(dir, "config.yaml")
-	text, err := stockConfig(h, sysResource)
+	ca := filepath.Join(dir, "ca.crt")
+	authority, err := s.clusterCA()
+	if err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(ca, authority, 0o644); err != nil {
+		return nil, fmt.Errorf("prepare the stock kubelet: %w", err)
+	}
+	text, err := stockConfig(h, ca, sysResource)
 	if err != nil {
 		return nil, err
 	}
@@ -78,12 +86,12 @@ func buildStockKubelet(ctx context.Context) (string, error) {
 }
 
 // stockConfig is what edge/kubelet and tests/stack set for the kubelet in edgecore, in the stock one's own form.
-func stockConfig(h *cluster.EdgeHost, sysResource bool) ([]byte, error) {
+func stockConfig(h *cluster.EdgeHost, clientCA string, sysResource bool) ([]byte, error) {
 	var b strings.Builder
 	add := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	add("apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration")
-	add("address: 127.0.0.1\nport: 10350\nhealthzPort: 0\nreadOnlyPort: 0")
-	add("authentication: {anonymous: {enabled: false}, webhook: {enabled: false}}\nauthorization: {mode: AlwaysAllow}")
+	add("address: %s\nport: 10350\nhealthzPort: 0\nreadOnlyPort: 0", h.Address())
+	add("authentication: {anonymous: {enabled: false}, webhook: {enabled: true}, x509: {clientCAFile: %s}}\nauthorization: {mode: Webhook}", clientCA)
 	add("containerRuntimeEndpoint: unix://%s", h.Socket())
 	add("cgroupDriver: cgroupfs\ncgroupRoot: %s\nfailCgroupV1: false\nfailSwapOn: false", h.Cgroup())
 	add("clusterDNS: [%s]\nclusterDomain: cluster.local", h.RootAddress())
@@ -98,6 +106,14 @@ func stockConfig(h *cluster.EdgeHost, sysResource bool) ([]byte, error) {
 		add("oomScoreAdj: %s\nmaxOpenFiles: 20000", strings.TrimSpace(string(score)))
 	}
 	return []byte(b.String()), nil
+}
+
+// clusterCA is the certificate of the cluster's CA, by PEM.
+func (s *Stack) clusterCA() ([]byte, error) {
+	if rest := s.REST(); len(rest.CAData) > 0 {
+		return rest.CAData, nil
+	}
+	return os.ReadFile(s.REST().CAFile)
 }
 
 // nodeKubeconfig gives a node an identity from the cluster's own signer, as `kubeadm join` would.

@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"syscall"
 	"time"
@@ -22,10 +23,16 @@ const usage = `usage: demo [serve [--addr :8080] [--message-file FILE]]
        demo sleep [SECONDS]        without a number until it is told to go
        demo cat FILE...
        demo write FILE TEXT
+       demo zeros BYTES            to standard output
+       tar cf - PATH, tar xmf - -C DIRECTORY    as kubectl cp calls it
 `
 
 func main() {
-	code, err := run(os.Args[1:], os.Stdout)
+	args := os.Args[1:]
+	if filepath.Base(os.Args[0]) == "tar" {
+		args = append([]string{"tar"}, args...)
+	}
+	code, err := run(args, os.Stdout)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "demo:", err)
 	}
@@ -48,8 +55,12 @@ func run(args []string, out io.Writer) (int, error) {
 		return check(cat(rest, out))
 	case "write":
 		return check(write(rest))
+	case "zeros":
+		return check(zeros(rest, out))
+	case "tar":
+		return check(tarCommand(rest, os.Stdin, out))
 	}
-	return 2, fmt.Errorf("expected serve, exit, sleep, cat or write, found %q\n%s", args[0], usage)
+	return 2, fmt.Errorf("expected serve, exit, sleep, cat, write, zeros or tar, found %q\n%s", args[0], usage)
 }
 
 func check(err error) (int, error) {
@@ -99,6 +110,23 @@ func cat(paths []string, out io.Writer) error {
 		_, err = io.Copy(out, file)
 		if err = errors.Join(err, file.Close()); err != nil {
 			return fmt.Errorf("cat %s: %w", path, err)
+		}
+	}
+	return nil
+}
+
+// zeros writes a number of bytes, for measurements.
+func zeros(args []string, out io.Writer) error {
+	if len(args) != 1 {
+		return errors.New("zeros: expected a number of bytes")
+	}
+	n, err := strconv.ParseInt(args[0], 10, 64)
+	if err != nil || n < 0 {
+		return fmt.Errorf("zeros: expected a number of bytes, found %q", args[0])
+	}
+	for block := make([]byte, 64<<10); n > 0; n -= int64(len(block)) {
+		if _, err := out.Write(block[:min(n, int64(len(block)))]); err != nil {
+			return fmt.Errorf("zeros: %w", err)
 		}
 	}
 	return nil

@@ -107,12 +107,12 @@ func New(cfg *v1alpha1.CloudCore, deps Deps) (*CloudCore, error) {
 
 // Start runs until ctx is done. An API server that is away is waited for.
 func (c *CloudCore) Start(ctx context.Context) error {
-	run.SaveMemory()
 	metrics, err := net.Listen("tcp", c.cfg.Metrics.BindAddress)
 	if err != nil {
 		return fmt.Errorf("metrics.bindAddress: %w: end what uses the port, or choose another", err)
 	}
 	group := run.New(c.deps.Log)
+	group.Add("memory", run.Func(run.SaveMemory))
 	group.Add("metrics", run.HTTP(metrics, c.handler()))
 	group.Add("state", c.cache)
 	group.Add("node", c.nodes)

@@ -277,21 +277,26 @@ func (k *Keeper) Connected(node, session, address string, protocol transport.Pro
 }
 
 const (
-	// claimsAtOnce sessions that begin together claim their Leases at once, further ones at claimRate a second or, in a
-	// large fleet, so fast that all are through in claimWithin: edges that come back together need the processors, and the
-	// API server, for their handshakes first.
+	// claimsAtOnce sessions that begin together claim their Leases at once. Further ones begin after claimPause and go at
+	// claimRate a second or, in a large fleet, so fast that all are through in claimWithin: edges that come back together
+	// need the processors for their handshakes first. The node controller waits for 40 to 50 s.
 	claimsAtOnce = 50
 	claimRate    = 100
-	claimWithin  = 10 * time.Second
+	claimPause   = 3 * time.Second
+	claimWithin  = 12 * time.Second
 )
 
 // paceClaim says when a session that begins now claims its Lease. It is called with mu held.
 func (k *Keeper) paceClaim(now time.Time) time.Time {
-	gap := min(time.Second/claimRate, claimWithin/time.Duration(max(1, len(k.records))))
+	gap := min(time.Second/claimRate, (claimWithin-claimPause)/time.Duration(max(1, len(k.records))))
 	if earliest := now.Add(-claimsAtOnce * gap); k.lastClaim.Before(earliest) || k.lastClaim.After(now.Add(claimWithin)) {
 		k.lastClaim = earliest
 	}
+	owed := !k.lastClaim.After(now)
 	k.lastClaim = k.lastClaim.Add(gap)
+	if owed && k.lastClaim.After(now) { // the first one that is too many
+		k.lastClaim = now.Add(claimPause)
+	}
 	return k.lastClaim
 }
 

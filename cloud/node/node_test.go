@@ -119,13 +119,18 @@ func TestAStormOfSessionsSpreadsItsClaims(t *testing.T) {
 		for i := range n {
 			k.Connected(fmt.Sprint("n", i), "s", "a:1", transport.WebSocket)
 		}
-		now, last := 0, time.Duration(0)
+		now, first, last := 0, claimWithin, time.Duration(0)
 		for i := range n {
 			wait := k.beforeClaim(fmt.Sprint("n", i))
 			if wait <= 0 {
 				now++
+			} else {
+				first = min(first, wait)
 			}
 			last = max(last, wait)
+		}
+		if first < claimPause {
+			t.Errorf("of %d sessions one claims after %s, which handshakes need", n, first)
 		}
 		if want := min(n, claimsAtOnce); now < want || now > want+1 {
 			t.Errorf("of %d sessions %d claim at once, want %d", n, now, want)

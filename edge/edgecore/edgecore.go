@@ -267,7 +267,6 @@ func (e *EdgeCore) leaseAge() time.Duration {
 // Start runs until ctx is done or a component ends. The link and the local API are up before the kubelet is tried: a
 // kubelet that ends the process at every start costs them one short break per try.
 func (e *EdgeCore) Start(ctx context.Context) error {
-	run.SaveMemory()
 	metrics, err := net.Listen("tcp", e.cfg.Metrics.BindAddress)
 	if err != nil {
 		return fmt.Errorf("metrics.bindAddress: %w: end what uses the port, or choose another", err)
@@ -282,6 +281,7 @@ func (e *EdgeCore) Start(ctx context.Context) error {
 	}
 	group := run.New(e.deps.Log)
 	group.Add("store", e.store)
+	group.Add("memory", run.Func(run.SaveMemory))
 	group.Add("metrics", run.HTTP(metrics, e.handler()))
 	group.Add("kubeapi", run.Func(func(ctx context.Context) error { return e.serve(ctx, api, config) }))
 	group.Add("link", e.link)

@@ -152,5 +152,6 @@ func (s *Server) failed(w http.ResponseWriter, r *http.Request, err error) {
 	if at := s.deps.LastHeard(node); !at.IsZero() {
 		text += fmt.Sprintf("; it was last heard of at %s, %s ago", at.UTC().Format(time.RFC3339), time.Since(at).Round(time.Second))
 	}
-	http.Error(w, text, http.StatusServiceUnavailable)
+	// Of a 503 kube-apiserver would drop the text.
+	http.Error(w, text, http.StatusBadGateway)
 }

@@ -56,8 +56,8 @@ func (t *Tunnel) Serve(ctx context.Context, stream net.Conn) {
 	<-done
 }
 
-// unavailable is the HTTP answer of a kubelet that does not run.
+// unavailable is the HTTP answer of a kubelet that does not run: of a 503 kube-apiserver would drop the text.
 func unavailable(err error) string {
 	text := fmt.Sprintf("the kubelet on this node does not answer: %v\n", err)
-	return fmt.Sprintf("HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", len(text), text)
+	return fmt.Sprintf("HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", len(text), text)
 }

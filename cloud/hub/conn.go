@@ -133,7 +133,7 @@ func (c *conn) receive(f *wire.Frame) error {
 	}
 	now := c.hub.deps.Now()
 	c.received = time.Now() // by the clock that counts whatever is set
-	c.room.Broadcast() // for answers, which waits for a sign of life
+	c.room.Broadcast()      // for answers, which waits for a sign of life
 	effects, err := c.machine.Receive(now, f)
 	if err != nil {
 		return err

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"k8s.io/apiserver/pkg/authorization/authorizer"
+
+	"github.com/tether-edge/tether/common/transport"
 )
 
 // nodeKey is the key of the node's name in a connection's context.
@@ -24,19 +26,28 @@ type connOf struct {
 	node string
 }
 
-// listenerOf marks the connections that it accepts with a node's name.
-type listenerOf struct {
-	net.Listener
-	node string
+// accepted is the connection as it was accepted, and leave gives up its place among the handshakes.
+func accepted(c net.Conn) net.Conn {
+	if t, ok := c.(*tls.Conn); ok {
+		c = t.NetConn()
+	}
+	inner, _ := transport.Place(c)
+	return inner
 }
 
-func (l listenerOf) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
+func leave(c net.Conn) {
+	if t, ok := c.(*tls.Conn); ok {
+		_, leave := transport.Place(t.NetConn())
+		leave()
 	}
-	return connOf{c, l.node}, nil
 }
+
+const (
+	// maxHandshakes bounds the connections that are inside TLS or have not sent a request, on all ports together.
+	maxHandshakes = 256
+	// handshakeTimeout bounds the time of one of them.
+	handshakeTimeout = 10 * time.Second
+)
 
 // server is the HTTP server behind every port.
 func (s *Server) server() *http.Server {
@@ -46,15 +57,18 @@ func (s *Server) server() *http.Server {
 		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}, ClientAuth: tls.RequestClientCert,
 			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.deps.Certificate(), nil }},
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			if t, ok := c.(*tls.Conn); ok {
-				c = t.NetConn()
-			}
-			if c, ok := c.(connOf); ok {
+			if c, ok := accepted(c).(connOf); ok {
 				ctx = context.WithValue(ctx, nodeKey{}, c.node)
 			}
 			return ctx
 		},
-		ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		ConnState: func(c net.Conn, state http.ConnState) {
+			if state == http.StateActive { // its first request comes: no stranger's flood may hold up what it asks for
+				leave(c)
+			}
+		},
+		// Of the TLS handshake, too.
+		ReadHeaderTimeout: handshakeTimeout, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		ErrorLog: slog.NewLogLogger(s.deps.Log.Handler(), slog.LevelDebug),
 	}
 }

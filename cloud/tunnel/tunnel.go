@@ -23,6 +23,7 @@ import (
 	"k8s.io/client-go/util/workqueue"
 
 	"github.com/tether-edge/tether/common/object"
+	"github.com/tether-edge/tether/common/transport"
 )
 
 // AnnotationPort on a Node is the port of CloudCore at which its kubelet is asked.
@@ -69,6 +70,8 @@ type Server struct {
 	proxy *httputil.ReverseProxy
 	queue workqueue.TypedRateLimitingInterface[string]
 	http  *http.Server
+	// merged accepts from the ports of all nodes.
+	merged *merged
 
 	// mu guards all below.
 	mu    sync.Mutex
@@ -90,7 +93,7 @@ func New(cfg Config, deps Deps) *Server {
 		queue: workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](100*time.Millisecond, 30*time.Second))}
 	s.m = newMetrics(deps.Registerer, s.ports)
 	s.proxy = s.newProxy()
-	s.http = s.server()
+	s.http, s.merged = s.server(), newMerged()
 	return s
 }
 
@@ -114,8 +117,11 @@ func (s *Server) Start(ctx context.Context) error {
 	if err := s.deps.Cache.WaitSynced(ctx); err != nil {
 		return nil
 	}
+	outer := ctx
+	ctx, cancel := context.WithCancel(ctx)
 	var all sync.WaitGroup
 	defer all.Wait()
+	defer cancel()
 	if s.deps.Callers.Run != nil {
 		all.Go(func() { s.deps.Callers.Run(ctx) })
 	}
@@ -128,11 +134,27 @@ func (s *Server) Start(ctx context.Context) error {
 	for range workers {
 		all.Go(func() { s.work(ctx) })
 	}
-	<-ctx.Done()
-	unfollow()
-	s.queue.ShutDown()
-	// What is relayed now ends with the sessions that carry it.
-	return s.http.Close()
+	context.AfterFunc(ctx, func() {
+		unfollow()
+		s.queue.ShutDown()
+		_ = s.http.Close() // what is relayed now ends with the sessions that carry it
+	})
+	err := s.http.ServeTLS(transport.NewFairListener(s.merged, maxHandshakes), "", "")
+	s.closeAll()
+	if outer.Err() != nil || errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return fmt.Errorf("serve the kubelets' ports: %w", err)
+}
+
+func (s *Server) closeAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.nodes {
+		if p.listener != nil {
+			_ = p.listener.Close()
+		}
+	}
 }
 
 // recall notes the ports that Nodes have, before any is given: a node that is looked at early must not get another's.
@@ -282,11 +304,7 @@ func (s *Server) listen(name string, number int) error {
 	}
 	p.number, p.listener = number, l
 	close(p.open)
-	go func() {
-		if err := s.http.ServeTLS(listenerOf{l, name}, "", ""); err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
-			s.deps.Log.Error("a kubelet's port is no longer served", "node", name, "port", number, "error", err)
-		}
-	}()
+	go s.merged.add(l, name)
 	return nil
 }
 

@@ -162,6 +162,14 @@ func (f *FairListener) end(err error) {
 	f.changed.Broadcast()
 }
 
+// Place returns the connection that a FairListener accepted, and what gives its place back while it goes on.
+func Place(c net.Conn) (inner net.Conn, leave func()) {
+	if p, ok := c.(*placed); ok {
+		return p.Conn, p.leave
+	}
+	return c, func() {}
+}
+
 // placed is a connection that has a place until it leaves it or is closed.
 type placed struct {
 	net.Conn

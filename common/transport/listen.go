@@ -120,9 +120,7 @@ func (s *Server) handOver(w http.ResponseWriter, r *http.Request, accept func(s 
 	// A goroutine of its own: the HTTP server's has a deep stack and buffers that an idle stream need not hold.
 	greeted := func() {}
 	if tc, ok := r.Context().Value(connKey{}).(*tls.Conn); ok {
-		if p, ok := tc.NetConn().(*placed); ok {
-			greeted = p.leave
-		}
+		_, greeted = Place(tc.NetConn())
 	}
 	go func() {
 		defer greeted()

@@ -1,0 +1,59 @@
+package tunnel
+
+import (
+	"errors"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// merged accepts from the listeners of all nodes. A node that nobody asks costs it a goroutine that waits.
+type merged struct {
+	conns   chan net.Conn
+	closed  chan struct{}
+	closing sync.Once
+}
+
+func newMerged() *merged { return &merged{conns: make(chan net.Conn), closed: make(chan struct{})} }
+
+// add accepts from l, for a node, until l or m is closed.
+func (m *merged) add(l net.Listener, node string) {
+	for {
+		c, err := l.Accept()
+		switch {
+		case err == nil:
+			select {
+			case m.conns <- connOf{c, node}:
+			case <-m.closed:
+				_ = c.Close()
+				return
+			}
+		case errors.Is(err, net.ErrClosed):
+			return
+		default:
+			if !errors.Is(err, syscall.ECONNABORTED) {
+				time.Sleep(50 * time.Millisecond) // no file or memory for it: those that are served will give some back
+			}
+		}
+	}
+}
+
+// Accept implements net.Listener.
+func (m *merged) Accept() (net.Conn, error) {
+	select {
+	case c := <-m.conns:
+		return c, nil
+	case <-m.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close implements net.Listener.
+func (m *merged) Close() error {
+	m.closing.Do(func() { close(m.closed) })
+	return nil
+}
+
+// Addr implements net.Listener.
+func (m *merged) Addr() net.Addr { return &net.TCPAddr{} }

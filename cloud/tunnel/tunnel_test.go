@@ -1,0 +1,242 @@
+package tunnel
+
+import (
+	"bufio"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apiserver/pkg/authentication/user"
+
+	"github.com/tether-edge/tether/common/object"
+	"github.com/tether-edge/tether/common/session"
+)
+
+// ports are some that nobody else in these tests uses.
+const firstPort = 21700
+
+func TestANodeKeepsItsPort(t *testing.T) {
+	n := newNodes()
+	n.set("stock", &corev1.Node{})
+	for _, name := range []string{"a", "b", "c"} {
+		n.edge(name, "")
+	}
+	w := newWorld(t, n, firstPort, firstPort+5)
+	given := map[string]int{}
+	taken := map[int]bool{}
+	for _, name := range []string{"a", "b", "c"} {
+		given[name] = w.ready(name)
+		taken[given[name]] = true
+		eventually(t, "the port to be noted on the Node", func() bool { return n.port(name) == strconv.Itoa(given[name]) })
+	}
+	if len(taken) != 3 || n.port("stock") != "" {
+		t.Fatalf("ports %v, stock %q: expected three, and none for a node that is no edge", given, n.port("stock"))
+	}
+	// Another start, in another order, with one Node whose port was taken from it and one that says a port of another.
+	w.stop()
+	n.edge("b", "")
+	n.edge("d", strconv.Itoa(given["a"]))
+	n.edge("e", "99")
+	n.edge("f", "many")
+	w = newWorld(t, n, firstPort, firstPort+5)
+	for _, name := range []string{"a", "c"} {
+		if port := w.ready(name); port != given[name] {
+			t.Errorf("after another start %s has port %d, had %d", name, port, given[name])
+		}
+	}
+	seen := map[int]string{}
+	for _, name := range []string{"a", "b", "c", "d", "e", "f"} {
+		port := w.ready(name)
+		if other := seen[port]; other != "" {
+			t.Errorf("%s and %s share port %d", name, other, port)
+		}
+		seen[port] = name
+	}
+	// There is none left.
+	n.edge("g", "")
+	// A node that goes leaves its port closed, and finds it again.
+	before := w.ready("a")
+	n.set("a", nil)
+	eventually(t, "the port of a Node that is gone to be closed", func() bool {
+		c, err := net.Dial("tcp", fmt.Sprint("127.0.0.1:", before))
+		if err == nil {
+			_ = c.Close()
+		}
+		return err != nil
+	})
+	n.edge("a", strconv.Itoa(before))
+	eventually(t, "it to be open again", func() bool {
+		c, err := net.Dial("tcp", fmt.Sprint("127.0.0.1:", before))
+		if err == nil {
+			_ = c.Close()
+		}
+		return err == nil
+	})
+}
+
+func TestCallersAreJudgedBeforeTheEdgeHearsOfThem(t *testing.T) {
+	n := newNodes()
+	n.edge("a", "")
+	w := newWorld(t, n, firstPort+10, firstPort+11)
+	for _, c := range []struct {
+		path, token string
+		code        int
+	}{
+		{"/pods", "", 401}, {"/pods", "broken", 401}, {"/pods", "nobody", 403}, {"/pods", "unknown", 500},
+		{"/pods", "get/pods", 200}, {"/pods", "get/proxy", 200}, {"/runningpods/", "get/pods", 200}, {"/healthz", "get/healthz", 200}, {"/healthz/ping", "get/healthz", 200},
+		{"/configz", "get/configz", 200}, {"/flagz", "get/configz", 200}, {"/flagz", "get/proxy", 403},
+		{"/metrics", "get/metrics", 200}, {"/metrics/cadvisor", "get/metrics", 200}, {"/metrics", "get/proxy", 403}, {"/metricsx", "get/metrics", 403},
+		{"/stats/summary", "get/stats", 200}, {"/logs/", "get/log", 200}, {"/statusz", "get/statusz", 200}, {"/checkpoint/a/b/c", "get/checkpoint", 200},
+		{"/exec/a/b/c", "get/proxy", 200}, {"/exec/a/b/c", "create/proxy", 403}, {"/", "get/proxy", 200},
+		{"/metrics/../exec/a/b/c", "get/metrics", 400}, {"/metrics//x", "get/metrics", 400}, {"/metrics/..%2fpods", "get/metrics", 400}, {"/metrics/%2e%2e/pods", "get/metrics", 400},
+	} {
+		before := len(w.requests())
+		code, body := w.ask("a", c.path, c.token)
+		if code != c.code {
+			t.Errorf("GET %s as %q: status %d, expected %d: %s", c.path, c.token, code, c.code, body)
+		}
+		if heard := len(w.requests()) > before; heard != (c.code == 200) {
+			t.Errorf("GET %s as %q: the edge heard of it: %v", c.path, c.token, heard)
+		}
+	}
+	for _, r := range w.requests() {
+		for name := range r.Header {
+			if name == "Authorization" || strings.HasPrefix(name, "X-") {
+				t.Errorf("the edge was shown the caller's %s", name)
+			}
+		}
+	}
+	for method, verb := range map[string]string{"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete", "HEAD": ""} {
+		r, _ := http.NewRequest(method, "https://x/run", nil)
+		if got := attributes("a", &user.DefaultInfo{}, r)[0]; got.GetVerb() != verb || got.GetName() != "a" || got.GetSubresource() != "proxy" {
+			t.Errorf("%s asks for %s of %s, subresource %s; expected %q", method, got.GetVerb(), got.GetName(), got.GetSubresource(), verb)
+		}
+	}
+}
+
+func TestWhatIsUpgradedIsRelayedAsItIs(t *testing.T) {
+	n := newNodes()
+	n.edge("a", "")
+	w := newWorld(t, n, firstPort+20, firstPort+21)
+	c, err := tls.Dial("tcp", fmt.Sprint("127.0.0.1:", w.ready("a")), &tls.Config{InsecureSkipVerify: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Fprint(c, "POST /exec/a/b/c HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer create/proxy\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\n\r\n")
+	r := bufio.NewReader(c)
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	resp, err := http.ReadResponse(r, nil)
+	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols || resp.Header.Get("Upgrade") != "SPDY/3.1" {
+		t.Fatalf("got %v, %v", resp, err)
+	}
+	raw := strings.Repeat("\x80\x03\x00\x01 any bytes \xff", 1000)
+	go func() { _, _ = io.WriteString(c, raw) }()
+	got := make([]byte, len(raw))
+	if _, err := io.ReadFull(r, got); err != nil || string(got) != raw {
+		t.Fatalf("after the upgrade %d bytes came back, %v", len(got), err)
+	}
+	if h := w.requests()[0].Header.Get("X-Stream-Protocol-Version"); h != "v4.channel.k8s.io" {
+		t.Errorf("the protocol's own header arrived as %q", h)
+	}
+}
+
+func TestWhyANodeCannotBeAskedIsSaid(t *testing.T) {
+	n := newNodes()
+	n.edge("a", "")
+	w := newWorld(t, n, firstPort+30, firstPort+31)
+	w.mu.Lock()
+	w.away = true
+	w.mu.Unlock()
+	code, body := w.ask("a", "/pods", "get/proxy")
+	if code != http.StatusBadGateway || !strings.Contains(body, `node "a" cannot be asked: a went away`) || !strings.Contains(body, "1h0m0s ago") {
+		t.Errorf("status %d: %s", code, body)
+	}
+}
+
+// Connections that say nothing, on any port, keep those of other addresses out of none.
+func TestStrangersHoldUpNobody(t *testing.T) {
+	n := newNodes()
+	n.edge("a", "")
+	n.edge("b", "")
+	w := newWorld(t, n, firstPort+40, firstPort+41)
+	for i := range 2 * maxHandshakes {
+		c, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 9)}}).Dial("tcp", fmt.Sprint("127.0.0.1:", w.ready([]string{"a", "b"}[i%2])))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	begun := time.Now()
+	if code, body := w.ask("a", "/pods", "get/proxy"); code != 200 {
+		t.Errorf("beside strangers: status %d: %s", code, body)
+	}
+	if took := time.Since(begun); took > handshakeTimeout/2 {
+		t.Errorf("beside strangers an answer took %s", took)
+	}
+}
+
+// one is a view of one object.
+type one struct {
+	session.View
+	item object.Item
+}
+
+func (o one) Get(object.Key) (object.Item, bool) { return o.item, true }
+
+func TestTheClusterSeesTheEndpointAndTheEdgeItself(t *testing.T) {
+	n := newNodes()
+	n.edge("a", "")
+	w := newWorld(t, n, firstPort+50, firstPort+51)
+	real := []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "10.0.0.7"}, {Type: corev1.NodeHostName, Address: "a"}}
+	status := corev1.NodeStatus{Addresses: real}
+	status.DaemonEndpoints.KubeletEndpoint.Port = 10350
+	o := &object.Overlay{Node: &status}
+	if err := w.server.Present(t.Context(), "a", o); err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range o.Node.Addresses {
+		if a.Address != "192.0.2.1" {
+			t.Errorf("the cluster is shown %v", a)
+		}
+	}
+	if got := o.Node.DaemonEndpoints.KubeletEndpoint.Port; int(got) != w.ready("a") {
+		t.Errorf("the cluster is shown port %d, expected the node's, %d", got, w.ready("a"))
+	}
+	// Down again, as the cluster has it now.
+	node := &corev1.Node{Status: *o.Node}
+	node.Name, node.UID, node.ResourceVersion = "a", "u", "5"
+	node.Annotations = map[string]string{AnnotationAddresses: *o.Annotations[AnnotationAddresses], "mine": "too"}
+	kind, _ := object.Lookup(object.Nodes)
+	get := func() *corev1.Node {
+		body, err := object.Encode(kind, node)
+		if err != nil {
+			t.Fatal(err)
+		}
+		item, _ := View{View: one{item: object.Item{Version: object.Version{UID: "u", RV: 5}, Body: body}}, Log: slog.New(slog.DiscardHandler)}.Get(object.Key{Kind: object.Nodes, Name: "a"})
+		seen, err := object.Decode(kind, item.Body)
+		if err != nil || item.Version.RV != 5 {
+			t.Fatalf("item %+v: %v", item.Version, err)
+		}
+		return seen.(*corev1.Node)
+	}
+	seen := get()
+	if len(seen.Status.Addresses) != 2 || seen.Status.Addresses[0] != real[0] || seen.Status.DaemonEndpoints.KubeletEndpoint.Port != 10350 || seen.Annotations["mine"] != "too" {
+		t.Errorf("the edge is shown %+v %v", seen.Status, seen.Annotations)
+	}
+	// What somebody made of the annotation harms nobody.
+	for _, bad := range []string{"{", "[]", strings.Repeat("[", 10000)} {
+		node.Annotations[AnnotationAddresses] = bad
+		if seen := get(); seen.Name != "a" {
+			t.Errorf("with annotation %.10q the edge is shown %v", bad, seen)
+		}
+	}
+}

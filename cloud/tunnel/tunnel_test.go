@@ -122,22 +122,29 @@ func TestCallersAreJudgedBeforeTheEdgeHearsOfThem(t *testing.T) {
 	}
 }
 
-func TestWhatIsUpgradedIsRelayedAsItIs(t *testing.T) {
-	n := newNodes()
-	n.edge("a", "")
-	w := newWorld(t, n, firstPort+20, firstPort+21)
-	c, err := tls.Dial("tcp", fmt.Sprint("127.0.0.1:", w.ready("a")), &tls.Config{InsecureSkipVerify: true})
+// upgrade opens a connection that is upgraded, as exec is.
+func (w *world) upgrade(node string) (*tls.Conn, *bufio.Reader) {
+	w.t.Helper()
+	c, err := tls.Dial("tcp", fmt.Sprint("127.0.0.1:", w.ready(node)), &tls.Config{InsecureSkipVerify: true})
 	if err != nil {
-		t.Fatal(err)
+		w.t.Fatal(err)
 	}
-	defer c.Close()
+	w.t.Cleanup(func() { _ = c.Close() })
 	fmt.Fprint(c, "POST /exec/a/b/c HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer create/proxy\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\n\r\n")
 	r := bufio.NewReader(c)
 	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 	resp, err := http.ReadResponse(r, nil)
 	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols || resp.Header.Get("Upgrade") != "SPDY/3.1" {
-		t.Fatalf("got %v, %v", resp, err)
+		w.t.Fatalf("got %v, %v", resp, err)
 	}
+	return c, r
+}
+
+func TestWhatIsUpgradedIsRelayedAsItIs(t *testing.T) {
+	n := newNodes()
+	n.edge("a", "")
+	w := newWorld(t, n, firstPort+20, firstPort+21)
+	c, r := w.upgrade("a")
 	raw := strings.Repeat("\x80\x03\x00\x01 any bytes \xff", 1000)
 	go func() { _, _ = io.WriteString(c, raw) }()
 	got := make([]byte, len(raw))
@@ -146,6 +153,13 @@ func TestWhatIsUpgradedIsRelayedAsItIs(t *testing.T) {
 	}
 	if h := w.requests()[0].Header.Get("X-Stream-Protocol-Version"); h != "v4.channel.k8s.io" {
 		t.Errorf("the protocol's own header arrived as %q", h)
+	}
+	// What is relayed has no place among the handshakes, however long it lasts.
+	for range maxHandshakes {
+		w.upgrade("a")
+	}
+	if code, body := w.ask("a", "/pods", "get/proxy"); code != 200 {
+		t.Errorf("beside %d that are relayed: status %d: %s", maxHandshakes, code, body)
 	}
 }
 

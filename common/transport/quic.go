@@ -45,14 +45,16 @@ const (
 	silence = 10 * time.Minute
 )
 
-// quicConfig is what both ends use. window bounds what a peer may send that was not read, in bytes.
-func quicConfig(window uint64, handshake time.Duration) *quic.Config {
+// quicConfig is what both ends use. What a peer may send that was not read is bounded for each stream. The connection's own
+// window, which would grow only as somebody reads, has room for all streams from the beginning: some that nobody reads
+// must not hold up the sync.
+func quicConfig(handshake time.Duration) *quic.Config {
+	const all = (1 + MaxStreams) * StreamWindow
 	return &quic.Config{
 		HandshakeIdleTimeout:       handshake,
 		MaxIdleTimeout:             silence,
-		InitialStreamReceiveWindow: 64 << 10, MaxStreamReceiveWindow: window,
-		// Room for every stream beside the sync: one that nobody reads must not hold that up.
-		InitialConnectionReceiveWindow: 96 << 10, MaxConnectionReceiveWindow: window + window/2 + MaxStreams*StreamWindow,
+		InitialStreamReceiveWindow: 64 << 10, MaxStreamReceiveWindow: StreamWindow,
+		InitialConnectionReceiveWindow: all, MaxConnectionReceiveWindow: all,
 		// The least that QUIC allows: tunnels and mobile networks pass it. Larger ones are found out later.
 		InitialPacketSize:     1200,
 		MaxIncomingUniStreams: -1,
@@ -248,7 +250,7 @@ func dialAddr(ctx context.Context, addr *net.UDPAddr, config *tls.Config) (Strea
 	t := &quic.Transport{Conn: lossy{socket}}
 	config = config.Clone()
 	config.NextProtos = []string{alpn}
-	c := quicConfig(4<<20, attempt)
+	c := quicConfig(attempt)
 	c.MaxIncomingStreams = MaxStreams
 	c.KeepAlivePeriod = keepAlive
 	conn, err := t.Dial(ctx, addr, config, c)

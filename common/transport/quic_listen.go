@@ -24,9 +24,6 @@ type quicServer struct {
 	conns      sync.WaitGroup
 }
 
-// hubWindow bounds what an edge may send that was not read yet, in bytes: a hub holds thousands of them.
-const hubWindow = 1 << 20
-
 // silentHandshake ends a handshake in which nothing came for so long, and any after twice that.
 const silentHandshake = 5 * time.Second
 
@@ -97,7 +94,7 @@ func (s *Server) Close() error {
 
 func (s *Server) quicConfig() *quic.Config {
 	// An edge whose attempt was overtaken just falls silent, where TCP would say so: its place must not be held for long.
-	c := quicConfig(hubWindow, min(s.cfg.HandshakeTimeout, silentHandshake))
+	c := quicConfig(min(s.cfg.HandshakeTimeout, silentHandshake))
 	c.MaxIncomingStreams = 1
 	return c
 }

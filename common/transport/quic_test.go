@@ -395,7 +395,7 @@ func TestOverQUICAPeerSendsNoMoreThanItsWindow(t *testing.T) {
 			}
 		}
 	}
-	if most := hubWindow + 64<<10; sent > most {
+	if most := StreamWindow + 64<<10; sent > most {
 		t.Errorf("%d bytes were sent to a hub that reads none, expected at most %d", sent, most)
 	}
 }

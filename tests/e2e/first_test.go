@@ -1,7 +1,9 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,8 +14,9 @@ import (
 )
 
 // TestAFirstStartIsCutAtTheWorstMoment: the cable is pulled after the first sync and before the kubelet's first start,
-// so that neither its Node nor its CSINode is in the cloud. A kubelet that cannot make its CSINode ends its process after
-// some retries; here it finds both made, and the node joins when the cable is back.
+// so that neither its Node nor its CSINode is in the cloud, and it can register neither. A kubelet that was once told
+// whether there is a CSINode ends its process where it cannot make one; here it is told nothing before its Node is
+// registered, and the same process joins when the cable is back.
 func TestAFirstStartIsCutAtTheWorstMoment(t *testing.T) {
 	ctx := t.Context()
 	p, err := bringUpCloud(ctx, cluster.ForTest(t), cluster.EdgeConfig{Name: "edge-1"}, nil)
@@ -47,15 +50,20 @@ func TestAFirstStartIsCutAtTheWorstMoment(t *testing.T) {
 	}
 
 	s.must(s.edge.StartContainerd(ctx))
-	s.eventuallyStatus(time.Minute, "the kubelet to run, offline", `"running"`)
+	s.eventuallyStatus(time.Minute, "the kubelet to start, offline", `"starting"`)
 	local, err := s.edge.LocalAPI()
 	s.must(err)
-	cluster.Eventually(t, 20*time.Second, "the Node and the CSINode to be made on the edge", func() error {
-		if _, err := local.CoreV1().Nodes().Get(ctx, "edge-1", metav1.GetOptions{}); err != nil {
-			return err
+	cluster.Eventually(t, 20*time.Second, "the kubelet to be told nothing of its CSINode", func() error {
+		if _, err := local.StorageV1().CSINodes().Get(ctx, "edge-1", metav1.GetOptions{}); !apierrors.IsServiceUnavailable(err) {
+			return fmt.Errorf("it is told %v, expected 503", err)
 		}
-		_, err := local.StorageV1().CSINodes().Get(ctx, "edge-1", metav1.GetOptions{})
-		return err
+		return nil
+	})
+	cluster.Eventually(t, 30*time.Second, "the kubelet to try to register its Node", func() error {
+		if log := s.edge.Supervisor.LogTail(2000); !strings.Contains(log, "Unable to register node with API server") {
+			return errors.New("it did not yet")
+		}
+		return nil
 	})
 	s.must(sameProcess())
 

@@ -56,7 +56,7 @@ type Config struct {
 	// one each, since each removes pod cgroups that it does not know.
 	CgroupRoot string
 
-	// NodeIP is the address that the Node reports and hostNetwork pods get; detected if empty.
+	// NodeIP is the address that the Node reports and hostNetwork pods get; the one of the default route if empty.
 	NodeIP string
 	// Port of the kubelet's own server on 127.0.0.1; 10250 if 0.
 	Port int32

@@ -155,7 +155,7 @@ func newTrial(t *testing.T, stateDir string, clock Clock) *trial {
 	}
 	t.Cleanup(func() { os.RemoveAll(sockets) })
 	endpoint := "unix://" + filepath.Join(sockets, "cri.sock")
-	k, err := New(Config{NodeName: "n", RootDir: t.TempDir(), StateDir: stateDir, RuntimeEndpoint: endpoint, Port: freePort(t)},
+	k, err := New(Config{NodeName: "n", RootDir: t.TempDir(), StateDir: stateDir, RuntimeEndpoint: endpoint, Port: freePort(t), NodeIP: "10.0.0.7"},
 		Deps{RESTConfig: &rest.Config{Host: "http://127.0.0.1:1"}, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Clock: clock})
 	if err != nil {
 		t.Fatal(err)

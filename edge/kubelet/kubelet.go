@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -41,10 +42,15 @@ type Kubelet struct {
 	mu     sync.Mutex // guards status
 	status Status
 
+	// locates: the address is not configured; seen is another one than the node's at the last look. Both belong to run.
+	locates bool
+	seen    string
+
 	// What tests replace.
-	detect func() (Host, error)
-	kmsg   string
-	launch func(ctx context.Context, host Host, driver string, o *observer) error
+	detect  func() (Host, error)
+	address func() (net.IP, error)
+	kmsg    string
+	launch  func(ctx context.Context, host Host, driver string, o *observer) error
 }
 
 type systemClock struct{}
@@ -66,8 +72,8 @@ func New(cfg Config, deps Deps) (*Kubelet, error) {
 	}
 	k := &Kubelet{
 		cfg: cfg, restConfig: deps.RESTConfig, waitReady: deps.WaitReady, onChange: deps.OnChange, log: deps.Log, clock: deps.Clock,
-		detect: func() (Host, error) { return DetectHost("/") },
-		kmsg:   "/dev/kmsg",
+		detect: func() (Host, error) { return DetectHost("/") }, address: routeAddress,
+		kmsg: "/dev/kmsg",
 	}
 	k.launch = k.launchStock
 	if k.clock == nil {
@@ -118,6 +124,7 @@ func (k *Kubelet) run(ctx context.Context) error {
 	if err != nil {
 		return nil // ctx ended before the kubelet was started: nothing to undo
 	}
+	k.locate()
 	if err := k.marks.set(failed+1, k.clock.Now()); err != nil {
 		k.log.Error("the start of the kubelet cannot be marked: if it ends the process, the next start is not delayed", "err", err)
 	}
@@ -191,8 +198,22 @@ func (k *Kubelet) supervise(ctx context.Context, host Host, driver string, faile
 	settled := observer.settled
 	var stable <-chan time.Time
 	marked := true
+	var look <-chan time.Time
+	if k.locates {
+		look = k.clock.After(addressEvery)
+	}
 	for {
 		select {
+		case <-look:
+			look = k.clock.After(addressEvery)
+			err := k.moved()
+			if err == nil {
+				continue
+			}
+			if marked { // the start did not fail
+				err = errors.Join(err, k.marks.clear(failed, k.clock.Now()))
+			}
+			return err
 		case <-ctx.Done():
 			if marked {
 				return k.marks.clear(failed, k.clock.Now())

@@ -136,7 +136,7 @@ func (s *Stack) JoinArgs(ctx context.Context, h *cluster.EdgeHost) ([]string, er
 		// The machine itself, and its other hosts, run kubelets of their own, which this host's containerd does not know.
 		"--ignore-preflight-errors", "other-kubelet,disk"}
 	for _, set := range []string{
-		"cloud.pingInterval=5s", fmt.Sprintf("kubelet.port=%d", kubeletPort), "kubelet.cgroupRoot=" + h.Cgroup(), "kubelet.nodeIP=" + h.Address(),
+		"cloud.pingInterval=5s", fmt.Sprintf("kubelet.port=%d", kubeletPort), "kubelet.cgroupRoot=" + h.Cgroup(),
 		"kubelet.staticPodPath=" + filepath.Join(dir, "static-pods"),
 		// No name server runs in the demonstration; without an address each pod would cost a warning event.
 		"kubelet.clusterDNS=[" + h.RootAddress() + "]",

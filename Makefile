@@ -62,6 +62,12 @@ man: $(STATE)/bin/man ## write keadm's manual pages into bin/man
 	@$(STATE)/bin/man $(BIN)/man
 	@echo "wrote $$(ls $(BIN)/man | wc -l) pages; man -l $(BIN)/man/keadm-join.8 shows one"
 
+.PHONY: image
+image: $(STATE)/bin/image ## write CloudCore's image into bin/cloudcore.tar (REPOSITORY=registry.example.org/tether)
+	@[ -n "$(REPOSITORY)" ] || { echo "make image: expected REPOSITORY=where the image will be, as keadm init --image-repository is told" >&2; exit 1; }
+	@mkdir -p $(BIN)
+	@$(STATE)/bin/image "$(REPOSITORY)/cloudcore:$(VERSION)" $(BIN) "$(LDFLAGS)"
+
 .PHONY: test
 test: build ## run every test (brings what it needs, cleans up after itself; root)
 	@echo "listing tests"

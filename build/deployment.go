@@ -47,7 +47,7 @@ spec:
       - key: node-role.kubernetes.io/control-plane
         operator: Exists
         effect: NoSchedule
-      affinity:
+%[9]s      affinity:
         nodeAffinity:
           requiredDuringSchedulingIgnoredDuringExecution:
             nodeSelectorTerms:
@@ -66,15 +66,15 @@ spec:
           containerPort: %[4]d
         readinessProbe:
           httpGet:
-            host: 127.0.0.1
+            host: "%[7]s"
             path: /readyz
-            port: 10004
+            port: %[8]s
           periodSeconds: 2
         livenessProbe:
           httpGet:
-            host: 127.0.0.1
+            host: "%[7]s"
             path: /healthz
-            port: 10004
+            port: %[8]s
           periodSeconds: 10
           failureThreshold: 6
         securityContext:
@@ -93,13 +93,26 @@ spec:
           name: cloudcore
 `
 
-// Deployment returns CloudCore's ConfigMap and Deployment, as YAML documents: config is its configuration file,
-// webSocketPort, quicPort (0 for none) and joinPort are the ports in it.
-func Deployment(image string, config []byte, webSocketPort, quicPort, joinPort int) []byte {
-	quic := ""
-	if quicPort != 0 {
-		quic = fmt.Sprintf("        - name: quic\n          containerPort: %d\n          protocol: UDP\n", quicPort)
+// DeploymentConfig is what differs between Deployments of CloudCore.
+type DeploymentConfig struct {
+	Image string
+	// Config is CloudCore's configuration file; the ports and the metrics' host:port are those in it.
+	Config                            []byte
+	WebSocketPort, QUICPort, JoinPort int // QUICPort 0 for none
+	MetricsHost, MetricsPort          string
+	// Node is where its pod must run; anywhere but on an edge if empty.
+	Node string
+}
+
+// Deployment returns CloudCore's ConfigMap and Deployment, as YAML documents.
+func Deployment(c DeploymentConfig) []byte {
+	quic, place := "", ""
+	if c.QUICPort != 0 {
+		quic = fmt.Sprintf("        - name: quic\n          containerPort: %d\n          protocol: UDP\n", c.QUICPort)
 	}
-	indented := "    " + strings.ReplaceAll(strings.TrimSpace(string(config)), "\n", "\n    ")
-	return fmt.Appendf(nil, deployment, image, indented, webSocketPort, joinPort, sha256.Sum256(config), quic)
+	if c.Node != "" {
+		place = fmt.Sprintf("      nodeSelector:\n        kubernetes.io/hostname: %q\n", c.Node)
+	}
+	indented := "    " + strings.ReplaceAll(strings.TrimSpace(string(c.Config)), "\n", "\n    ")
+	return fmt.Appendf(nil, deployment, c.Image, indented, c.WebSocketPort, c.JoinPort, sha256.Sum256(c.Config), quic, c.MetricsHost, c.MetricsPort, place)
 }

@@ -115,7 +115,11 @@ func initCloud(ctx context.Context, w IO, f *initFlags) error {
 		fmt.Fprintf(w.Err, "keadm: this cluster (%s) cannot limit what CloudCore does as a node: it gets the right to impersonate any user, which is nearly cluster-admin. From 1.36 on it needs less.\n", info.GitVersion)
 	}
 	if !f.local {
-		manifests = append(manifests, build.Deployment(f.image.cloudcore(), file, cfg.Hub.WebSocketPort, cfg.Hub.QUICPort, cfg.Join.Port))
+		deployment, err := f.deployment(ctx, w, client, cfg, file)
+		if err != nil {
+			return err
+		}
+		manifests = append(manifests, deployment)
 	}
 	all := bytes.Join(manifests, []byte("\n---\n"))
 	if f.dryRun {

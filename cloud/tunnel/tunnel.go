@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -10,7 +11,9 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -82,9 +85,9 @@ type Server struct {
 // port is a node's.
 type port struct {
 	number   int
-	listener net.Listener
-	// open is closed once the port is the node's and is listened on.
-	open chan struct{}
+	listener net.Listener // nil while it is not listened on
+	// given is closed once the node has a port.
+	given chan struct{}
 }
 
 // New returns a Server that does not listen yet.
@@ -157,21 +160,25 @@ func (s *Server) closeAll() {
 	}
 }
 
-// recall notes the ports that Nodes have, before any is given: a node that is looked at early must not get another's.
+// recall notes the ports that Nodes have, before any is given: a node that is looked at early must not get another's. Of
+// two that say the same the older one has it.
 func (s *Server) recall() {
-	var names []string
+	var nodes []*corev1.Node
 	s.deps.Cache.Follow([]object.ID{object.Nodes}, func(keys []object.Key) {
 		for _, k := range keys {
-			names = append(names, k.Name)
+			if n := s.node(k.Name); n != nil && s.noted(n) > 0 {
+				nodes = append(nodes, n)
+			}
 		}
 	})()
+	slices.SortFunc(nodes, func(a, b *corev1.Node) int {
+		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Name, b.Name))
+	})
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, name := range names {
-		if n := s.node(name); n != nil {
-			if number := s.noted(n); number > 0 && s.taken[number] == "" {
-				s.taken[number] = name
-			}
+	for _, n := range nodes {
+		if number := s.noted(n); s.taken[number] == "" {
+			s.taken[number] = n.Name
 		}
 	}
 }
@@ -227,20 +234,21 @@ func (s *Server) sync(ctx context.Context, name string) error {
 	if n.DeletionTimestamp != nil {
 		return nil
 	}
-	number, given, err := s.choose(name, s.noted(n))
+	number, isNew, err := s.choose(name, s.noted(n))
 	if err != nil {
 		return err
 	}
-	if given {
+	if isNew {
 		if err := s.note(ctx, n, number); err != nil {
 			return err
 		}
 	}
+	s.give(name, number)
 	return s.listen(name, number)
 }
 
-// choose returns the node's port. given says that it is not the one that its Node names: that is another node's, or none.
-func (s *Server) choose(name string, noted int) (number int, given bool, err error) {
+// choose returns the node's port. isNew says that it is not the one that its Node names: that is another node's, or none.
+func (s *Server) choose(name string, noted int) (number int, isNew bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if noted > 0 && (s.taken[noted] == "" || s.taken[noted] == name) {
@@ -264,7 +272,7 @@ func (s *Server) choose(name string, noted int) (number int, given bool, err err
 func (s *Server) port(name string) *port {
 	p := s.nodes[name]
 	if p == nil {
-		p = &port{open: make(chan struct{})}
+		p = &port{given: make(chan struct{})}
 		s.nodes[name] = p
 	}
 	return p
@@ -286,24 +294,36 @@ func (s *Server) note(ctx context.Context, n *corev1.Node, number int) error {
 	return nil
 }
 
+// give makes the port the node's. What it listens on with another one is closed.
+func (s *Server) give(name string, number int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.port(name)
+	if p.listener != nil && p.number != number {
+		_ = p.listener.Close()
+		p.listener = nil
+	}
+	p.number = number
+	select {
+	case <-p.given:
+	default:
+		close(p.given)
+	}
+}
+
 // listen opens the port, if it is not open.
 func (s *Server) listen(name string, number int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p := s.port(name)
-	if p.listener != nil && p.number == number {
-		return nil
-	}
 	if p.listener != nil {
-		_ = p.listener.Close()
-		p.listener, p.open = nil, make(chan struct{})
+		return nil
 	}
 	l, err := net.Listen("tcp", net.JoinHostPort(s.cfg.BindAddress, strconv.Itoa(number)))
 	if err != nil {
 		return fmt.Errorf("listen for node %s: %w: end what uses the port, or keep it from being used (net.ipv4.ip_local_reserved_ports)", name, err)
 	}
-	p.number, p.listener = number, l
-	close(p.open)
+	p.listener = l
 	go s.merged.add(l, name)
 	return nil
 }
@@ -313,18 +333,19 @@ func (s *Server) close(name string) {
 	defer s.mu.Unlock()
 	if p := s.nodes[name]; p != nil && p.listener != nil {
 		_ = p.listener.Close()
-		p.listener, p.open = nil, make(chan struct{})
+		p.listener = nil
 	}
 }
 
-// Port waits for the node's port, which is there moments after its Node is.
+// Port waits for the node's port, which it has moments after its Node is there. Whether anything listens on it is another
+// matter.
 func (s *Server) Port(ctx context.Context, name string) (int, error) {
 	s.mu.Lock()
 	p := s.port(name)
-	open := p.open
+	given := p.given
 	s.mu.Unlock()
 	select {
-	case <-open:
+	case <-given:
 	case <-ctx.Done():
 		return 0, fmt.Errorf("wait for the port of node %s: %w", name, ctx.Err())
 	}

@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -65,21 +66,31 @@ func TestANodeKeepsItsPort(t *testing.T) {
 	// A node that goes leaves its port closed, and finds it again.
 	before := w.ready("a")
 	n.set("a", nil)
-	eventually(t, "the port of a Node that is gone to be closed", func() bool {
-		c, err := net.Dial("tcp", fmt.Sprint("127.0.0.1:", before))
-		if err == nil {
-			_ = c.Close()
-		}
-		return err != nil
-	})
+	eventually(t, "the port of a Node that is gone to be closed", func() bool { return !open(before) })
 	n.edge("a", strconv.Itoa(before))
-	eventually(t, "it to be open again", func() bool {
-		c, err := net.Dial("tcp", fmt.Sprint("127.0.0.1:", before))
-		if err == nil {
-			_ = c.Close()
-		}
-		return err == nil
-	})
+	eventually(t, "it to be open again", func() bool { return open(before) })
+}
+
+// A port that something else holds is the node's all the same: its Node is shown, and the port is opened when it can be.
+func TestAPortThatIsTakenIsOpenedLater(t *testing.T) {
+	l, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", firstPort+60))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := newNodes()
+	n.edge("a", "")
+	w := newWorld(t, n, firstPort+60, firstPort+61)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if port, err := w.server.Port(ctx, "a"); err != nil || port != firstPort+60 {
+		t.Fatalf("port %d, %v", port, err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if code, body := w.ask("a", "/pods", "get/proxy"); code != 200 {
+		t.Errorf("status %d: %s", code, body)
+	}
 }
 
 func TestCallersAreJudgedBeforeTheEdgeHearsOfThem(t *testing.T) {

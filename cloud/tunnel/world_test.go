@@ -276,7 +276,17 @@ func (w *world) ready(node string) int {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	eventually(w.t, "the port to be open", func() bool { return open(port) })
 	return port
+}
+
+// open reports whether somebody listens on a port.
+func open(port int) bool {
+	c, err := net.Dial("tcp", fmt.Sprint("127.0.0.1:", port))
+	if err == nil {
+		_ = c.Close()
+	}
+	return err == nil
 }
 
 var insecure = &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}

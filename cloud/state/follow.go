@@ -32,6 +32,23 @@ func (c *Cache) Follow(kinds []object.ID, notify func([]object.Key)) (cancel fun
 	return func() { once.Do(func() { c.unfollow(kinds, s) }) }
 }
 
+// Keys returns the key of every object of a kind that the cache holds, in no order.
+func (c *Cache) Keys(kind object.ID) []object.Key {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	k := c.g.kinds[kind]
+	if k == nil {
+		return nil
+	}
+	var keys []object.Key
+	for _, e := range k.entries {
+		if e.present() {
+			keys = append(keys, e.key())
+		}
+	}
+	return keys
+}
+
 func (c *Cache) unfollow(kinds []object.ID, s *subscription) {
 	c.mu.Lock()
 	for _, id := range kinds {

@@ -37,6 +37,22 @@ func TestOneListAndWatchPerKindHoweverManySubscribers(t *testing.T) {
 	}
 }
 
+func TestKeysAreOfWhatThereIs(t *testing.T) {
+	cluster := statetest.New()
+	cluster.Put(configMap("ns", "a", "x"))
+	w := synced(t, cluster, state.Config{})
+	v, _ := w.subscribe("node-0")
+	w.cluster.Put(configMap("ns", "b", "x"))
+	w.cluster.Delete(object.Key{Kind: object.ConfigMaps, Namespace: "ns", Name: "a"})
+	w.caughtUp(v)
+	if keys := w.cache.Keys(object.ConfigMaps); len(keys) != 1 || keys[0].Name != "b" {
+		t.Errorf("keys %v, expected that of b", keys)
+	}
+	if keys := w.cache.Keys("nonsense"); len(keys) != 0 {
+		t.Errorf("keys %v of a kind that there is not", keys)
+	}
+}
+
 func TestOneEncodeAndOneCompressionPerVersionForAllViews(t *testing.T) {
 	cluster := statetest.New()
 	const nodes = 50

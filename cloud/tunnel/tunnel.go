@@ -46,6 +46,9 @@ type Config struct {
 type Cache interface {
 	Object(key object.Key) (o object.Object, ok bool)
 	WaitSynced(ctx context.Context) error
+	// Keys returns the key of every object of the kind.
+	Keys(kind object.ID) []object.Key
+	// Follow has notify called, some time, with the key of every object of the kinds and of each that changes.
 	Follow(kinds []object.ID, notify func([]object.Key)) (cancel func())
 }
 
@@ -164,13 +167,11 @@ func (s *Server) closeAll() {
 // two that say the same the older one has it.
 func (s *Server) recall() {
 	var nodes []*corev1.Node
-	s.deps.Cache.Follow([]object.ID{object.Nodes}, func(keys []object.Key) {
-		for _, k := range keys {
-			if n := s.node(k.Name); n != nil && s.noted(n) > 0 {
-				nodes = append(nodes, n)
-			}
+	for _, k := range s.deps.Cache.Keys(object.Nodes) {
+		if n := s.node(k.Name); n != nil && s.noted(n) > 0 {
+			nodes = append(nodes, n)
 		}
-	})()
+	}
 	slices.SortFunc(nodes, func(a, b *corev1.Node) int {
 		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Name, b.Name))
 	})

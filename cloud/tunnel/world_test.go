@@ -55,6 +55,15 @@ func (n *nodes) Object(k object.Key) (object.Object, bool) {
 
 func (n *nodes) WaitSynced(context.Context) error { return nil }
 
+func (n *nodes) Keys(object.ID) (keys []object.Key) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for name := range n.nodes {
+		keys = append(keys, object.Key{Kind: object.Nodes, Name: name})
+	}
+	return keys
+}
+
 func (n *nodes) Follow(_ []object.ID, notify func([]object.Key)) (cancel func()) {
 	n.mu.Lock()
 	id := n.next
@@ -65,7 +74,7 @@ func (n *nodes) Follow(_ []object.ID, notify func([]object.Key)) (cancel func())
 		keys = append(keys, object.Key{Kind: object.Nodes, Name: name})
 	}
 	n.mu.Unlock()
-	notify(keys)
+	go notify(keys) // as the cache does: from a goroutine of its own
 	return func() {
 		n.mu.Lock()
 		defer n.mu.Unlock()

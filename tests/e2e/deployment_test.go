@@ -104,7 +104,7 @@ func TestAPlainAPIServer(t *testing.T) {
 	}
 	s, h, keadm := newcomer(t, c, control)
 	p := s.parts
-	args, err := p.JoinArgs(ctx, h)
+	args, err := p.PrintedJoinArgs(h)
 	s.must(err)
 	start := time.Now()
 	out, err := h.Run(ctx, append(append([]string{keadm}, args...), "--service", "process")...)

@@ -40,6 +40,7 @@ type Stack struct {
 	joinPort int
 	metrics  string // CloudCore's metrics address
 	config   string // CloudCore's configuration file
+	printed  string // what keadm init said
 }
 
 // Attach returns a stack on a running control plane, without a CloudCore.
@@ -71,7 +72,7 @@ func New(ctx context.Context, c *cluster.Cluster, control *cluster.ControlPlane)
 	}
 	s.hubPort, s.metrics, s.joinPort, s.quicPort = ports[0], net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[1])), ports[2], ports[3]
 	s.config = s.path("cloudcore.yaml")
-	_, err = s.keadm(ctx, "init", "--local", "--service", "none", "--config", s.config, "--advertise-address", s.address,
+	s.printed, err = s.keadm(ctx, "init", "--local", "--service", "none", "--config", s.config, "--advertise-address", s.address,
 		"--set", "hub.bindAddress="+s.address, "--set", fmt.Sprintf("hub.webSocketPort=%d", s.hubPort),
 		"--set", fmt.Sprintf("hub.quicPort=%d", s.quicPort), "--set", fmt.Sprintf("join.port=%d", s.joinPort), "--set", "metrics.bindAddress="+s.metrics)
 	return s, err
@@ -129,9 +130,23 @@ func (s *Stack) JoinArgs(ctx context.Context, h *cluster.EdgeHost) ([]string, er
 	if err != nil {
 		return nil, err
 	}
+	return append([]string{"join", "--cloudcore-ipport", s.Server(), "--certport", strconv.Itoa(s.joinPort), "--token", strings.TrimSpace(token)}, joinSettings(h)...), nil
+}
+
+// PrintedJoinArgs are those of JoinArgs in the line that keadm init printed, for one machine.
+func (s *Stack) PrintedJoinArgs(h *cluster.EdgeHost) ([]string, error) {
+	for line := range strings.Lines(s.printed) {
+		if words := strings.Fields(line); len(words) > 2 && words[0] == "keadm" && words[1] == "join" {
+			return append(words[1:], joinSettings(h)...), nil
+		}
+	}
+	return nil, fmt.Errorf("keadm init printed no line that begins with keadm join:\n%s", s.printed)
+}
+
+// joinSettings are the flags that a test machine needs.
+func joinSettings(h *cluster.EdgeHost) []string {
 	dir := edgeDir(h)
-	args := []string{"join", "--cloudcore-ipport", s.Server(), "--certport", strconv.Itoa(s.joinPort), "--token", strings.TrimSpace(token),
-		"--edgenode-name", h.Name(), "--remote-runtime-endpoint", "unix://" + h.Socket(), "--cgroupdriver", "cgroupfs",
+	args := []string{"--edgenode-name", h.Name(), "--remote-runtime-endpoint", "unix://" + h.Socket(), "--cgroupdriver", "cgroupfs",
 		"--config", filepath.Join(dir, "edgecore.yaml"), "--data-dir", filepath.Join(dir, "data"), "--pki-dir", filepath.Join(dir, "pki"),
 		// The machine itself, and its other hosts, run kubelets of their own, which this host's containerd does not know.
 		"--ignore-preflight-errors", "other-kubelet,disk"}
@@ -145,7 +160,7 @@ func (s *Stack) JoinArgs(ctx context.Context, h *cluster.EdgeHost) ([]string, er
 	} {
 		args = append(args, "--set", set)
 	}
-	return args, nil
+	return args
 }
 
 // ChangeCloud edits cloudcore's configuration. cloudcore must not run.

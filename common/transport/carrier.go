@@ -2,6 +2,7 @@ package transport
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -147,11 +148,39 @@ func NewMux(s Stream, opener bool) (*Mux, error) {
 	if opener {
 		start = yamux.Client
 	}
-	session, err := start(s, cfg)
+	session, err := start(&joined{Stream: s}, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("carry streams: %w", err)
 	}
 	return &Mux{session}, nil
+}
+
+// joined puts the header of a frame of yamux and its body, which come in two Writes, into one: each is a message, a record
+// of TLS and a system call. yamux writes from one goroutine.
+type joined struct {
+	Stream
+	header []byte // of a frame whose body comes next
+	buf    []byte
+}
+
+// A header of yamux has 12 bytes: version, type, flags, stream and, last, the body's length where the type is data.
+const (
+	yamuxHeader = 12
+	yamuxData   = 0
+)
+
+func (j *joined) Write(p []byte) (int, error) {
+	if j.header == nil && len(p) == yamuxHeader && p[1] == yamuxData && binary.BigEndian.Uint32(p[8:]) > 0 {
+		j.header = append(j.header, p...)
+		return len(p), nil
+	}
+	if j.header == nil {
+		return j.Stream.Write(p)
+	}
+	j.buf = append(append(j.buf[:0], j.header...), p...)
+	j.header = nil
+	_, err := j.Stream.Write(j.buf)
+	return len(p), err
 }
 
 // Mux is a Carrier over a Stream.

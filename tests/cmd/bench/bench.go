@@ -34,6 +34,7 @@ func rows() []row {
 		{"power", measurePower},
 		{"sessions", measureSessions},
 		{"join", measureJoin},
+		{"tunnel", measureTunnel},
 	}
 }
 

@@ -2,15 +2,9 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"net/http"
 	"slices"
-	"strings"
 	"time"
-
-	"github.com/tether-edge/tether/apis/config/v1alpha1"
-	"github.com/tether-edge/tether/tests/stack"
 )
 
 // podsLimit is how much longer than a stock kubelet's the same scaling may take.
@@ -49,17 +43,7 @@ func measurePods(ctx context.Context, b *bench) error {
 }
 
 func (s *system) podsInTurn(ctx context.Context) error {
-	// Nothing is profiled while it is measured.
-	if err := s.Cloud.Stop(30 * time.Second); err != nil {
-		return err
-	}
-	if err := s.ChangeCloud(func(c *v1alpha1.CloudCore) { c.Metrics.Profiling = true }); err != nil {
-		return err
-	}
-	if err := errors.Join(s.Cloud.Restart(), s.CloudReady(ctx)); err != nil {
-		return err
-	}
-	e, err := s.edgeWith(ctx, "edge-tether", func(c *v1alpha1.EdgeCore) { c.Metrics.Profiling = true })
+	e, err := s.profiledEdge(ctx, "edge-tether")
 	if err != nil {
 		return err
 	}
@@ -99,21 +83,10 @@ func (s *system) podsInTurn(ctx context.Context) error {
 		s.bench.figure(Figure{What: fmt.Sprintf("%d pods: CPU of edgecore and cloudcore until then", replicas), Unit: "s", Values: cost[tether.name]})
 		s.bench.figure(Figure{What: fmt.Sprintf("%d pods: CPU of the stock kubelet until then", replicas), Unit: "s", Values: cost[stock.name]})
 	}
-	return s.profilePods(ctx, e)
-}
-
-// profilePods leaves profiles of one more scaling.
-func (s *system) profilePods(ctx context.Context, e *stack.Edge) error {
-	const profile = "/debug/pprof/profile?seconds=6"
-	failed := make(chan error, 2)
-	go func() {
-		failed <- s.bench.saveProfile(ctx, e.HTTPClient(time.Minute), e.Metrics()+profile, "edgecore-30-pods")
-	}()
-	go func() {
-		failed <- s.bench.saveProfile(ctx, http.DefaultClient, strings.TrimSuffix(s.CloudMetrics(), "/metrics")+profile, "cloudcore-30-pods")
-	}()
-	_, err := s.scale(ctx, "edge-tether", 30)
-	return errors.Join(err, <-failed, <-failed)
+	return s.profile(ctx, e, "30-pods", func() error {
+		_, err := s.scale(ctx, "edge-tether", 30)
+		return err
+	})
 }
 
 // upAndDown scales up, for the time and the CPU that the contender's parts take for it, both in seconds, and down again,

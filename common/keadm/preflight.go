@@ -51,6 +51,7 @@ func (p *preflight) run(ctx context.Context) []finding {
 	p.runtime(ctx, add)
 	p.runc(ctx, add)
 	p.cloud(ctx, add)
+	p.link(ctx, add)
 	p.udp(ctx, add)
 	return out
 }

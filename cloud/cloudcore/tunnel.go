@@ -30,7 +30,7 @@ func (c *CloudCore) buildTunnel() error {
 		return err
 	}
 	c.tunnel = tunnel.New(tunnel.Config{Address: address, BindAddress: c.cfg.Hub.BindAddress, FirstPort: t.FirstPort, LastPort: t.LastPort},
-		tunnel.Deps{Client: c.client, Cache: c.cache, IsEdge: node.IsEdge, Open: c.open, LastHeard: c.nodes.LastHeard, Callers: callers,
+		tunnel.Deps{Client: c.client, Cache: c.cache, IsEdge: node.IsEdge, Open: c.open, Holds: c.holds, Holder: c.holder, LastHeard: c.nodes.LastHeard, Callers: callers,
 			Certificate: c.trusted.Certificate, Log: c.deps.Log.With("part", "tunnel"), Registerer: c.reg})
 	return nil
 }
@@ -49,6 +49,21 @@ func (c *CloudCore) open(ctx context.Context, name string) (net.Conn, error) {
 		return nil, hub.ErrAway
 	}
 	return h.Open(ctx, name)
+}
+
+func (c *CloudCore) holds(name string) bool {
+	h := c.hub.Load()
+	return h != nil && h.Holds(name)
+}
+
+// holder is the host of another CloudCore that holds a node.
+func (c *CloudCore) holder(ctx context.Context, name string) (string, error) {
+	address, err := c.nodes.Holder(ctx, name)
+	if err != nil || address == "" || address == c.address() {
+		return "", err
+	}
+	host, _, err := net.SplitHostPort(address)
+	return host, err
 }
 
 func (c *CloudCore) present(ctx context.Context, name string, o *object.Overlay) error {

@@ -44,6 +44,13 @@ type tunnel struct {
 	watched bool // a goroutine looks after the edge
 }
 
+// Holds reports whether the node has a session here.
+func (h *Hub) Holds(node string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.sessions[node] != nil
+}
+
 // Open opens a stream to what edge/tunnel serves on a node: its kubelet, without TLS. Errors are ErrAway, ErrNoTunnel,
 // ErrStreams, the context's, or the network's.
 func (h *Hub) Open(ctx context.Context, node string) (net.Conn, error) {

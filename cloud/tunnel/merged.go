@@ -17,18 +17,22 @@ type merged struct {
 
 func newMerged() *merged { return &merged{conns: make(chan net.Conn), closed: make(chan struct{})} }
 
-// add accepts from l, for a node, until l or m is closed.
-func (m *merged) add(l net.Listener, node string) {
+// offer hands over a connection to a node's port, or closes it where nobody takes connections any more.
+func (m *merged) offer(c net.Conn, node string) {
+	select {
+	case m.conns <- connOf{c, node}:
+	case <-m.closed:
+		_ = c.Close()
+	}
+}
+
+// accept has take take what comes to l, until that is closed.
+func accept(l net.Listener, take func(net.Conn)) {
 	for {
 		c, err := l.Accept()
 		switch {
 		case err == nil:
-			select {
-			case m.conns <- connOf{c, node}:
-			case <-m.closed:
-				_ = c.Close()
-				return
-			}
+			take(c)
 		case errors.Is(err, net.ErrClosed):
 			return
 		default:

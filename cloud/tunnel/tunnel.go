@@ -60,6 +60,10 @@ type Deps struct {
 	IsEdge func(*corev1.Node) bool
 	// Open opens a stream to a node's kubelet; see hub.Open.
 	Open func(ctx context.Context, node string) (net.Conn, error)
+	// Holds reports whether this CloudCore holds the node; Holder is the host of the one that does, empty if it is this one or
+	// none.
+	Holds  func(node string) bool
+	Holder func(ctx context.Context, node string) (host string, err error)
 	// LastHeard is when a node was last heard of; zero if that is not known.
 	LastHeard   func(node string) time.Time
 	Callers     Callers
@@ -77,7 +81,8 @@ type Server struct {
 	queue workqueue.TypedRateLimitingInterface[string]
 	http  *http.Server
 	// merged accepts from the ports of all nodes.
-	merged *merged
+	merged  *merged
+	passing chan struct{} // a place for each connection that is passed on
 
 	// mu guards all below.
 	mu    sync.Mutex
@@ -95,7 +100,7 @@ type port struct {
 
 // New returns a Server that does not listen yet.
 func New(cfg Config, deps Deps) *Server {
-	s := &Server{cfg: cfg, deps: deps, nodes: map[string]*port{}, taken: map[int]string{},
+	s := &Server{cfg: cfg, deps: deps, nodes: map[string]*port{}, taken: map[int]string{}, passing: make(chan struct{}, maxPassed),
 		queue: workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](100*time.Millisecond, 30*time.Second))}
 	s.m = newMetrics(deps.Registerer, s.ports)
 	s.proxy = s.newProxy()
@@ -325,7 +330,7 @@ func (s *Server) listen(name string, number int) error {
 		return fmt.Errorf("listen for node %s: %w: end what uses the port, or keep it from being used (net.ipv4.ip_local_reserved_ports)", name, err)
 	}
 	p.listener = l
-	go s.merged.add(l, name)
+	go accept(l, func(c net.Conn) { s.take(c, name, number) })
 	return nil
 }
 

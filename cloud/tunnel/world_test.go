@@ -156,6 +156,7 @@ type world struct {
 
 	mu    sync.Mutex // guards all below
 	away  bool
+	other string          // the host of the CloudCore that holds the nodes; empty for this one
 	asked []*http.Request // by the kubelet, in order
 }
 
@@ -191,6 +192,11 @@ func newNodes() *nodes {
 // newWorld serves the ports from first on.
 func newWorld(t *testing.T, n *nodes, first, last int) *world {
 	t.Helper()
+	return newWorldAt(t, n, "127.0.0.1", first, last)
+}
+
+func newWorldAt(t *testing.T, n *nodes, bind string, first, last int) *world {
+	t.Helper()
 	w := &world{t: t, nodes: n}
 	w.kubelet = httptest.NewServer(http.HandlerFunc(w.answer))
 	t.Cleanup(w.kubelet.Close)
@@ -211,9 +217,9 @@ func newWorld(t *testing.T, n *nodes, first, last int) *world {
 	}
 	client := fake.NewClientset()
 	client.PrependReactor("patch", "nodes", n.patch)
-	w.server = New(Config{Address: "192.0.2.1", BindAddress: "127.0.0.1", FirstPort: first, LastPort: last}, Deps{
+	w.server = New(Config{Address: "192.0.2.1", BindAddress: bind, FirstPort: first, LastPort: last}, Deps{
 		Client: client, Cache: n, IsEdge: func(n *corev1.Node) bool { return strings.HasPrefix(n.Spec.ProviderID, "tether://") },
-		Open: w.open, LastHeard: func(string) time.Time { return time.Now().Add(-time.Hour) }, Callers: callers(),
+		Open: w.open, Holds: func(string) bool { return w.holder() == "" }, Holder: func(context.Context, string) (string, error) { return w.holder(), nil }, LastHeard: func(string) time.Time { return time.Now().Add(-time.Hour) }, Callers: callers(),
 		Certificate: func() *tls.Certificate { return &cert }, Log: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry()})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -236,6 +242,12 @@ func (w *world) open(ctx context.Context, node string) (net.Conn, error) {
 		return nil, fmt.Errorf("%s went away", node)
 	}
 	return (&net.Dialer{}).DialContext(ctx, "tcp", w.kubelet.Listener.Addr().String())
+}
+
+func (w *world) holder() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.other
 }
 
 func (w *world) answer(rw http.ResponseWriter, r *http.Request) {

@@ -55,7 +55,7 @@ func measureSessions(ctx context.Context, b *bench) error {
 		accepted = append(accepted, took.Seconds())
 	}
 	b.figure(Figure{What: fmt.Sprintf("%d sessions accepted", maxSessions), Unit: "s", Limit: atMost(2.5), Values: accepted,
-		Note: "from the first dial to the last Welcome, the clients' own work on the same cores included; cloudcore claims the Leases within ten seconds and renews them every 15 s"})
+		Note: "from the first dial to the last Welcome, the clients' own work on the same cores included; cloudcore claims the Leases after three seconds and renews them every 15 s"})
 	resident, anonymous, took, err := s.sessions(ctx, "fleet-quic", quic, maxSessions, true)
 	if err != nil {
 		return s.down(err)

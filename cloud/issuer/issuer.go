@@ -321,7 +321,8 @@ func (i *Issuer) sign(ctx context.Context, id trust.Identity, csr []byte, issued
 	if err != nil {
 		return nil, err
 	}
-	id.Issued, id.Until = issued, issued.Add(i.cfg.Validity)
+	id.Issued, id.Until, id.CA = issued, issued.Add(i.cfg.Validity), a.Pin()
+	id.Renewable = id.Until.Add(i.cfg.Grace)
 	if err := i.deps.Trust.Record(ctx, id, check); err != nil {
 		return nil, err
 	}

@@ -444,7 +444,7 @@ func TestTheCAIsReplacedWithoutAnEdgeNoticing(t *testing.T) {
 	e := newEnv(t)
 	j := e.join("edge-1")
 	before := e.token("edge-2", 1)
-	if _, err := e.store.RotateCA(t.Context()); err != nil {
+	if _, _, err := e.store.RotateCA(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}
 	e.reload()
@@ -467,7 +467,7 @@ func TestTheCAIsReplacedWithoutAnEdgeNoticing(t *testing.T) {
 	if _, err := e.client(before).Join(t.Context(), e.request(before, "edge-2", key)); err != nil {
 		t.Errorf("a token from before: %v", err)
 	}
-	if err := e.store.RetireCAs(t.Context()); err != nil {
+	if _, err := e.store.RetireCAs(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}
 	e.reload()

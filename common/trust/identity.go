@@ -26,7 +26,14 @@ const (
 	keyPublic  = "key"
 	keyIssued  = "issued"
 	keyUntil   = "until"
+	keyIssuer  = "ca"
+	// keyRenewable is not in records that versions before wrote.
+	keyRenewable = "renewableUntil"
 )
+
+// defaultGrace is what a record that does not say how long its certificate can be renewed is taken to mean: the default of
+// CloudCore's configuration.
+const defaultGrace = 90 * 24 * time.Hour
 
 // An Identity is the record of a node's certificates.
 type Identity struct {
@@ -38,6 +45,10 @@ type Identity struct {
 	// Issued and Until are of its latest certificate.
 	Issued time.Time `json:"issued"`
 	Until  time.Time `json:"until"`
+	// CA is the pin of the CA that signed it; empty in records that versions before wrote.
+	CA string `json:"ca,omitempty"`
+	// Renewable is when the last of all its certificates can no longer be renewed. After that the node must join again.
+	Renewable time.Time `json:"renewableUntil"`
 }
 
 // identityName is the Secret of a node. A Secret's name has the length of a node's, so a long one is hashed.
@@ -76,8 +87,12 @@ func (s *Store) Identities(ctx context.Context) ([]Identity, error) {
 }
 
 func parseIdentity(x *corev1.Secret) *Identity {
-	return &Identity{Node: string(x.Data[keyNode]), Machine: string(x.Data[keyMachine]), Key: string(x.Data[keyPublic]),
-		Issued: parseTime(x.Data[keyIssued]), Until: parseTime(x.Data[keyUntil])}
+	id := &Identity{Node: string(x.Data[keyNode]), Machine: string(x.Data[keyMachine]), Key: string(x.Data[keyPublic]), CA: string(x.Data[keyIssuer]),
+		Issued: parseTime(x.Data[keyIssued]), Until: parseTime(x.Data[keyUntil]), Renewable: parseTime(x.Data[keyRenewable])}
+	if id.Renewable.IsZero() {
+		id.Renewable = id.Until.Add(defaultGrace)
+	}
+	return id
 }
 
 // Record writes a node's record after check accepted the one that is there (nil if none). Two that join as one node at
@@ -92,7 +107,12 @@ func (s *Store) Record(ctx context.Context, id Identity, check func(held *Identi
 			return err
 		}
 		data[keyNode], data[keyMachine], data[keyPublic] = []byte(id.Node), []byte(id.Machine), []byte(id.Key)
-		data[keyIssued], data[keyUntil] = formatTime(id.Issued), formatTime(id.Until)
+		data[keyIssued], data[keyUntil], data[keyIssuer] = formatTime(id.Issued), formatTime(id.Until), []byte(id.CA)
+		renewable := id.Renewable
+		if held != nil && held.Renewable.After(renewable) {
+			renewable = held.Renewable // of an earlier certificate, made when the configuration gave them longer lives
+		}
+		data[keyRenewable] = formatTime(renewable)
 		return nil
 	})
 	if err != nil {

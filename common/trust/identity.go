@@ -133,6 +133,10 @@ func (s *Store) Forget(ctx context.Context, node string) error {
 // RevocationSecret holds, by node, the time before which its certificates are worth nothing.
 const RevocationSecret = "tether-revocations"
 
+// keyKeep, in that Secret, is how long a certificate may be used after it was issued, its life and the grace for its renewal:
+// the longest of those revoked so far. It is no node's name, and never becomes less.
+const keyKeep = "_keep"
+
 // Revocations are, by node, the time before which its certificates are worth nothing.
 type Revocations map[string]time.Time
 
@@ -149,7 +153,9 @@ func ParseRevocations(x *corev1.Secret) Revocations {
 	}
 	r := make(Revocations, len(x.Data))
 	for node, at := range x.Data {
-		r[node] = parseTime(at)
+		if node != keyKeep {
+			r[node] = parseTime(at)
+		}
 	}
 	return r
 }
@@ -167,10 +173,22 @@ func (s *Store) Revocations(ctx context.Context) (Revocations, error) {
 }
 
 // Revoke makes every certificate that the node has had so far worthless, and returns the time from which new ones
-// count: the next whole second.
+// count: the next whole second. Revocations of certificates that are worthless by their age are dropped.
 func (s *Store) Revoke(ctx context.Context, node string) (time.Time, error) {
 	at := s.now().Truncate(time.Second).Add(time.Second)
-	err := s.change(ctx, RevocationSecret, kindRevocations, func(data map[string][]byte) error {
+	id, err := s.Identity(ctx, node)
+	if err != nil {
+		return at, err
+	}
+	err = s.change(ctx, RevocationSecret, kindRevocations, func(data map[string][]byte) error {
+		keep, _ := time.ParseDuration(string(data[keyKeep])) // there is none at first
+		if id != nil {
+			keep = max(keep, id.Renewable.Sub(id.Issued))
+		}
+		if keep > 0 {
+			data[keyKeep] = []byte(keep.String())
+			prune(data, s.now().Add(-keep))
+		}
 		data[node] = formatTime(at)
 		return nil
 	})
@@ -178,4 +196,13 @@ func (s *Store) Revoke(ctx context.Context, node string) (time.Time, error) {
 		return at, fmt.Errorf("revoke the certificates of node %s: %w", node, err)
 	}
 	return at, nil
+}
+
+// prune drops the revocations made before a time.
+func prune(data map[string][]byte, before time.Time) {
+	for node, at := range data {
+		if node != keyKeep && parseTime(at).Before(before) {
+			delete(data, node)
+		}
+	}
 }

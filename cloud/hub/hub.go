@@ -130,7 +130,7 @@ func (h *Hub) Start(ctx context.Context) error {
 	srv := transport.NewServer(transport.ServerConfig{
 		TLS:           pki.ServerTLS(h.deps.Identity, h.deps.Clients, h.deps.Now),
 		MaxHandshakes: h.cfg.MaxHandshakes, HandshakeTimeout: h.cfg.HandshakeTimeout,
-		Admit: h.admit, Tunnel: h.tunnelFor, Log: h.deps.Log,
+		Admit: h.admit, Tunnel: h.tunnelFor, Revoked: h.revokedPeer, Log: h.deps.Log,
 	}, func(s transport.Stream, greeted func()) { h.accept(sctx, s, greeted) })
 	err := h.serve(ctx, srv)
 	h.drain()
@@ -273,6 +273,11 @@ const revokedMessage = "the certificate was revoked: join again with a token"
 
 func (h *Hub) revoked(node string, cert *x509.Certificate) bool {
 	return h.deps.Revoked != nil && h.deps.Revoked(node, cert)
+}
+
+func (h *Hub) revokedPeer(cert *x509.Certificate) bool {
+	node, err := pki.NodeName(cert)
+	return err == nil && h.revoked(node, cert)
 }
 
 // Recheck ends the sessions whose certificate has been revoked, is no longer from a trusted authority, or has expired.

@@ -89,8 +89,14 @@ func New(cfg Config, deps Deps) *Issuer {
 	return i
 }
 
-// requestTimeout bounds one request with all that the API server does for it.
-const requestTimeout = 15 * time.Second
+const (
+	// requestTimeout bounds one request with all that the API server does for it.
+	requestTimeout = 15 * time.Second
+	// readTimeout bounds TLS, and then the request.
+	readTimeout = 10 * time.Second
+	// placeLife bounds a connection, whatever it does.
+	placeLife = 2*readTimeout + requestTimeout
+)
 
 // Start serves until ctx is done.
 func (i *Issuer) Start(ctx context.Context) error {
@@ -102,8 +108,8 @@ func (i *Issuer) Start(ctx context.Context) error {
 	mux.HandleFunc("GET "+join.PathNode, i.answer(join.PathNode, i.node))
 	mux.HandleFunc("POST "+join.PathLeave, i.answer(join.PathLeave, i.leave))
 	srv := &http.Server{
-		Handler: mux, MaxHeaderBytes: 8 << 10, ReadTimeout: 10 * time.Second, WriteTimeout: requestTimeout + 10*time.Second,
-		IdleTimeout: time.Second, ErrorLog: slog.NewLogLogger(i.deps.Log.Handler(), slog.LevelDebug),
+		Handler: mux, MaxHeaderBytes: 8 << 10, ReadTimeout: readTimeout, WriteTimeout: requestTimeout + 10*time.Second,
+		ErrorLog: slog.NewLogLogger(i.deps.Log.Handler(), slog.LevelDebug),
 		TLSConfig: &tls.Config{
 			MinVersion: tls.VersionTLS13, NextProtos: []string{"http/1.1"}, SessionTicketsDisabled: true, Time: i.deps.Now,
 			// An expired certificate must get this far to be renewed: peer judges it.
@@ -111,9 +117,11 @@ func (i *Issuer) Start(ctx context.Context) error {
 			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return i.deps.CA.Certificate(), nil },
 		},
 	}
+	// One request a connection: with more, who asks again and again would keep its place.
+	srv.SetKeepAlivesEnabled(false)
 	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
 	defer stop()
-	err := srv.ServeTLS(transport.NewFairListener(i.deps.Listener, i.cfg.MaxConnections), "", "")
+	err := srv.ServeTLS(transport.NewFairListener(i.deps.Listener, i.cfg.MaxConnections, placeLife), "", "")
 	if ctx.Err() != nil || errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}

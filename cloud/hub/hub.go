@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -205,6 +206,20 @@ func (h *Hub) Sessions() []string {
 	}
 	return names
 }
+
+// Answering returns the certificate of a node's session, nil if it has none here whose edge answers within three seconds.
+func (h *Hub) Answering(ctx context.Context, node string) *x509.Certificate {
+	h.mu.Lock()
+	c := h.sessions[node]
+	h.mu.Unlock()
+	if c == nil || c.closed() || !c.answers(ctx) {
+		return nil
+	}
+	return c.stream.Peer()
+}
+
+// Owns reports whether a session is, or was, of this hub.
+func (h *Hub) Owns(session string) bool { return strings.HasPrefix(session, h.instance+"-") }
 
 // End closes the session of that name, if it is the node's present one: another CloudCore holds the node.
 func (h *Hub) End(node, session string) {

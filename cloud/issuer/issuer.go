@@ -45,6 +45,9 @@ type Config struct {
 type Nodes interface {
 	// Ready reports whether the cluster holds the node for Ready, and why not.
 	Ready(node string) (ready bool, reason string)
+	// Session reports whether the node has a session whose edge answers, and the pin of the key (pki.KeyPin) that opened it:
+	// empty where another CloudCore holds it. It may take some seconds.
+	Session(ctx context.Context, node string) (key string, live bool, err error)
 	// Remove removes a node for good.
 	Remove(ctx context.Context, node string) error
 	// Joined and Refused record an Event about a node. They do not block.
@@ -216,9 +219,17 @@ func (i *Issuer) join(ctx context.Context, r *http.Request, body []byte) (any, e
 	if err != nil {
 		return nil, refuse(http.StatusForbidden, "BadCertificateRequest", err.Error())
 	}
-	if held, err := i.deps.Trust.Identity(ctx, q.Node); err != nil {
+	held, err := i.deps.Trust.Identity(ctx, q.Node)
+	if err != nil {
 		return nil, err
-	} else if err := i.mayTake(q, token, held); err != nil {
+	}
+	session, live, err := i.deps.Nodes.Session(ctx, q.Node)
+	if err != nil {
+		return nil, err
+	}
+	may := func(held *trust.Identity) error { return mayTake(q, token, held, live && others(session, key, held)) }
+	if err := may(held); err != nil {
+		i.deps.Nodes.Refused(q.Node, err.Error())
 		return nil, err
 	}
 	if err := i.deps.Trust.UseToken(ctx, q.TokenID, q.Node, key); err != nil {
@@ -235,9 +246,7 @@ func (i *Issuer) join(ctx context.Context, r *http.Request, body []byte) (any, e
 	} else if at := revoked[q.Node]; issued.Before(at) {
 		issued = at // the second in which the last certificates were revoked is not over
 	}
-	resp, err := i.sign(ctx, trust.Identity{Node: q.Node, Machine: q.Machine, Key: key}, []byte(q.CSR), issued, func(held *trust.Identity) error {
-		return i.mayTake(q, token, held)
-	})
+	resp, err := i.sign(ctx, trust.Identity{Node: q.Node, Machine: q.Machine, Key: key}, []byte(q.CSR), issued, may)
 	if err != nil {
 		return nil, err
 	}
@@ -266,14 +275,31 @@ func (i *Issuer) tokenRefusal(node string, err error) error {
 	return err
 }
 
-// mayTake decides whether a machine may have a name that another one may have.
-func (i *Issuer) mayTake(q join.Request, token *trust.Token, held *trust.Identity) error {
+// others reports whether a live session is of another key. Where the session does not tell, the node's record does.
+func others(session, key string, held *trust.Identity) bool {
+	if session == "" && held != nil {
+		session = held.Key
+	}
+	return session != key
+}
+
+// mayTake decides whether a machine may have a name that another one may have. taken: a live session of another key has it.
+// A machine's hash alone proves nothing then, since machines made from one image share it; a machine that was set up anew
+// with another key has no session.
+func mayTake(q join.Request, token *trust.Token, held *trust.Identity, taken bool) error {
+	what := "is another machine, which joined before"
 	switch {
-	case held == nil || held.Machine == q.Machine:
+	case held == nil:
 		return nil
+	case held.Machine == q.Machine && !taken:
+		return nil
+	case taken:
+		what = "is connected now with another key: another machine has the name, which may share this one's machine-id if both were made from one image"
+	}
+	switch {
 	case !q.Replace:
-		return refuse(http.StatusConflict, "NameTaken", fmt.Sprintf("node %q is another machine, which joined before (certificate valid until %s): choose another name, remove that node, "+
-			"or, if this machine takes its place, join with --replace and a token for this name alone (keadm gettoken --node %s)", q.Node, held.Until.UTC().Format(time.RFC3339), q.Node))
+		return refuse(http.StatusConflict, "NameTaken", fmt.Sprintf("node %q %s (certificate valid until %s): choose another name, remove that node, "+
+			"or, if this machine takes its place, join with --replace and a token for this name alone (keadm gettoken --node %s)", q.Node, what, held.Until.UTC().Format(time.RFC3339), q.Node))
 	case !token.Exact():
 		return refuse(http.StatusForbidden, "TokenTooWide", fmt.Sprintf("--replace needs a token for node %q alone, this one is for %q: keadm gettoken --node %s", q.Node, token.Nodes, q.Node))
 	}
@@ -366,13 +392,37 @@ func (i *Issuer) peer(r *http.Request, grace time.Duration) (string, *x509.Certi
 	return node, cert, nil
 }
 
-func (i *Issuer) node(_ context.Context, r *http.Request, _ []byte) (any, error) {
-	node, _, err := i.peer(r, 0)
+func (i *Issuer) node(ctx context.Context, r *http.Request, _ []byte) (any, error) {
+	node, cert, err := i.peer(r, 0)
 	if err != nil {
 		return nil, err
 	}
+	switch other, _, err := i.hasAnother(ctx, node, cert); {
+	case err != nil:
+		return nil, err
+	case other:
+		return join.State{Reason: "another machine is connected as this node: each needs a name of its own"}, nil
+	}
 	ready, reason := i.deps.Nodes.Ready(node)
 	return join.State{Ready: ready, Reason: reason}, nil
+}
+
+// hasAnother reports whether a node's name is another key's than that of cert: a live session has it, or the record. session
+// tells which.
+func (i *Issuer) hasAnother(ctx context.Context, node string, cert *x509.Certificate) (session, record bool, err error) {
+	key, err := pki.KeyPin(cert.PublicKey)
+	if err != nil {
+		return false, false, err
+	}
+	held, err := i.deps.Trust.Identity(ctx, node)
+	if err != nil {
+		return false, false, err
+	}
+	present, live, err := i.deps.Nodes.Session(ctx, node)
+	if err != nil {
+		return false, false, err
+	}
+	return live && others(present, key, held), held != nil && held.Key != key, nil
 }
 
 // time tells the time, signed, to an edge whose clock cannot judge a certificate.
@@ -389,11 +439,18 @@ func (i *Issuer) time(_ context.Context, r *http.Request, _ []byte) (any, error)
 	return join.SignedTime{UnixMS: now, Signature: sig, Chain: string(a.Chain())}, nil
 }
 
-// leave gives a name back.
+// leave gives a name back. Only the machine that has it can: what is removed and revoked is the name's, whoever asks.
 func (i *Issuer) leave(ctx context.Context, r *http.Request, _ []byte) (any, error) {
-	node, _, err := i.peer(r, i.cfg.Grace)
+	node, cert, err := i.peer(r, i.cfg.Grace)
 	if err != nil {
 		return nil, err
+	}
+	switch session, record, err := i.hasAnother(ctx, node, cert); {
+	case err != nil:
+		return nil, err
+	case session || record:
+		return nil, refuse(http.StatusConflict, "NameTaken", fmt.Sprintf("expected the key that node %q has now, found another one: another machine has the name, "+
+			"and the cluster keeps it; what is on this machine goes without the cluster: keadm reset edge --keep-node", node))
 	}
 	if err := i.deps.Nodes.Remove(ctx, node); err != nil {
 		return nil, err

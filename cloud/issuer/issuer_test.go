@@ -41,6 +41,16 @@ type nodes struct {
 	joined  []string
 	refused []string
 	removed []string
+	session string // pin of the key that a live session of any node has; "elsewhere" if another CloudCore has it; empty for none
+}
+
+func (n *nodes) Session(context.Context, string) (key string, live bool, err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.session == "elsewhere" {
+		return "", true, nil
+	}
+	return n.session, n.session != "", nil
 }
 
 func (n *nodes) Ready(node string) (bool, string) { return node == "ready", "not yet" }

@@ -35,8 +35,11 @@ type nodes struct{}
 
 func (nodes) Ready(string) (bool, string)          { return true, "" }
 func (nodes) Remove(context.Context, string) error { return nil }
-func (nodes) Joined(string, string)                {}
-func (nodes) Refused(string, string)               {}
+func (nodes) Session(context.Context, string) (string, bool, error) {
+	return "", false, nil
+}
+func (nodes) Joined(string, string)  {}
+func (nodes) Refused(string, string) {}
 
 // world is a join port and the files of a node that joined.
 type world struct {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -48,6 +49,25 @@ func TestAFloodOfQuestionsFromTwoAddressesKeepsNoHonestEdgeOut(t *testing.T) {
 			t.Fatalf("after %s: %v", time.Since(began), err)
 		}
 	}
+}
+
+// Any number of addresses may take all that strangers may ask in a second. Nodes are none.
+func TestStrangersDoNotKeepANodeFromItsRenewal(t *testing.T) {
+	e := newEnv(t)
+	j := e.join("edge-1")
+	for i := range 2 * totalBurst {
+		e.issuer.limits.take(fmt.Sprintf("[2001:db8:%x::1]:1", i), func() bool { return false })
+	}
+	_, err := e.tryJoin(newKey(t), "*", false)
+	wantRefusal(t, "a stranger among very many", err, "TooManyRequests")
+	if _, err := j.Renew(t.Context(), []byte(csr(t, "edge-1", j.key))); err != nil {
+		t.Errorf("a node among very many strangers: %v", err)
+	}
+	var last error
+	for range addressBurst {
+		_, last = j.Renew(t.Context(), []byte(csr(t, "edge-1", j.key)))
+	}
+	wantRefusal(t, "a node that asks without end", last, "TooManyRequests")
 }
 
 // askOn asks for the CA as long as the connection lives, and counts.

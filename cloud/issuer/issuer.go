@@ -170,8 +170,12 @@ func (i *Issuer) answer(path string, serve func(context.Context, *http.Request, 
 }
 
 func (i *Issuer) bounded(ctx context.Context, w http.ResponseWriter, r *http.Request, serve func(context.Context, *http.Request, []byte) (any, error)) (any, error) {
-	if wait := i.limits.take(r.RemoteAddr); wait > 0 {
-		refusal := refuse(http.StatusTooManyRequests, "TooManyRequests", fmt.Sprintf("too many requests from this address; ask again in %s", wait))
+	known := func() bool {
+		_, _, err := i.peer(r, i.cfg.Grace)
+		return err == nil
+	}
+	if wait := i.limits.take(r.RemoteAddr, known); wait > 0 {
+		refusal := refuse(http.StatusTooManyRequests, "TooManyRequests", fmt.Sprintf("too many requests from this address, or from all together; ask again in %s", wait))
 		refusal.RetryAfter = wait
 		return nil, refusal
 	}

@@ -80,6 +80,7 @@ type env struct {
 	trusted *Trusted
 	nodes   *nodes
 	addr    string
+	issuer  *Issuer
 }
 
 func (e *env) now() time.Time { e.mu.Lock(); defer e.mu.Unlock(); return e.at }
@@ -106,6 +107,7 @@ func newEnv(t *testing.T) *env {
 	e.addr = l.Addr().String()
 	i := New(Config{Validity: 7 * day, Grace: 90 * day, Servers: []string{"127.0.0.1:10000"}, MaxConnections: 16},
 		Deps{Listener: l, Trust: e.store, CA: e.trusted, Nodes: e.nodes, Log: log, Now: e.now, Registry: prometheus.NewRegistry()})
+	e.issuer = i
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- i.Start(ctx) }()

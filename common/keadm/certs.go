@@ -160,7 +160,7 @@ func rotate(ctx context.Context, out io.Writer, store *trust.Store, retire, forc
 		fmt.Fprintf(out, "the edge CA is now %s\nnext:  once 'keadm certs list' shows no node of a former CA, keadm certs rotate --retire\n", a.Pin())
 	}
 	if len(lost) > 0 {
-		fmt.Fprintf(out, "%d nodes are locked out and must join again, each with a token (keadm gettoken --node NODE): %s\n", len(lost), trust.NameSome(lost))
+		fmt.Fprintf(out, "locked out, to join again each with a token (keadm gettoken --node NODE): %s\n", trust.NameSome(lost))
 	}
 	return nil
 }

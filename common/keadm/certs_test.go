@@ -61,7 +61,7 @@ func TestRotateByForceNamesWhomItLocksOut(t *testing.T) {
 		t.Errorf("a retirement that locks a node out: %v", err)
 	}
 	out.Reset()
-	if err := rotate(t.Context(), &out, store, true, true); err != nil || !strings.Contains(out.String(), "1 nodes are locked out and must join again, each with a token (keadm gettoken --node NODE): asleep") {
+	if err := rotate(t.Context(), &out, store, true, true); err != nil || !strings.Contains(out.String(), "locked out, to join again each with a token (keadm gettoken --node NODE): asleep") {
 		t.Errorf("by force: %v\n%s", err, &out)
 	}
 }

@@ -5,9 +5,13 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"sync/atomic"
 	"time"
 
+	"github.com/tether-edge/tether/cloud/hub"
 	"github.com/tether-edge/tether/cloud/issuer"
+	"github.com/tether-edge/tether/cloud/node"
+	"github.com/tether-edge/tether/common/pki"
 )
 
 // trusted is the cluster's trust, once it was loaded.
@@ -58,6 +62,25 @@ func (c *CloudCore) followTrust(ctx context.Context) error {
 	return c.trusted.Start(ctx)
 }
 
+// joinNodes are the nodes as the join port asks for them.
+type joinNodes struct {
+	*node.Keeper
+	hub *atomic.Pointer[hub.Hub]
+}
+
+// Session asks this CloudCore's hub, and the Lease for the sessions of others.
+func (n joinNodes) Session(ctx context.Context, name string) (key string, live bool, err error) {
+	h := n.hub.Load()
+	if h != nil {
+		if cert := h.Answering(ctx, name); cert != nil {
+			key, err = pki.KeyPin(cert.PublicKey)
+			return key, true, err
+		}
+	}
+	session, err := n.Holder(ctx, name)
+	return "", session != "" && (h == nil || !h.Owns(session)), err
+}
+
 // serveJoins serves the join port.
 func (c *CloudCore) serveJoins(ctx context.Context) error {
 	if !c.trusted.wait(ctx) {
@@ -74,6 +97,6 @@ func (c *CloudCore) serveJoins(ctx context.Context) error {
 	c.deps.Log.Info("listening for joins", "address", listener.Addr().String())
 	return issuer.New(issuer.Config{Validity: c.cfg.Join.CertificateLife.Std(), Grace: c.cfg.Join.RenewalGrace.Std(),
 		Servers: servers, QUICPort: c.cfg.Hub.QUICPort, MaxConnections: c.cfg.Join.MaxConnections},
-		issuer.Deps{Listener: listener, Trust: c.store, CA: c.trusted, Nodes: c.nodes, Log: c.deps.Log.With("part", "join"),
+		issuer.Deps{Listener: listener, Trust: c.store, CA: c.trusted, Nodes: joinNodes{c.nodes, &c.hub}, Log: c.deps.Log.With("part", "join"),
 			Now: c.deps.Now, Registry: c.reg}).Start(ctx)
 }

@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -130,7 +131,7 @@ func (h *Hub) Start(ctx context.Context) error {
 	srv := transport.NewServer(transport.ServerConfig{
 		TLS:           pki.ServerTLS(h.deps.Identity, h.deps.Clients, h.deps.Now),
 		MaxHandshakes: h.cfg.MaxHandshakes, HandshakeTimeout: h.cfg.HandshakeTimeout,
-		Admit: h.admit, Tunnel: h.tunnelFor, Log: h.deps.Log,
+		Admit: h.admit, Tunnel: h.tunnelFor, Revoked: h.revokedPeer, Log: h.deps.Log,
 	}, func(s transport.Stream, greeted func()) { h.accept(sctx, s, greeted) })
 	err := h.serve(ctx, srv)
 	h.drain()
@@ -206,6 +207,20 @@ func (h *Hub) Sessions() []string {
 	return names
 }
 
+// Answering returns the certificate of a node's session, nil if it has none here whose edge answers within three seconds.
+func (h *Hub) Answering(ctx context.Context, node string) *x509.Certificate {
+	h.mu.Lock()
+	c := h.sessions[node]
+	h.mu.Unlock()
+	if c == nil || c.closed() || !c.answers(ctx) {
+		return nil
+	}
+	return c.stream.Peer()
+}
+
+// Owns reports whether a session is, or was, of this hub.
+func (h *Hub) Owns(session string) bool { return strings.HasPrefix(session, h.instance+"-") }
+
 // End closes the session of that name, if it is the node's present one: another CloudCore holds the node.
 func (h *Hub) End(node, session string) {
 	h.mu.Lock()
@@ -273,6 +288,11 @@ const revokedMessage = "the certificate was revoked: join again with a token"
 
 func (h *Hub) revoked(node string, cert *x509.Certificate) bool {
 	return h.deps.Revoked != nil && h.deps.Revoked(node, cert)
+}
+
+func (h *Hub) revokedPeer(cert *x509.Certificate) bool {
+	node, err := pki.NodeName(cert)
+	return err == nil && h.revoked(node, cert)
 }
 
 // Recheck ends the sessions whose certificate has been revoked, is no longer from a trusted authority, or has expired.

@@ -45,6 +45,9 @@ type Config struct {
 type Nodes interface {
 	// Ready reports whether the cluster holds the node for Ready, and why not.
 	Ready(node string) (ready bool, reason string)
+	// Session reports whether the node has a session whose edge answers, and the pin of the key (pki.KeyPin) that opened it:
+	// empty where another CloudCore holds it. It may take some seconds.
+	Session(ctx context.Context, node string) (key string, live bool, err error)
 	// Remove removes a node for good.
 	Remove(ctx context.Context, node string) error
 	// Joined and Refused record an Event about a node. They do not block.
@@ -89,8 +92,14 @@ func New(cfg Config, deps Deps) *Issuer {
 	return i
 }
 
-// requestTimeout bounds one request with all that the API server does for it.
-const requestTimeout = 15 * time.Second
+const (
+	// requestTimeout bounds one request with all that the API server does for it.
+	requestTimeout = 15 * time.Second
+	// readTimeout bounds TLS, and then the request.
+	readTimeout = 10 * time.Second
+	// placeLife bounds a connection, whatever it does.
+	placeLife = 2*readTimeout + requestTimeout
+)
 
 // Start serves until ctx is done.
 func (i *Issuer) Start(ctx context.Context) error {
@@ -102,8 +111,8 @@ func (i *Issuer) Start(ctx context.Context) error {
 	mux.HandleFunc("GET "+join.PathNode, i.answer(join.PathNode, i.node))
 	mux.HandleFunc("POST "+join.PathLeave, i.answer(join.PathLeave, i.leave))
 	srv := &http.Server{
-		Handler: mux, MaxHeaderBytes: 8 << 10, ReadTimeout: 10 * time.Second, WriteTimeout: requestTimeout + 10*time.Second,
-		IdleTimeout: time.Second, ErrorLog: slog.NewLogLogger(i.deps.Log.Handler(), slog.LevelDebug),
+		Handler: mux, MaxHeaderBytes: 8 << 10, ReadTimeout: readTimeout, WriteTimeout: requestTimeout + 10*time.Second,
+		ErrorLog: slog.NewLogLogger(i.deps.Log.Handler(), slog.LevelDebug),
 		TLSConfig: &tls.Config{
 			MinVersion: tls.VersionTLS13, NextProtos: []string{"http/1.1"}, SessionTicketsDisabled: true, Time: i.deps.Now,
 			// An expired certificate must get this far to be renewed: peer judges it.
@@ -111,9 +120,11 @@ func (i *Issuer) Start(ctx context.Context) error {
 			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return i.deps.CA.Certificate(), nil },
 		},
 	}
+	// One request a connection: with more, who asks again and again would keep its place.
+	srv.SetKeepAlivesEnabled(false)
 	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
 	defer stop()
-	err := srv.ServeTLS(transport.NewFairListener(i.deps.Listener, i.cfg.MaxConnections), "", "")
+	err := srv.ServeTLS(transport.NewFairListener(i.deps.Listener, i.cfg.MaxConnections, placeLife), "", "")
 	if ctx.Err() != nil || errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}
@@ -159,8 +170,12 @@ func (i *Issuer) answer(path string, serve func(context.Context, *http.Request, 
 }
 
 func (i *Issuer) bounded(ctx context.Context, w http.ResponseWriter, r *http.Request, serve func(context.Context, *http.Request, []byte) (any, error)) (any, error) {
-	if wait := i.limits.take(r.RemoteAddr); wait > 0 {
-		refusal := refuse(http.StatusTooManyRequests, "TooManyRequests", fmt.Sprintf("too many requests from this address; ask again in %s", wait))
+	known := func() bool {
+		_, _, err := i.peer(r, i.cfg.Grace)
+		return err == nil
+	}
+	if wait := i.limits.take(r.RemoteAddr, known); wait > 0 {
+		refusal := refuse(http.StatusTooManyRequests, "TooManyRequests", fmt.Sprintf("too many requests from this address, or from all together; ask again in %s", wait))
 		refusal.RetryAfter = wait
 		return nil, refusal
 	}
@@ -208,9 +223,17 @@ func (i *Issuer) join(ctx context.Context, r *http.Request, body []byte) (any, e
 	if err != nil {
 		return nil, refuse(http.StatusForbidden, "BadCertificateRequest", err.Error())
 	}
-	if held, err := i.deps.Trust.Identity(ctx, q.Node); err != nil {
+	held, err := i.deps.Trust.Identity(ctx, q.Node)
+	if err != nil {
 		return nil, err
-	} else if err := i.mayTake(q, token, held); err != nil {
+	}
+	session, live, err := i.deps.Nodes.Session(ctx, q.Node)
+	if err != nil {
+		return nil, err
+	}
+	may := func(held *trust.Identity) error { return mayTake(q, token, held, live && others(session, key, held)) }
+	if err := may(held); err != nil {
+		i.deps.Nodes.Refused(q.Node, err.Error())
 		return nil, err
 	}
 	if err := i.deps.Trust.UseToken(ctx, q.TokenID, q.Node, key); err != nil {
@@ -227,9 +250,7 @@ func (i *Issuer) join(ctx context.Context, r *http.Request, body []byte) (any, e
 	} else if at := revoked[q.Node]; issued.Before(at) {
 		issued = at // the second in which the last certificates were revoked is not over
 	}
-	resp, err := i.sign(ctx, trust.Identity{Node: q.Node, Machine: q.Machine, Key: key}, []byte(q.CSR), issued, func(held *trust.Identity) error {
-		return i.mayTake(q, token, held)
-	})
+	resp, err := i.sign(ctx, trust.Identity{Node: q.Node, Machine: q.Machine, Key: key}, []byte(q.CSR), issued, may)
 	if err != nil {
 		return nil, err
 	}
@@ -258,14 +279,31 @@ func (i *Issuer) tokenRefusal(node string, err error) error {
 	return err
 }
 
-// mayTake decides whether a machine may have a name that another one may have.
-func (i *Issuer) mayTake(q join.Request, token *trust.Token, held *trust.Identity) error {
+// others reports whether a live session is of another key. Where the session does not tell, the node's record does.
+func others(session, key string, held *trust.Identity) bool {
+	if session == "" && held != nil {
+		session = held.Key
+	}
+	return session != key
+}
+
+// mayTake decides whether a machine may have a name that another one may have. taken: a live session of another key has it.
+// A machine's hash alone proves nothing then, since machines made from one image share it; a machine that was set up anew
+// with another key has no session.
+func mayTake(q join.Request, token *trust.Token, held *trust.Identity, taken bool) error {
+	what := "is another machine, which joined before"
 	switch {
-	case held == nil || held.Machine == q.Machine:
+	case held == nil:
 		return nil
+	case held.Machine == q.Machine && !taken:
+		return nil
+	case taken:
+		what = "is connected now with another key: another machine has the name, which may share this one's machine-id if both were made from one image"
+	}
+	switch {
 	case !q.Replace:
-		return refuse(http.StatusConflict, "NameTaken", fmt.Sprintf("node %q is another machine, which joined before (certificate valid until %s): choose another name, remove that node, "+
-			"or, if this machine takes its place, join with --replace and a token for this name alone (keadm gettoken --node %s)", q.Node, held.Until.UTC().Format(time.RFC3339), q.Node))
+		return refuse(http.StatusConflict, "NameTaken", fmt.Sprintf("node %q %s (certificate valid until %s): choose another name, remove that node, "+
+			"or, if this machine takes its place, join with --replace and a token for this name alone (keadm gettoken --node %s)", q.Node, what, held.Until.UTC().Format(time.RFC3339), q.Node))
 	case !token.Exact():
 		return refuse(http.StatusForbidden, "TokenTooWide", fmt.Sprintf("--replace needs a token for node %q alone, this one is for %q: keadm gettoken --node %s", q.Node, token.Nodes, q.Node))
 	}
@@ -321,7 +359,8 @@ func (i *Issuer) sign(ctx context.Context, id trust.Identity, csr []byte, issued
 	if err != nil {
 		return nil, err
 	}
-	id.Issued, id.Until = issued, issued.Add(i.cfg.Validity)
+	id.Issued, id.Until, id.CA = issued, issued.Add(i.cfg.Validity), a.Pin()
+	id.Renewable = id.Until.Add(i.cfg.Grace)
 	if err := i.deps.Trust.Record(ctx, id, check); err != nil {
 		return nil, err
 	}
@@ -357,13 +396,37 @@ func (i *Issuer) peer(r *http.Request, grace time.Duration) (string, *x509.Certi
 	return node, cert, nil
 }
 
-func (i *Issuer) node(_ context.Context, r *http.Request, _ []byte) (any, error) {
-	node, _, err := i.peer(r, 0)
+func (i *Issuer) node(ctx context.Context, r *http.Request, _ []byte) (any, error) {
+	node, cert, err := i.peer(r, 0)
 	if err != nil {
 		return nil, err
 	}
+	switch other, _, err := i.hasAnother(ctx, node, cert); {
+	case err != nil:
+		return nil, err
+	case other:
+		return join.State{Reason: "another machine is connected as this node: each needs a name of its own"}, nil
+	}
 	ready, reason := i.deps.Nodes.Ready(node)
 	return join.State{Ready: ready, Reason: reason}, nil
+}
+
+// hasAnother reports whether a node's name is another key's than that of cert: a live session has it, or the record. session
+// tells which.
+func (i *Issuer) hasAnother(ctx context.Context, node string, cert *x509.Certificate) (session, record bool, err error) {
+	key, err := pki.KeyPin(cert.PublicKey)
+	if err != nil {
+		return false, false, err
+	}
+	held, err := i.deps.Trust.Identity(ctx, node)
+	if err != nil {
+		return false, false, err
+	}
+	present, live, err := i.deps.Nodes.Session(ctx, node)
+	if err != nil {
+		return false, false, err
+	}
+	return live && others(present, key, held), held != nil && held.Key != key, nil
 }
 
 // time tells the time, signed, to an edge whose clock cannot judge a certificate.
@@ -380,11 +443,18 @@ func (i *Issuer) time(_ context.Context, r *http.Request, _ []byte) (any, error)
 	return join.SignedTime{UnixMS: now, Signature: sig, Chain: string(a.Chain())}, nil
 }
 
-// leave gives a name back.
+// leave gives a name back. Only the machine that has it can: what is removed and revoked is the name's, whoever asks.
 func (i *Issuer) leave(ctx context.Context, r *http.Request, _ []byte) (any, error) {
-	node, _, err := i.peer(r, i.cfg.Grace)
+	node, cert, err := i.peer(r, i.cfg.Grace)
 	if err != nil {
 		return nil, err
+	}
+	switch session, record, err := i.hasAnother(ctx, node, cert); {
+	case err != nil:
+		return nil, err
+	case session || record:
+		return nil, refuse(http.StatusConflict, "NameTaken", fmt.Sprintf("expected the key that node %q has now, found another one: another machine has the name, "+
+			"and the cluster keeps it; what is on this machine goes without the cluster: keadm reset edge --keep-node", node))
 	}
 	if err := i.deps.Nodes.Remove(ctx, node); err != nil {
 		return nil, err

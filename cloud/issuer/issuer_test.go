@@ -41,6 +41,16 @@ type nodes struct {
 	joined  []string
 	refused []string
 	removed []string
+	session string // pin of the key that a live session of any node has; "elsewhere" if another CloudCore has it; empty for none
+}
+
+func (n *nodes) Session(context.Context, string) (key string, live bool, err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.session == "elsewhere" {
+		return "", true, nil
+	}
+	return n.session, n.session != "", nil
 }
 
 func (n *nodes) Ready(node string) (bool, string) { return node == "ready", "not yet" }
@@ -70,6 +80,7 @@ type env struct {
 	trusted *Trusted
 	nodes   *nodes
 	addr    string
+	issuer  *Issuer
 }
 
 func (e *env) now() time.Time { e.mu.Lock(); defer e.mu.Unlock(); return e.at }
@@ -96,6 +107,7 @@ func newEnv(t *testing.T) *env {
 	e.addr = l.Addr().String()
 	i := New(Config{Validity: 7 * day, Grace: 90 * day, Servers: []string{"127.0.0.1:10000"}, MaxConnections: 16},
 		Deps{Listener: l, Trust: e.store, CA: e.trusted, Nodes: e.nodes, Log: log, Now: e.now, Registry: prometheus.NewRegistry()})
+	e.issuer = i
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- i.Start(ctx) }()
@@ -444,7 +456,7 @@ func TestTheCAIsReplacedWithoutAnEdgeNoticing(t *testing.T) {
 	e := newEnv(t)
 	j := e.join("edge-1")
 	before := e.token("edge-2", 1)
-	if _, err := e.store.RotateCA(t.Context()); err != nil {
+	if _, _, err := e.store.RotateCA(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}
 	e.reload()
@@ -467,7 +479,7 @@ func TestTheCAIsReplacedWithoutAnEdgeNoticing(t *testing.T) {
 	if _, err := e.client(before).Join(t.Context(), e.request(before, "edge-2", key)); err != nil {
 		t.Errorf("a token from before: %v", err)
 	}
-	if err := e.store.RetireCAs(t.Context()); err != nil {
+	if _, err := e.store.RetireCAs(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}
 	e.reload()

@@ -10,7 +10,7 @@ import (
 	"github.com/tether-edge/tether/common/transport"
 )
 
-// Rates of requests: of one address (a /64 in IPv6) and of all together. A site behind one address may join twenty
+// Rates of requests: of one address (a /64 in IPv6) and of all strangers together. A site behind one address may join twenty
 // gateways at once, then two a second.
 const (
 	addressRate, addressBurst = 2, 20
@@ -32,8 +32,9 @@ func newLimits(now func() time.Time) *limits {
 	return &limits{now: now, total: rate.NewLimiter(totalRate, totalBurst), byAddress: lru.New(maxAddresses)}
 }
 
-// take counts a request from host:port and returns how long to stay away, 0 if it may go on.
-func (l *limits) take(remote string) time.Duration {
+// take counts a request from host:port and returns how long to stay away, 0 if it may go on. known reports whether the asker
+// is a node: strangers, however many, must not keep nodes from their renewals.
+func (l *limits) take(remote string, known func() bool) time.Duration {
 	now := l.now()
 	key := transport.AddressGroup(remote)
 	l.mu.Lock()
@@ -48,7 +49,7 @@ func (l *limits) take(remote string) time.Duration {
 	if !own.AllowN(now, 1) {
 		return time.Second
 	}
-	if !l.total.AllowN(now, 1) {
+	if !known() && !l.total.AllowN(now, 1) {
 		return 5 * time.Second
 	}
 	return 0

@@ -2,6 +2,7 @@ package node
 
 import (
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -32,6 +33,24 @@ func TestReadyNeedsASessionAndTheClustersWord(t *testing.T) {
 	want("one that is", true)
 	k.Disconnected("n1", "s1")
 	want("one that was Ready and is gone", false)
+}
+
+// Whichever CloudCore holds a node, each finds it in the Lease.
+func TestTheHolderOfANodeIsKnownByItsLease(t *testing.T) {
+	k, clock := newKeeper(t, objects{})
+	want := func(what, session string) {
+		t.Helper()
+		if got, err := k.Holder(t.Context(), "n1"); got != session || err != nil {
+			t.Errorf("%s: held by %q, %v, expected %q", what, got, err, session)
+		}
+	}
+	want("a node that never was", "")
+	k.Connected("n1", "s1", "a:1", transport.WebSocket)
+	k.Alive("n1", "s1", 0, time.Second)
+	renew(t, k)
+	want("one that is connected", "s1")
+	clock.add(time.Hour)
+	want("one whose lease was not renewed for an hour", "")
 }
 
 func TestARemovedNodeStaysRemoved(t *testing.T) {

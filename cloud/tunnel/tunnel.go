@@ -150,7 +150,7 @@ func (s *Server) Start(ctx context.Context) error {
 		s.queue.ShutDown()
 		_ = s.http.Close() // what is relayed now ends with the sessions that carry it
 	})
-	err := s.http.ServeTLS(transport.NewFairListener(s.merged, maxHandshakes), "", "")
+	err := s.http.ServeTLS(transport.NewFairListener(s.merged, maxHandshakes, 2*handshakeTimeout), "", "")
 	s.closeAll()
 	if outer.Err() != nil || errors.Is(err, http.ErrServerClosed) {
 		return nil

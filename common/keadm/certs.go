@@ -1,6 +1,8 @@
 package keadm
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -40,16 +42,14 @@ func newCertsList(w IO) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			// A cluster whose CA is lost still has records to show.
+			a, err := store.CA(c.Context())
+			if err != nil && !errors.Is(err, trust.ErrNoCA) {
+				return err
+			}
 			rows := []certificate{}
 			for _, id := range ids {
-				state := "valid"
-				switch at, ok := revoked[id.Node]; {
-				case ok && id.Issued.Before(at):
-					state = "revoked"
-				case !w.Now().Before(id.Until):
-					state = "expired"
-				}
-				rows = append(rows, certificate{id, state})
+				rows = append(rows, certificate{id, certificateState(id, a, revoked, w.Now())})
 			}
 			return show(w.Out, output, rows, func(t io.Writer) {
 				row(t, "NODE", "STATE", "ISSUED", "UNTIL", "MACHINE")
@@ -62,6 +62,27 @@ func newCertsList(w IO) *cobra.Command {
 	kubeconfigFlag(c, &kubeconfig)
 	outputFlag(c, &output)
 	return c
+}
+
+// certificateState says what a node's latest certificate is worth. a is nil where there is no CA.
+func certificateState(id trust.Identity, a *trust.Authority, revoked trust.Revocations, now time.Time) string {
+	standing := trust.Retired
+	if a != nil {
+		standing = a.Standing(id)
+	}
+	switch {
+	case id.Issued.Before(revoked[id.Node]):
+		return "revoked"
+	case standing == trust.Retired:
+		return "of a retired CA: must join again"
+	case !now.Before(id.Renewable):
+		return "expired: must join again"
+	case !now.Before(id.Until):
+		return "expired"
+	case standing == trust.Former:
+		return "valid, of a former CA"
+	}
+	return "valid"
 }
 
 func newCertsRevoke(w IO) *cobra.Command {
@@ -98,37 +119,48 @@ func newCertsRevoke(w IO) *cobra.Command {
 
 func newCertsRotate(w IO) *cobra.Command {
 	var kubeconfig string
-	var retire bool
+	var retire, force bool
 	c := &cobra.Command{
 		Use:   "rotate",
 		Short: "Replace the edge CA without any edge joining again",
-		Long: "Make a new edge CA that the present one vouches for. Edges learn it when they renew their certificates (within a few days);\n" +
-			"until then they trust CloudCore by the former CA, which signs nothing more. Join tokens made before carry the former\n" +
-			"CA's hash: those still work.\n\n" +
-			"With --retire nothing is made; trust in former CAs ends. Edges that have not renewed since must join again.",
+		Long: "Make a new edge CA that all trusted ones vouch for. Edges learn it when they renew their certificates (within a few days);\n" +
+			"until then they trust CloudCore by the CA that they know, which signs no certificate of a node any more. Join tokens made\n" +
+			"before carry the former CA's hash: those still work.\n\n" +
+			"With --retire nothing is made; trust in former CAs ends. That is refused while nodes have certificates of one.\n\n" +
+			"With --force it is done nevertheless, and the nodes that it locks out are named: each must join again with a token.",
 		Args: usage(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			client, err := connect(kubeconfig)
 			if err != nil {
 				return err
 			}
-			store := trust.New(client, w.Now)
-			if retire {
-				if err := store.RetireCAs(c.Context()); err != nil {
-					return err
-				}
-				fmt.Fprintln(w.Out, "former edge CAs are no longer trusted")
-				return nil
-			}
-			a, err := store.RotateCA(c.Context())
-			if err != nil {
-				return err
-			}
-			fmt.Fprintf(w.Out, "the edge CA is now %s\nnext:  once every edge has renewed ('keadm certs list': issued after now), keadm certs rotate --retire\n", a.Pin())
-			return nil
+			return rotate(c.Context(), w.Out, trust.New(client, w.Now), retire, force)
 		},
 	}
 	kubeconfigFlag(c, &kubeconfig)
 	c.Flags().BoolVar(&retire, "retire", false, "end the trust in former CAs")
+	c.Flags().BoolVar(&force, "force", false, "do it although nodes must then join again")
 	return c
+}
+
+func rotate(ctx context.Context, out io.Writer, store *trust.Store, retire, force bool) error {
+	var lost []string
+	if retire {
+		var err error
+		if lost, err = store.RetireCAs(ctx, force); err != nil {
+			return err
+		}
+		fmt.Fprintln(out, "former edge CAs are no longer trusted")
+	} else {
+		a, locked, err := store.RotateCA(ctx, force)
+		if err != nil {
+			return err
+		}
+		lost = locked
+		fmt.Fprintf(out, "the edge CA is now %s\nnext:  once 'keadm certs list' shows no node of a former CA, keadm certs rotate --retire\n", a.Pin())
+	}
+	if len(lost) > 0 {
+		fmt.Fprintf(out, "locked out, to join again each with a token (keadm gettoken --node NODE): %s\n", trust.NameSome(lost))
+	}
+	return nil
 }

@@ -119,6 +119,19 @@ func ParseCA(certPEM, keyPEM []byte, now Clock) (*CA, error) {
 	return &CA{cert: leaf, key: key, now: now}, nil
 }
 
+// FindCA returns the CA of a certificate if its key is among keys (PEM), else nil.
+func FindCA(cert *x509.Certificate, keys []byte, now Clock) *CA {
+	for block, rest := pem.Decode(keys); block != nil; block, rest = pem.Decode(rest) {
+		if ca, err := ParseCA(CertificatePEM(cert), pem.EncodeToMemory(block), now); err == nil {
+			return ca
+		}
+	}
+	return nil
+}
+
+// CertificatePEM returns a certificate in PEM.
+func CertificatePEM(cert *x509.Certificate) []byte { return certPEM(cert.Raw) }
+
 // KeyPEM returns the CA's private key in PEM (PKCS #8).
 func (ca *CA) KeyPEM() ([]byte, error) {
 	der, err := x509.MarshalPKCS8PrivateKey(ca.key)

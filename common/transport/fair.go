@@ -18,7 +18,8 @@ const maxWaiting = 4096
 type FairListener struct {
 	net.Listener
 	places *places
-	room   int // for those waiting
+	life   time.Duration // of a place
+	room   int           // for those waiting
 
 	mu sync.Mutex // guards all below
 	// changed is signalled when a connection came, a place was given back or the listener has ended.
@@ -30,13 +31,13 @@ type FairListener struct {
 }
 
 // NewFairListener returns one that serves most connections at once. It must be closed. A connection has its place until it
-// is closed.
-func NewFairListener(l net.Listener, most int) *FairListener {
-	return newFairListener(l, most, maxWaiting)
+// is closed, which happens after life, whatever it does, unless it has left its place.
+func NewFairListener(l net.Listener, most int, life time.Duration) *FairListener {
+	return newFairListener(l, most, life, maxWaiting)
 }
 
-func newFairListener(l net.Listener, most, room int) *FairListener {
-	f := &FairListener{Listener: l, places: newPlaces(most), room: room, waiting: map[string][]net.Conn{}}
+func newFairListener(l net.Listener, most int, life time.Duration, room int) *FairListener {
+	f := &FairListener{Listener: l, places: newPlaces(most), life: life, room: room, waiting: map[string][]net.Conn{}}
 	f.changed = sync.NewCond(&f.mu)
 	go f.collect()
 	return f
@@ -136,7 +137,8 @@ func (f *FairListener) next() net.Conn {
 		c := f.waiting[who][0]
 		f.turns = append(slices.Delete(f.turns, i, i+1), who) // its next turn is after all others'
 		f.remove(who, 0)
-		return &placed{Conn: c, leave: sync.OnceFunc(func() { f.leave(who) })}
+		over := time.AfterFunc(f.life, func() { _ = c.Close() })
+		return &placed{Conn: c, over: over, leave: sync.OnceFunc(func() { over.Stop(); f.leave(who) })}
 	}
 	return nil
 }
@@ -173,6 +175,8 @@ func Place(c net.Conn) (inner net.Conn, leave func()) {
 // placed is a connection that has a place until it leaves it or is closed.
 type placed struct {
 	net.Conn
+	// over closes the connection when the life of its place ends.
+	over  *time.Timer
 	leave func()
 }
 

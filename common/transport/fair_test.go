@@ -5,6 +5,7 @@ import (
 	"net"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -48,7 +49,7 @@ func (c *crowd) arrive(from string, number int) *visitor {
 func newCrowd(t *testing.T, most, room int) (*crowd, *FairListener) {
 	t.Helper()
 	c := &crowd{arrivals: make(chan net.Conn), failures: make(chan error), closed: make(chan struct{})}
-	f := newFairListener(c, most, room)
+	f := newFairListener(c, most, time.Hour, room)
 	t.Cleanup(func() { _ = f.Close() })
 	return c, f
 }
@@ -164,4 +165,34 @@ func TestAddressesShareAGroup(t *testing.T) {
 			t.Errorf("AddressGroup(%q) = %q, want %q", addr, got, want)
 		}
 	}
+}
+
+func TestAPlaceEndsWhateverItsHolderDoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &crowd{arrivals: make(chan net.Conn), failures: make(chan error), closed: make(chan struct{})}
+		f := newFairListener(c, 4, time.Minute, 8)
+		defer f.Close()
+		holds, left := c.arrive("10.0.0.1", 1), c.arrive("10.0.0.2", 2)
+		for range 2 {
+			if p, v := f.serve(t); v == left {
+				p.leave()
+			}
+		}
+		gone := func(v *visitor) bool {
+			select {
+			case <-v.gone:
+				return true
+			default:
+				return false
+			}
+		}
+		<-time.After(time.Minute - time.Second)
+		if gone(holds) {
+			t.Error("it was closed within its time")
+		}
+		<-time.After(time.Hour)
+		if !gone(holds) || gone(left) {
+			t.Errorf("after its time who holds a place was closed: %t, who left it: %t; expected true and false", gone(holds), gone(left))
+		}
+	})
 }

@@ -22,14 +22,17 @@ type ServerConfig struct {
 	// MaxHandshakes bounds the connections between accept and the end of their first words, three quarters of it those of
 	// one address; more wait (FairListener). As many again over QUIC, where more are told to try again.
 	MaxHandshakes int
-	// HandshakeTimeout bounds the time of one of them.
+	// HandshakeTimeout bounds the time of one of them until its stream is accepted.
 	HandshakeTimeout time.Duration
 	// Admit is asked before a stream is accepted. A non-zero duration refuses it and says when to come back.
 	Admit func() time.Duration
 	// Tunnel, if not nil, is asked for the taker of a Stream for a Mux, which belongs to a session of that peer. Nil refuses
 	// it.
 	Tunnel func(peer *x509.Certificate, session string) (take func(Stream))
-	Log    *slog.Logger
+	// Revoked, if not nil, tells a peer that gets no answer over HTTP. Its stream is accepted: who takes it says why it ends,
+	// which a TLS alert cannot.
+	Revoked func(peer *x509.Certificate) bool
+	Log     *slog.Logger
 }
 
 // Server accepts streams from edges.
@@ -60,20 +63,32 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	mux.HandleFunc(Path, s.upgrade)
 	mux.HandleFunc(TunnelPath, s.tunnel)
 	srv := &http.Server{
-		Handler: mux, TLSConfig: config,
+		Handler: s.answer(mux), TLSConfig: config,
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
 		// The whole request, a body that never comes included. An upgrade clears it.
 		ReadTimeout: s.cfg.HandshakeTimeout, MaxHeaderBytes: 8 << 10,
-		IdleTimeout: time.Second,
-		ErrorLog:    slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelInfo),
+		ErrorLog: slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelInfo),
 	}
+	// One request a connection: with more, who asks for nothing again and again would keep its place.
+	srv.SetKeepAlivesEnabled(false)
 	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
 	defer stop()
-	err := srv.ServeTLS(NewFairListener(l, s.cfg.MaxHandshakes), "", "")
+	err := srv.ServeTLS(NewFairListener(l, s.cfg.MaxHandshakes, s.cfg.HandshakeTimeout), "", "")
 	if ctx.Err() != nil || errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}
 	return fmt.Errorf("serve %s: %w", l.Addr(), err)
+}
+
+// answer closes the connection of a revoked peer that asks for anything but the sync stream.
+func (s *Server) answer(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != Path && s.cfg.Revoked != nil && len(r.TLS.PeerCertificates) > 0 && s.cfg.Revoked(r.TLS.PeerCertificates[0]) {
+			s.cfg.Log.Warn("request of a revoked peer", "remote", r.RemoteAddr, "peer", r.TLS.PeerCertificates[0].Subject)
+			panic(http.ErrAbortHandler) // net/http's way to close without an answer
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // connKey is the key of a request's connection in its context.
@@ -120,7 +135,10 @@ func (s *Server) handOver(w http.ResponseWriter, r *http.Request, accept func(s 
 	// A goroutine of its own: the HTTP server's has a deep stack and buffers that an idle stream need not hold.
 	greeted := func() {}
 	if tc, ok := r.Context().Value(connKey{}).(*tls.Conn); ok {
-		_, greeted = Place(tc.NetConn())
+		if p, ok := tc.NetConn().(*placed); ok {
+			p.over.Stop() // from here on whoever accepts it bounds its time
+			greeted = p.leave
+		}
 	}
 	go func() {
 		defer greeted()

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -204,6 +206,51 @@ func TestOtherPathsAndOriginsAreRefused(t *testing.T) {
 	_, resp, err = d.Dial("wss://"+s.addr+Path, http.Header{"Origin": {"https://site.example"}})
 	if err == nil || resp == nil || resp.StatusCode != http.StatusForbidden {
 		t.Errorf("a browser's origin: got %v, want 403", err)
+	}
+}
+
+// A revoked peer may learn why over the stream that it opens; all else ends without a word.
+func TestARevokedPeerGetsItsStreamAndNoOtherAnswer(t *testing.T) {
+	s := serve(t, func(c *ServerConfig) {
+		c.Revoked = func(peer *x509.Certificate) bool { return peer.Subject.CommonName == "system:node:stolen" }
+	})
+	ask := func(node, path string) (status int, err error) {
+		client := &http.Client{Transport: &http.Transport{TLSClientConfig: s.tls(s.node(node, day))}}
+		defer client.CloseIdleConnections()
+		resp, err := client.Get("https://" + s.addr + path)
+		if err != nil {
+			return 0, err
+		}
+		return resp.StatusCode, resp.Body.Close()
+	}
+	for _, path := range []string{"/x", TunnelPath} {
+		if status, err := ask("stolen", path); !errors.Is(err, io.EOF) {
+			t.Errorf("%s: a revoked peer got status %d, %v, expected an end without a word", path, status, err)
+		}
+		if status, err := ask("honest", path); err != nil || status == 0 {
+			t.Errorf("%s: an honest peer got %v, expected an answer", path, err)
+		}
+	}
+	if st, err := s.dial(t, s.tls(s.node("stolen", day))); err != nil || st == nil {
+		t.Errorf("the stream on which it is told: %v", err)
+	}
+}
+
+// Each connection holds a place: who asks again and again must not keep it.
+func TestAConnectionGetsOneAnswer(t *testing.T) {
+	s := serve(t, nil)
+	c, err := tls.Dial("tcp", s.addr, s.tls(s.node("edge-1", day)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := io.WriteString(c, strings.Repeat("GET /x HTTP/1.1\r\nHost: a\r\n\r\n", 3)); err != nil {
+		t.Fatal(err)
+	}
+	_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
+	b, err := io.ReadAll(c)
+	if err != nil && !errors.Is(err, syscall.ECONNRESET) || strings.Count(string(b), "HTTP/1.1 404") != 1 {
+		t.Errorf("three requests at once got %d answers, %v, expected one and the end", strings.Count(string(b), "HTTP/1.1 404"), err)
 	}
 }
 

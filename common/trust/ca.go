@@ -7,9 +7,9 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/tether-edge/tether/common/pki"
@@ -20,11 +20,15 @@ const (
 	CASecret = "tether-edge-ca"
 	keyCert  = "ca.crt"
 	keyKey   = "ca.key"
-	// keyCross is the present CA's certificate by the one before it, keyFormer the certificates of all before it that
-	// are still trusted.
-	keyCross  = "cross.crt"
-	keyFormer = "former.crt"
+	// keyCross is the present CA's certificates by those before it, keyFormer the certificates of all before it that are
+	// still trusted, keyFormerKeys their keys: they vouch for the next CA too. Secrets written before that have none.
+	keyCross      = "cross.crt"
+	keyFormer     = "former.crt"
+	keyFormerKeys = "former.key"
 )
+
+// maxCAs bounds the CAs that are trusted at one time: each makes every handshake, and every answer to a renewal, longer.
+const maxCAs = 8
 
 // caValidity is how long a CA lives. Edges take up its successor with their next certificate.
 const caValidity = 10 * 365 * 24 * time.Hour
@@ -36,10 +40,19 @@ var ErrNoCA = errors.New("the cluster has no edge CA")
 type Authority struct {
 	// CA signs.
 	CA *pki.CA
-	// cross is what the CA before this one says of it; nil if there was none.
+	// cross is what the CAs before this one say of it; nil if there were none.
 	cross  []byte
 	bundle []byte
 	pool   *x509.CertPool
+	// formers are the CAs before this one that are still trusted, the newest first.
+	formers []former
+}
+
+// A former is a CA that was replaced and is still trusted.
+type former struct {
+	cert *x509.Certificate
+	// ca is nil where its key was not kept: it vouches for nobody any more.
+	ca *pki.CA
 }
 
 // Bundle is every trusted CA certificate in PEM, the present one first.
@@ -51,11 +64,11 @@ func (a *Authority) Pool() *x509.CertPool { return a.pool }
 // Pin names the present CA in join tokens.
 func (a *Authority) Pin() string { return pki.Pin(a.CA.Cert()) }
 
-// Chain is the present CA's certificate and, if there is one, what the CA before it says of it, in PEM.
+// Chain is the present CA's certificate and what the CAs before it say of it, in PEM.
 func (a *Authority) Chain() []byte { return append(a.CA.CertPEM(), a.cross...) }
 
 // Server makes a certificate for a CloudCore with a key of its own, for pki.ServerName and the given names and
-// addresses. It is shown with what an edge that knows only the CA before this one needs to trust it.
+// addresses. It is shown with what an edge that knows only a CA before this one needs to trust it.
 func (a *Authority) Server(hosts []string, validity time.Duration) (*tls.Certificate, error) {
 	pair, err := a.CA.IssueServer(append([]string{pki.ServerName}, hosts...), validity)
 	if err != nil {
@@ -77,7 +90,7 @@ func (s *Store) CA(ctx context.Context) (*Authority, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the edge CA: %w", err)
 	}
-	return s.parseCA(secret)
+	return s.parseCA(secret.Data)
 }
 
 // EnsureCA returns the cluster's edge CA and makes it if there is none. Of several that make one at once the first
@@ -102,67 +115,121 @@ func (s *Store) EnsureCA(ctx context.Context) (a *Authority, made bool, err erro
 	if err != nil {
 		return nil, false, fmt.Errorf("make the edge CA: create Secret %s/%s: %w", Namespace, CASecret, err)
 	}
-	a, err = s.parseCA(secret)
+	a, err = s.parseCA(secret.Data)
 	return a, true, err
 }
 
-// RotateCA makes a new CA that the present one vouches for. The present one signs nothing more and stays trusted, so
-// that no edge notices: it learns the new one with its next certificate.
-func (s *Store) RotateCA(ctx context.Context) (*Authority, error) {
+// RotateCA makes a new CA that every trusted one vouches for. Those sign no certificate of a node any more and stay
+// trusted, so that no edge notices: it learns the new CA with its next certificate, also after several rotations.
+//
+// A CA whose key was not kept cannot vouch. The nodes that know no other would be locked out: they are named, and without
+// force the error is a LockoutError and nothing changes.
+func (s *Store) RotateCA(ctx context.Context, force bool) (a *Authority, lost []string, err error) {
 	next, err := pki.NewCA("tether edge CA", caValidity, s.now)
 	if err != nil {
-		return nil, err
-	}
-	key, err := next.KeyPEM()
-	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	err = s.change(ctx, CASecret, kindCA, func(data map[string][]byte) error {
 		if len(data) == 0 {
 			return ErrNoCA
 		}
-		now, err := pki.ParseCA(data[keyCert], data[keyKey], s.now)
+		now, err := s.parseCA(data)
 		if err != nil {
 			return err
 		}
-		cross, err := now.Cross(next)
-		if err != nil {
+		mute := func(f *former) bool { return f.ca == nil }
+		if lost, err = s.lockedOut(ctx, now, mute); err != nil {
 			return err
 		}
-		data[keyFormer] = append(now.CertPEM(), data[keyFormer]...)
-		data[keyCert], data[keyKey], data[keyCross] = next.CertPEM(), key, cross
-		return nil
+		if len(lost) > 0 && !force {
+			return &LockoutError{Nodes: lost}
+		}
+		return now.succeed(data, next, s.now())
 	})
 	if err != nil {
-		return nil, fmt.Errorf("rotate the edge CA: %w", err)
+		return nil, nil, fmt.Errorf("rotate the edge CA: %w", err)
 	}
-	return s.CA(ctx)
+	a, err = s.CA(ctx)
+	return a, lost, err
 }
 
-// RetireCAs ends the trust in every CA but the present one: certificates that they signed no longer open a session.
-func (s *Store) RetireCAs(ctx context.Context) error {
-	return s.change(ctx, CASecret, kindCA, func(data map[string][]byte) error {
+// succeed writes into a CA's Secret that next follows it.
+func (a *Authority) succeed(data map[string][]byte, next *pki.CA, now time.Time) error {
+	key, err := next.KeyPEM()
+	if err != nil {
+		return err
+	}
+	all := append([]former{{a.CA.Cert(), a.CA}}, a.formers...)
+	all = slices.DeleteFunc(all, func(f former) bool { return now.After(f.cert.NotAfter) })
+	if len(all) >= maxCAs {
+		return fmt.Errorf("expected fewer than %d edge CAs that are trusted, found %d: end the trust in the former ones with 'keadm certs rotate --retire', then rotate", maxCAs, len(all))
+	}
+	var crosses, certs, keys []byte
+	for _, f := range all {
+		certs = append(certs, pki.CertificatePEM(f.cert)...)
+		if f.ca == nil {
+			continue
+		}
+		cross, err := f.ca.Cross(next)
+		if err != nil {
+			return err
+		}
+		kept, err := f.ca.KeyPEM()
+		if err != nil {
+			return err
+		}
+		crosses, keys = append(crosses, cross...), append(keys, kept...)
+	}
+	data[keyCert], data[keyKey] = next.CertPEM(), key
+	data[keyCross], data[keyFormer], data[keyFormerKeys] = crosses, certs, keys
+	return nil
+}
+
+// RetireCAs ends the trust in every CA but the present one: certificates that they signed no longer open a session, and
+// their keys are deleted. The nodes that have no certificate of the present CA would be locked out: they are named, and
+// without force the error is a LockoutError and nothing changes.
+func (s *Store) RetireCAs(ctx context.Context, force bool) (lost []string, err error) {
+	err = s.change(ctx, CASecret, kindCA, func(data map[string][]byte) error {
 		if len(data) == 0 {
 			return ErrNoCA
 		}
+		now, err := s.parseCA(data)
+		if err != nil {
+			return err
+		}
+		if lost, err = s.lockedOut(ctx, now, func(*former) bool { return true }); err != nil {
+			return err
+		}
+		if len(lost) > 0 && !force {
+			return &LockoutError{Nodes: lost}
+		}
 		delete(data, keyFormer)
+		delete(data, keyFormerKeys)
 		delete(data, keyCross)
 		return nil
 	})
+	if err != nil {
+		return nil, fmt.Errorf("retire former edge CAs: %w", err)
+	}
+	return lost, nil
 }
 
-func (s *Store) parseCA(secret *corev1.Secret) (*Authority, error) {
-	ca, err := pki.ParseCA(secret.Data[keyCert], secret.Data[keyKey], s.now)
+// parseCA reads what is in the CA's Secret.
+func (s *Store) parseCA(data map[string][]byte) (*Authority, error) {
+	ca, err := pki.ParseCA(data[keyCert], data[keyKey], s.now)
 	if err != nil {
 		return nil, fmt.Errorf("Secret %s/%s: %w", Namespace, CASecret, err)
 	}
-	a := &Authority{CA: ca, cross: secret.Data[keyCross], bundle: append(ca.CertPEM(), secret.Data[keyFormer]...), pool: x509.NewCertPool()}
+	a := &Authority{CA: ca, cross: data[keyCross], bundle: append(ca.CertPEM(), data[keyFormer]...), pool: x509.NewCertPool()}
 	certs, err := pki.ParseCertificates(a.bundle)
 	if err != nil {
 		return nil, fmt.Errorf("Secret %s/%s: %w", Namespace, CASecret, err)
 	}
-	for _, c := range certs {
+	for i, c := range certs {
 		a.pool.AddCert(c)
+		if i > 0 {
+			a.formers = append(a.formers, former{c, pki.FindCA(c, data[keyFormerKeys], s.now)})
+		}
 	}
 	return a, nil
 }

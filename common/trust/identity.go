@@ -26,7 +26,14 @@ const (
 	keyPublic  = "key"
 	keyIssued  = "issued"
 	keyUntil   = "until"
+	keyIssuer  = "ca"
+	// keyRenewable is not in records that versions before wrote.
+	keyRenewable = "renewableUntil"
 )
+
+// defaultGrace is what a record that does not say how long its certificate can be renewed is taken to mean: the default of
+// CloudCore's configuration.
+const defaultGrace = 90 * 24 * time.Hour
 
 // An Identity is the record of a node's certificates.
 type Identity struct {
@@ -38,6 +45,10 @@ type Identity struct {
 	// Issued and Until are of its latest certificate.
 	Issued time.Time `json:"issued"`
 	Until  time.Time `json:"until"`
+	// CA is the pin of the CA that signed it; empty in records that versions before wrote.
+	CA string `json:"ca,omitempty"`
+	// Renewable is when the last of all its certificates can no longer be renewed. After that the node must join again.
+	Renewable time.Time `json:"renewableUntil"`
 }
 
 // identityName is the Secret of a node. A Secret's name has the length of a node's, so a long one is hashed.
@@ -76,8 +87,12 @@ func (s *Store) Identities(ctx context.Context) ([]Identity, error) {
 }
 
 func parseIdentity(x *corev1.Secret) *Identity {
-	return &Identity{Node: string(x.Data[keyNode]), Machine: string(x.Data[keyMachine]), Key: string(x.Data[keyPublic]),
-		Issued: parseTime(x.Data[keyIssued]), Until: parseTime(x.Data[keyUntil])}
+	id := &Identity{Node: string(x.Data[keyNode]), Machine: string(x.Data[keyMachine]), Key: string(x.Data[keyPublic]), CA: string(x.Data[keyIssuer]),
+		Issued: parseTime(x.Data[keyIssued]), Until: parseTime(x.Data[keyUntil]), Renewable: parseTime(x.Data[keyRenewable])}
+	if id.Renewable.IsZero() {
+		id.Renewable = id.Until.Add(defaultGrace)
+	}
+	return id
 }
 
 // Record writes a node's record after check accepted the one that is there (nil if none). Two that join as one node at
@@ -92,7 +107,12 @@ func (s *Store) Record(ctx context.Context, id Identity, check func(held *Identi
 			return err
 		}
 		data[keyNode], data[keyMachine], data[keyPublic] = []byte(id.Node), []byte(id.Machine), []byte(id.Key)
-		data[keyIssued], data[keyUntil] = formatTime(id.Issued), formatTime(id.Until)
+		data[keyIssued], data[keyUntil], data[keyIssuer] = formatTime(id.Issued), formatTime(id.Until), []byte(id.CA)
+		renewable := id.Renewable
+		if held != nil && held.Renewable.After(renewable) {
+			renewable = held.Renewable // of an earlier certificate, made when the configuration gave them longer lives
+		}
+		data[keyRenewable] = formatTime(renewable)
 		return nil
 	})
 	if err != nil {
@@ -113,6 +133,10 @@ func (s *Store) Forget(ctx context.Context, node string) error {
 // RevocationSecret holds, by node, the time before which its certificates are worth nothing.
 const RevocationSecret = "tether-revocations"
 
+// keyKeep, in that Secret, is how long a certificate may be used after it was issued, its life and the grace for its renewal:
+// the longest of those revoked so far. It is no node's name, and never becomes less.
+const keyKeep = "_keep"
+
 // Revocations are, by node, the time before which its certificates are worth nothing.
 type Revocations map[string]time.Time
 
@@ -129,7 +153,9 @@ func ParseRevocations(x *corev1.Secret) Revocations {
 	}
 	r := make(Revocations, len(x.Data))
 	for node, at := range x.Data {
-		r[node] = parseTime(at)
+		if node != keyKeep {
+			r[node] = parseTime(at)
+		}
 	}
 	return r
 }
@@ -147,10 +173,22 @@ func (s *Store) Revocations(ctx context.Context) (Revocations, error) {
 }
 
 // Revoke makes every certificate that the node has had so far worthless, and returns the time from which new ones
-// count: the next whole second.
+// count: the next whole second. Revocations of certificates that are worthless by their age are dropped.
 func (s *Store) Revoke(ctx context.Context, node string) (time.Time, error) {
 	at := s.now().Truncate(time.Second).Add(time.Second)
-	err := s.change(ctx, RevocationSecret, kindRevocations, func(data map[string][]byte) error {
+	id, err := s.Identity(ctx, node)
+	if err != nil {
+		return at, err
+	}
+	err = s.change(ctx, RevocationSecret, kindRevocations, func(data map[string][]byte) error {
+		keep, _ := time.ParseDuration(string(data[keyKeep])) // there is none at first
+		if id != nil {
+			keep = max(keep, id.Renewable.Sub(id.Issued))
+		}
+		if keep > 0 {
+			data[keyKeep] = []byte(keep.String())
+			prune(data, s.now().Add(-keep))
+		}
 		data[node] = formatTime(at)
 		return nil
 	})
@@ -158,4 +196,13 @@ func (s *Store) Revoke(ctx context.Context, node string) (time.Time, error) {
 		return at, fmt.Errorf("revoke the certificates of node %s: %w", node, err)
 	}
 	return at, nil
+}
+
+// prune drops the revocations made before a time.
+func prune(data map[string][]byte, before time.Time) {
+	for node, at := range data {
+		if node != keyKeep && parseTime(at).Before(before) {
+			delete(data, node)
+		}
+	}
 }

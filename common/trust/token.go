@@ -30,6 +30,7 @@ const (
 	keyMaxUses = "maxUses" // 0: any number
 	keyExpires = "expires"
 	keyUsers   = "users" // node and key pin of each use, a line each
+	keyUsed    = "used"  // when it was last used
 )
 
 // A Token lets edges join. The secret is known to whoever was given it and to nobody else.
@@ -91,7 +92,8 @@ type TokenRequest struct {
 	Life    time.Duration
 }
 
-// NewToken makes a token. The Bearer is the only place where its secret is.
+// NewToken makes a token, and removes those that have long been worth nothing. The Bearer is the only place where its
+// secret is.
 func (s *Store) NewToken(ctx context.Context, r TokenRequest) (Bearer, error) {
 	if _, err := path.Match(r.Nodes, "a"); err != nil || r.Nodes == "" || strings.Contains(r.Nodes, "/") {
 		return Bearer{}, fmt.Errorf("join token: expected a node's name or a pattern with * and ?, found %q", r.Nodes)
@@ -103,6 +105,7 @@ func (s *Store) NewToken(ctx context.Context, r TokenRequest) (Bearer, error) {
 	if err != nil {
 		return Bearer{}, err
 	}
+	s.pruneTokens(ctx)
 	b := Bearer{Pin: a.Pin(), ID: random(5), Secret: random(20)}
 	_, err = s.create(ctx, tokenPrefix+b.ID, kindToken, map[string][]byte{
 		keyHash: []byte(hash(b.Secret)), keyNodes: []byte(r.Nodes), keyUses: []byte("0"),
@@ -112,6 +115,24 @@ func (s *Store) NewToken(ctx context.Context, r TokenRequest) (Bearer, error) {
 		return Bearer{}, fmt.Errorf("make join token: %w", err)
 	}
 	return b, nil
+}
+
+// tokenRest is how long a token that is worth nothing is kept, so that whoever tries it hears why.
+const tokenRest = 24 * time.Hour
+
+// pruneTokens removes the tokens that expired, or were used up, a day ago. What fails is left to the next one that is made.
+func (s *Store) pruneTokens(ctx context.Context) {
+	secrets, err := s.list(ctx, kindToken)
+	if err != nil {
+		return
+	}
+	for _, x := range secrets {
+		t, before := parseToken(&x), s.now().Add(-tokenRest)
+		used := parseTime(x.Data[keyUsed])
+		if t.Expires.Before(before) || t.MaxUses > 0 && t.Uses >= t.MaxUses && !used.IsZero() && used.Before(before) {
+			_ = s.RevokeToken(ctx, t.ID)
+		}
+	}
 }
 
 // random returns n random bytes as lower case base32: 5 make 8 letters.
@@ -126,7 +147,7 @@ func hash(secret string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// Tokens lists the tokens, those whose time is over included, by id.
+// Tokens lists the tokens, those whose time was over lately included, by id.
 func (s *Store) Tokens(ctx context.Context) ([]Token, error) {
 	secrets, err := s.list(ctx, kindToken)
 	if err != nil {
@@ -194,7 +215,7 @@ func (s *Store) UseToken(ctx context.Context, id, node, keyPin string) error {
 		if most > 0 && uses >= most {
 			return fmt.Errorf("%w: %d of %d", ErrTokenUsed, uses, most)
 		}
-		data[keyUses] = []byte(strconv.Itoa(uses + 1))
+		data[keyUses], data[keyUsed] = []byte(strconv.Itoa(uses+1)), formatTime(s.now())
 		// The last hundred are enough for whoever asks again at once.
 		users = append(users, user)
 		data[keyUsers] = []byte(strings.Join(users[max(0, len(users)-100):], "\n"))

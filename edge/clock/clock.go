@@ -1,8 +1,8 @@
 // Package clock is an edge's idea of the time: the machine's, but never before what is known to be past, and put right by
 // the hub where the machine's clock is far off. A gateway without a battery starts in 1970, or in 2090.
 //
-// It promises that the time never falls below the newest of the certificate's issue, the last stored time and the last
-// time that a hub told over a session; and that a time that was not signed by a CA that the edge trusts changes nothing.
+// It promises that the time never falls below the newest of the program's making, the certificate's issue, the last stored
+// time and the last time that a hub told over a session; and that a time that was not signed by a CA that the edge trusts changes nothing.
 // The edge's TLS, renewals and link use it through edge/edgecore; the kubelet's clock is the machine's.
 package clock
 

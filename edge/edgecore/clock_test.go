@@ -37,6 +37,21 @@ func joined(t *testing.T, name string) *v1alpha1.EdgeCore {
 	return cfg
 }
 
+// A gateway that joined with a clock from long ago has a certificate from then: a newer program knows better.
+func TestTheTimeIsNotBeforeTheProgramWasMade(t *testing.T) {
+	built := time.Now().Add(-time.Hour) // the certificate is of ten days ago
+	e, err := New(t.Context(), joined(t, "edge-1"), Deps{Log: slog.New(slog.DiscardHandler), Now: func() time.Time { return time.Unix(0, 0) }, Built: built})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if now := e.clock.Now(); !now.Equal(built) {
+		t.Errorf("in 1970 the time is %s, expected that at which the program was made, %s", now, built)
+	}
+	if err := e.store.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 // An event that was queued while the clock was hours behind is delivered, though its life is an hour.
 func TestAClockThatIsPutRightExpiresNoEvent(t *testing.T) {
 	for _, off := range []time.Duration{-3 * time.Hour, 3 * time.Hour} {

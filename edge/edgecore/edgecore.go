@@ -41,6 +41,8 @@ import (
 type Deps struct {
 	Log *slog.Logger
 	Now func() time.Time
+	// Built is a time that was past when this program was made; zero if it is not known.
+	Built time.Time
 }
 
 // EdgeCore is one edge node.
@@ -83,7 +85,7 @@ func New(ctx context.Context, cfg *v1alpha1.EdgeCore, deps Deps) (*EdgeCore, err
 	}
 	e.clock = clock.New(clock.Deps{Proxy: e.requests, System: deps.Now, File: filepath.Join(cfg.DataDir, "time"), Log: e.part("clock"), Registry: e.reg, Moved: e.timeMoved,
 		Roots: func() ([]*x509.Certificate, error) { return pki.ReadCertificates(cfg.Cloud.CAFile) }},
-		pki.Issued(e.identity.Certificate().Leaf))
+		pki.Issued(e.identity.Certificate().Leaf), deps.Built)
 	e.deps.Now = e.clock.Now
 	deps.Now = e.clock.Now
 	if e.local, err = openLocalPKI(filepath.Join(cfg.DataDir, "pki"), cfg.API.BindAddress, deps.Log); err != nil {

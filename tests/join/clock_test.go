@@ -120,7 +120,7 @@ func TestAMoveOfTheClockEndsNothingByItself(t *testing.T) {
 
 func TestATimeAfterTheCAWasReplacedIsBelieved(t *testing.T) {
 	g := newGateway(t)
-	if _, err := g.w.store.RotateCA(t.Context()); err != nil {
+	if _, _, err := g.w.store.RotateCA(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}
 	g.w.add(0)

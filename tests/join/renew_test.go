@@ -35,8 +35,11 @@ type nodes struct{}
 
 func (nodes) Ready(string) (bool, string)          { return true, "" }
 func (nodes) Remove(context.Context, string) error { return nil }
-func (nodes) Joined(string, string)                {}
-func (nodes) Refused(string, string)               {}
+func (nodes) Session(context.Context, string) (string, bool, error) {
+	return "", false, nil
+}
+func (nodes) Joined(string, string)  {}
+func (nodes) Refused(string, string) {}
 
 // world is a join port and the files of a node that joined.
 type world struct {
@@ -165,14 +168,14 @@ func TestACertificateIsRenewedByItselfAtTwoThirdsOfItsLife(t *testing.T) {
 
 func TestARenewalTakesUpANewCA(t *testing.T) {
 	w := newWorld(t)
-	if _, err := w.store.RotateCA(t.Context()); err != nil {
+	if _, _, err := w.store.RotateCA(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}
 	w.add(0)
 	if err := w.renewer(w.addr).Renew(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.store.RetireCAs(t.Context()); err != nil {
+	if _, err := w.store.RetireCAs(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}
 	w.add(0)
@@ -181,6 +184,31 @@ func TestARenewalTakesUpANewCA(t *testing.T) {
 	}
 	if certs, err := pki.ReadCertificates(w.file("ca.crt")); err != nil || len(certs) != 1 {
 		t.Errorf("the edge trusts %d CAs, %v; expected the new one alone", len(certs), err)
+	}
+}
+
+// An edge that was away while the CA was replaced again and again knows the first one alone. One that renewed in between
+// knows the second.
+func TestARenewalAfterSeveralRotations(t *testing.T) {
+	for _, between := range []bool{false, true} {
+		w := newWorld(t)
+		for i := range 3 {
+			if _, _, err := w.store.RotateCA(t.Context(), false); err != nil {
+				t.Fatal(err)
+			}
+			w.add(time.Hour)
+			if i == 0 && between {
+				if err := w.renewer(w.addr).Renew(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if err := w.renewer(w.addr).Renew(t.Context()); err != nil {
+			t.Errorf("after three rotations, renewed after the first: %t: %v", between, err)
+		}
+		if _, err := w.store.RetireCAs(t.Context(), false); err != nil {
+			t.Errorf("after it has renewed, renewed before: %t: %v", between, err)
+		}
 	}
 }
 

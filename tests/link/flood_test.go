@@ -214,7 +214,7 @@ func provenAndSilent(t *testing.T, w *world) (stop func(), own int) {
 }
 
 func TestAFloodOfHandshakesKeepsNoHonestEdgeOut(t *testing.T) {
-	floods := map[string]flood{"slow loris": slowLoris}
+	floods := map[string]flood{"slow loris": slowLoris, "keep-alive": keepAlives(false), "keep-alive of a revoked node": keepAlives(true)}
 	if protocol == transport.QUIC {
 		floods = map[string]flood{"initials without end": initialsWithoutEnd, "proven and silent": provenAndSilent}
 	}

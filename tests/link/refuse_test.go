@@ -183,3 +183,26 @@ func TestAnEdgesWrongClock(t *testing.T) {
 		return strings.Contains(p, "not valid yet") && strings.Contains(p, "this machine's clock says") && strings.Contains(p, "set the clock")
 	})
 }
+
+// Whoever gives names away asks the hub whether the holder of one is there.
+func TestTheHubKnowsWhoAnswers(t *testing.T) {
+	w := newWorld(t, nil)
+	if cert := w.hub.Answering(t.Context(), "edge-1"); cert != nil {
+		t.Errorf("a node that never connected answers as %s", cert.Subject)
+	}
+	p := w.proxy()
+	e := w.join("edge-1", edgeConfig{addr: p.addr()})
+	eventually(t, "up", e.up)
+	if cert := w.hub.Answering(t.Context(), "edge-1"); cert == nil || cert.Subject.CommonName != "system:node:edge-1" {
+		t.Errorf("a connected node answers as %v", cert)
+	}
+	if session := w.nodes.session("edge-1"); !w.hub.Owns(session) || w.hub.Owns("0"+session) {
+		t.Errorf("the hub does not know its session %q from another's", session)
+	}
+	p.setSilent(true)
+	if cert := w.hub.Answering(t.Context(), "edge-1"); cert != nil {
+		t.Error("a session whose edge says nothing counts as one that answers")
+	}
+	e.stop()
+	p.cut()
+}

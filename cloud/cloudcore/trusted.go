@@ -77,7 +77,7 @@ func (n joinNodes) Session(ctx context.Context, name string) (key string, live b
 			return key, true, err
 		}
 	}
-	session, err := n.Holder(ctx, name)
+	session, _, err := n.Holder(ctx, name)
 	return "", session != "" && (h == nil || !h.Owns(session)), err
 }
 

@@ -58,7 +58,7 @@ func (c *CloudCore) holds(name string) bool {
 
 // holder is the host of another CloudCore that holds a node.
 func (c *CloudCore) holder(ctx context.Context, name string) (string, error) {
-	address, err := c.nodes.Holder(ctx, name)
+	_, address, err := c.nodes.Holder(ctx, name)
 	if err != nil || address == "" || address == c.address() {
 		return "", err
 	}

@@ -11,8 +11,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/util/workqueue"
 
@@ -353,18 +351,6 @@ func (k *Keeper) record(node string) *record {
 		k.records[node] = r
 	}
 	return r
-}
-
-// Holder is the address of the CloudCore that held the node last, as its Lease says; empty if none ever did.
-func (k *Keeper) Holder(ctx context.Context, node string) (string, error) {
-	l, err := k.deps.Client.CoordinationV1().Leases(LeaseNamespace).Get(ctx, node, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		return "", nil
-	}
-	if err != nil {
-		return "", fmt.Errorf("read the lease of node %s: %w", node, err)
-	}
-	return l.Annotations[AnnotationReplica], nil
 }
 
 // LastHeard is when a node was last known to be well: the last renewal of its Lease. Zero if that is not known.

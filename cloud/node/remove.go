@@ -44,20 +44,20 @@ func (k *Keeper) Ready(node string) (ready bool, reason string) {
 	return false, "its kubelet has not reported yet"
 }
 
-// Holder returns the session that holds a node by its Lease, on whatever CloudCore; empty if there is none or it was not
-// renewed in time.
-func (k *Keeper) Holder(ctx context.Context, node string) (session string, err error) {
+// Holder returns the session that holds a node by its Lease, and the address of its CloudCore; empty if there is none or it
+// was not renewed in time.
+func (k *Keeper) Holder(ctx context.Context, node string) (session, replica string, err error) {
 	l, err := k.deps.Client.CoordinationV1().Leases(LeaseNamespace).Get(ctx, node, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		return "", nil
+		return "", "", nil
 	}
 	if err != nil {
-		return "", fmt.Errorf("read lease %s/%s: %w", LeaseNamespace, node, err)
+		return "", "", fmt.Errorf("read lease %s/%s: %w", LeaseNamespace, node, err)
 	}
 	if t := l.Spec.RenewTime; t == nil || k.deps.Clock.Now().Sub(t.Time) > k.cfg.Duration {
-		return "", nil
+		return "", "", nil
 	}
-	return l.Annotations[AnnotationSession], nil
+	return l.Annotations[AnnotationSession], l.Annotations[AnnotationReplica], nil
 }
 
 // Remove removes a node for good: its Lease says so first, then the Node goes, then the Lease. Where it fails it can be

@@ -40,7 +40,7 @@ func TestTheHolderOfANodeIsKnownByItsLease(t *testing.T) {
 	k, clock := newKeeper(t, objects{})
 	want := func(what, session string) {
 		t.Helper()
-		if got, err := k.Holder(t.Context(), "n1"); got != session || err != nil {
+		if got, _, err := k.Holder(t.Context(), "n1"); got != session || err != nil {
 			t.Errorf("%s: held by %q, %v, expected %q", what, got, err, session)
 		}
 	}

@@ -61,15 +61,14 @@ func checkMachine(ctx context.Context, w IO, f *joinFlags, output string) error 
 		r.Node = cfg.NodeName
 		failed = "something is wrong with this node; 'keadm debug diagnose edge' may say more"
 	}
-	p, err := newPreflight(w, cfg)
+	p, err := newPreflight(w, cfg, f.config)
 	if err != nil {
 		return err
 	}
-	if p.joined = r.Node != ""; p.joined {
+	if r.Node != "" {
 		st, err := askStatus(ctx, cfg)
-		p.running = err == nil
 		if err == nil {
-			r.Link = &st.Link
+			r.Link, p.held = &st.Link, listeners(cfg)
 		} else {
 			r.add(true, "edgecore", fmt.Sprintf("edgecore does not answer: %v", err), "'keadm debug diagnose edge' says more")
 		}

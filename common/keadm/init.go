@@ -3,7 +3,6 @@ package keadm
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -219,12 +218,21 @@ func installCloud(ctx context.Context, w IO, client *clusterClient, f *initFlags
 	if s.kind == serviceNone {
 		return nil
 	}
-	return waitFor(ctx, w, time.Minute, "CloudCore to be ready", func(ctx context.Context) (bool, string) {
+	return s.waitReady(ctx, w, cfg, time.Minute)
+}
+
+// waitReady waits until CloudCore is. What keeps it from that, its log says.
+func (s *service) waitReady(ctx context.Context, w IO, cfg *v1alpha1.CloudCore, limit time.Duration) error {
+	err := waitFor(ctx, w, limit, often, "CloudCore to be ready", func(ctx context.Context) answer {
 		if _, err := fetch(ctx, "http://"+cfg.Metrics.BindAddress+"/readyz", maxStatus); err != nil {
-			return false, err.Error()
+			return answer{missing: err.Error()}
 		}
-		return true, ""
+		return answer{ok: true}
 	})
+	if err != nil {
+		return fmt.Errorf("%w\nCloudCore is started again and again%s", err, s.end(ctx))
+	}
+	return nil
 }
 
 // accountSecret holds a token of CloudCore's service account that lasts until it is deleted.
@@ -288,15 +296,15 @@ func (c *clusterClient) askedToken(ctx context.Context, w IO) ([]byte, error) {
 
 // deployed waits for the Deployment.
 func (c *clusterClient) deployed(ctx context.Context, w IO) error {
-	return waitFor(ctx, w, 3*time.Minute, "CloudCore's Deployment to be available", func(ctx context.Context) (bool, string) {
+	return waitFor(ctx, w, 3*time.Minute, often, "CloudCore's Deployment to be available", func(ctx context.Context) answer {
 		d, err := c.AppsV1().Deployments(build.Namespace).Get(ctx, "cloudcore", metav1.GetOptions{})
 		if err != nil {
-			return false, err.Error()
+			return answer{missing: err.Error()}
 		}
 		if d.Status.ObservedGeneration >= d.Generation && d.Status.AvailableReplicas > 0 && d.Status.UpdatedReplicas == d.Status.Replicas {
-			return true, ""
+			return answer{ok: true}
 		}
-		return false, c.whyNot(ctx)
+		return answer{missing: c.whyNot(ctx)}
 	})
 }
 
@@ -329,34 +337,4 @@ func (c *clusterClient) strays(ctx context.Context, w IO) error {
 	}
 	fmt.Fprintf(w.Out, "\nThese DaemonSets will put pods on edge nodes too: %s.\nWhere that is not wanted, keep them off with: keadm check --keep-off-edge\n", strings.Join(found, ", "))
 	return nil
-}
-
-var errTimeout = errors.New("timed out")
-
-// waitFor asks until the answer is yes, and says what it waits for and at last what was missing.
-func waitFor(ctx context.Context, w IO, limit time.Duration, what string, ask func(context.Context) (ok bool, missing string)) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	start := time.Now()
-	said := ""
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		ok, missing := ask(ctx)
-		if ok {
-			fmt.Fprintf(w.Out, "ready    after %.1f s: %s\n", time.Since(start).Seconds(), strings.TrimSuffix(what, " to be ready"))
-			return nil
-		}
-		if ctx.Err() != nil {
-			return fmt.Errorf("waited %s for %s: %w: %s", limit, what, errTimeout, said)
-		}
-		if missing != said {
-			said = missing
-			fmt.Fprintf(w.Err, "waiting for %s: %s\n", what, missing)
-		}
-		select {
-		case <-ctx.Done():
-		case <-tick.C:
-		}
-	}
 }

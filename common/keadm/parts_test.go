@@ -209,6 +209,9 @@ func TestPreflightFindsWhatWouldHurt(t *testing.T) {
 	} {
 		root, p := sound(t)
 		c.harm(root, p)
+		if err := knownFindings([]string{name}); err != nil {
+			t.Error(err)
+		}
 		f, ok := names(p.run(t.Context()))[name]
 		if !ok || f.Error != c.error || f.Found == "" || f.Remedy == "" {
 			t.Errorf("%s: found %t, %+v; expected an error: %t", name, ok, f, c.error)

@@ -26,13 +26,19 @@ import (
 // joinPort is a CloudCore's join port that says yes to everything.
 func joinPort(t *testing.T, ca *pki.CA) string {
 	t.Helper()
+	return joinPortWith(t, ca, func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(join.State{Ready: true}) })
+}
+
+// joinPortWith tells of nodes what that handler does.
+func joinPortWith(t *testing.T, ca *pki.CA, node http.HandlerFunc) string {
+	t.Helper()
 	mux := http.NewServeMux()
 	answer := func(path string, value any) {
 		mux.HandleFunc(path, func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(value) })
 	}
 	mux.HandleFunc(join.PathCA, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(ca.CertPEM()) })
 	answer(join.PathJoin, join.Response{Certificate: "certificate"})
-	answer(join.PathNode, join.State{Ready: true})
+	mux.HandleFunc(join.PathNode, node)
 	answer(join.PathLeave, nil)
 	pair, err := ca.IssueServer([]string{pki.ServerName}, time.Hour)
 	if err != nil {
@@ -134,6 +140,7 @@ func TestEachRequestToAJoinPortGoesThroughTheProxy(t *testing.T) {
 	var out bytes.Buffer
 	w := IO{Out: &out, Err: &out, Now: time.Now}
 	f := joinFlags{edgeFiles: node(t, ca, "edge-1", time.Hour), name: "edge-1", timeout: 10 * time.Second}
+	cfg.Cloud.CertFile, cfg.Cloud.KeyFile, cfg.Cloud.CAFile = f.cert(), f.key(), f.ca()
 	for name, ask := range map[string]func() error{
 		"join": func() error {
 			resp, err := f.ask(t.Context(), w, ports, trust.Bearer{Pin: pki.Pin(ca.Cert())}, nil, "")
@@ -142,8 +149,8 @@ func TestEachRequestToAJoinPortGoesThroughTheProxy(t *testing.T) {
 			}
 			return err
 		},
-		"wait until the node is ready": func() error { return f.waitReady(t.Context(), w, ports) },
-		"leave":                        func() error { return leave(t.Context(), w, &f.edgeFiles, cfg) },
+		"wait until the node is ready": func() error { return f.waitReady(t.Context(), w, nil, cfg, ports) },
+		"leave":                        func() error { return (&edgeReset{w: w, cfg: cfg}).leave(t.Context()) },
 		"preflight": func() error {
 			p := &preflight{now: time.Now, ports: ports}
 			p.cloud(t.Context(), func(_ bool, name, found, _ string) { t.Errorf("preflight finds %s: %s", name, found) })

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -37,6 +36,7 @@ type initFlags struct {
 	config     string
 	image      imageFlags
 	dryRun     bool
+	keepOff    bool
 	output     string
 	token      trust.TokenRequest
 }
@@ -74,6 +74,7 @@ func newInit(w IO) *cobra.Command {
 	fl.StringVar(&f.service, "service", serviceAuto, "with --local: systemd, process (kept running by 'keadm supervise'), none (only write the configuration), or auto")
 	fl.StringVar(&f.config, "config", "/etc/tether/cloudcore.yaml", "with --local: where CloudCore's configuration is written")
 	f.image.add(c)
+	fl.BoolVar(&f.keepOff, "keep-off-edge", false, "keep the DaemonSets that would land on edge nodes off them, as 'keadm check --keep-off-edge' does")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "print what would be applied and change nothing")
 	fl.StringVarP(&f.output, "output", "o", "", "yaml, with --dry-run")
 	fl.StringVar(&f.token.Nodes, "token-node", "*", "name or pattern of the nodes that may use the printed token")
@@ -142,7 +143,7 @@ func initCloud(ctx context.Context, w IO, f *initFlags) error {
 	} else if err := client.deployed(ctx, w); err != nil {
 		return err
 	}
-	if err := client.strays(ctx, w); err != nil {
+	if err := client.strays(ctx, w, f.keepOff); err != nil {
 		return err
 	}
 	token, err := store.NewToken(ctx, f.token)
@@ -327,14 +328,4 @@ func (c *clusterClient) whyNot(ctx context.Context) string {
 		}
 	}
 	return fmt.Sprintf("%d pods, none available", len(pods.Items))
-}
-
-// strays names the DaemonSets that would put pods on edge nodes.
-func (c *clusterClient) strays(ctx context.Context, w IO) error {
-	found, err := c.strayDaemonSets(ctx)
-	if err != nil || len(found) == 0 {
-		return err
-	}
-	fmt.Fprintf(w.Out, "\nThese DaemonSets will put pods on edge nodes too: %s.\nWhere that is not wanted, keep them off with: keadm check --keep-off-edge\n", strings.Join(found, ", "))
-	return nil
 }

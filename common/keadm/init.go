@@ -3,11 +3,14 @@ package keadm
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -47,7 +50,7 @@ func newInit(w IO) *cobra.Command {
 		Use:   "init --advertise-address ADDRESS (--local | --image-repository REPOSITORY)",
 		Short: "Set up CloudCore beside a cluster and print the line that joins a node",
 		Long: "Give a cluster what CloudCore needs (namespace, rights, edge CA), start CloudCore, and print the line that joins a node.\n" +
-			"Run it again to change something: what is there stays, the edge CA above all.\n\n" +
+			"Run it again to change something: what is there stays, earlier --set and the edge CA above all.\n\n" +
 			"CloudCore runs as a Deployment from REPOSITORY/cloudcore:TAG, or with --local as a service of this machine.",
 		Example: "  keadm init --local --advertise-address cloud.example.org\n" +
 			"  keadm init --image-repository registry.example/tether --advertise-address 192.0.2.1 --advertise-address 2001:db8::1\n" +
@@ -62,6 +65,9 @@ func newInit(w IO) *cobra.Command {
 			}
 			if f.output != "" && (f.output != "yaml" || !f.dryRun) {
 				return fmt.Errorf("%w: expected --output yaml together with --dry-run", errUsage)
+			}
+			if err := nodePattern("token-node", f.token.Nodes); err != nil {
+				return err
 			}
 			return initCloud(c.Context(), w, &f)
 		},
@@ -90,39 +96,30 @@ func newInit(w IO) *cobra.Command {
 var oldest, constrained = utilversion.MustParseGeneric("1.31.0"), utilversion.MustParseGeneric("1.36.0")
 
 func initCloud(ctx context.Context, w IO, f *initFlags) error {
-	cfg, file, err := cloudConfig(f)
+	client, lost := connect(f.kubeconfig)
+	if lost != nil && !f.local {
+		return lost
+	}
+	// A configuration on this machine is judged whether there is a cluster or not.
+	before, err := f.before(ctx, client)
 	if err != nil {
 		return err
 	}
-	client, err := connect(f.kubeconfig)
+	cfg, file, err := cloudConfig(f, before)
 	if err != nil {
 		return err
 	}
-	info, err := client.Discovery().ServerVersion()
+	if lost != nil {
+		return lost
+	}
+	manifests, err := f.manifests(w, client, cfg, file)
 	if err != nil {
-		return fmt.Errorf("reach the cluster at %s: %w", client.rest.Host, err)
+		return err
 	}
-	v, err := utilversion.ParseGeneric(info.GitVersion)
-	if err != nil {
-		return fmt.Errorf("the cluster says its version is %q: %w", info.GitVersion, err)
-	}
-	if v.LessThan(oldest) {
-		return fmt.Errorf("the cluster is of Kubernetes %s: expected 1.31 or later", info.GitVersion)
-	}
-	manifests := [][]byte{build.RBAC(), build.ConstrainedImpersonation()}
-	if legacy := v.LessThan(constrained); legacy {
-		manifests[1] = build.LegacyImpersonation()
-		fmt.Fprintf(w.Err, "keadm: this cluster (%s) cannot limit what CloudCore does as a node: it gets the right to impersonate any user, which is nearly cluster-admin. From 1.36 on it needs less.\n", info.GitVersion)
-	}
-	if !f.local {
-		manifests = append(manifests, build.Deployment(f.image.cloudcore(), file, cfg.Hub.WebSocketPort, cfg.Hub.QUICPort, cfg.Join.Port))
-	}
-	all := bytes.Join(manifests, []byte("\n---\n"))
 	if f.dryRun {
-		_, err := w.Out.Write(all)
-		return err
+		return f.show(w, manifests, file)
 	}
-	objects, err := documents(all)
+	objects, err := documents(manifests)
 	if err != nil {
 		return err
 	}
@@ -130,6 +127,9 @@ func initCloud(ctx context.Context, w IO, f *initFlags) error {
 		return err
 	}
 	fmt.Fprintf(w.Out, "applied  namespace %s, CloudCore's rights%s\n", build.Namespace, map[bool]string{false: " and its Deployment"}[f.local])
+	if before != nil {
+		fmt.Fprintf(w.Out, "kept     the settings in %s, but for what was said now\n", f.where())
+	}
 	store := trust.New(client, w.Now)
 	a, made, err := store.EnsureCA(ctx)
 	if err != nil {
@@ -154,6 +154,42 @@ func initCloud(ctx context.Context, w IO, f *initFlags) error {
 	return nil
 }
 
+// manifests are what the cluster is to hold. A cluster that is too old is refused.
+func (f *initFlags) manifests(w IO, client *clusterClient, cfg *v1alpha1.CloudCore, file []byte) ([]byte, error) {
+	info, err := client.Discovery().ServerVersion()
+	if err != nil {
+		return nil, fmt.Errorf("reach the cluster at %s: %w", client.rest.Host, err)
+	}
+	v, err := utilversion.ParseGeneric(info.GitVersion)
+	if err != nil {
+		return nil, fmt.Errorf("the cluster says its version is %q: %w", info.GitVersion, err)
+	}
+	if v.LessThan(oldest) {
+		return nil, fmt.Errorf("the cluster is of Kubernetes %s: expected 1.31 or later", info.GitVersion)
+	}
+	manifests := [][]byte{build.RBAC(), build.ConstrainedImpersonation()}
+	if v.LessThan(constrained) {
+		manifests[1] = build.LegacyImpersonation()
+		fmt.Fprintf(w.Err, "keadm: this cluster (%s) cannot limit what CloudCore does as a node: it gets the right to impersonate any user, which is nearly cluster-admin. From 1.36 on it needs less.\n", info.GitVersion)
+	}
+	if !f.local {
+		manifests = append(manifests, build.Deployment(f.image.cloudcore(), file, cfg.Hub.WebSocketPort, cfg.Hub.QUICPort, cfg.Join.Port))
+	}
+	return bytes.Join(manifests, []byte("\n---\n")), nil
+}
+
+// show prints what would be done: the manifests, and as a comment, since no cluster takes it, the file of this machine.
+func (f *initFlags) show(w IO, manifests, file []byte) error {
+	if f.local {
+		manifests = fmt.Appendf(manifests, "\n---\n# %s on this machine:\n#\n", f.config)
+		for line := range strings.Lines(string(file)) {
+			manifests = append(manifests, "# "+line...)
+		}
+	}
+	_, err := w.Out.Write(manifests)
+	return err
+}
+
 func tokenScope(r trust.TokenRequest) string {
 	uses := "one node"
 	switch {
@@ -176,13 +212,20 @@ func joinLine(cfg *v1alpha1.CloudCore, token trust.Bearer) string {
 	return line + " --token " + token.String()
 }
 
-// cloudConfig makes CloudCore's configuration from the flags.
-func cloudConfig(f *initFlags) (*v1alpha1.CloudCore, []byte, error) {
+// cloudConfig makes CloudCore's configuration: that of before, or the defaults where there is none, with what the flags
+// say put into it.
+func cloudConfig(f *initFlags, before []byte) (*v1alpha1.CloudCore, []byte, error) {
 	cfg := v1alpha1.DefaultCloudCore()
-	cfg.Hub.AdvertiseAddresses = f.addresses
 	if f.local {
 		cfg.Kubeconfig = filepath.Join(filepath.Dir(f.config), "cloudcore.kubeconfig")
 	}
+	if before != nil {
+		var err error
+		if cfg, err = v1alpha1.DecodeCloudCore(before); err != nil {
+			return nil, nil, fmt.Errorf("CloudCore's present configuration (%s): %w; mend it, or remove it to begin with the defaults", f.where(), err)
+		}
+	}
+	cfg.Hub.AdvertiseAddresses = f.addresses
 	b, err := v1alpha1.Marshal(cfg)
 	if err != nil {
 		return nil, nil, err
@@ -194,6 +237,36 @@ func cloudConfig(f *initFlags) (*v1alpha1.CloudCore, []byte, error) {
 		return nil, nil, fmt.Errorf("CloudCore's configuration: %w", err)
 	}
 	return cfg, b, nil
+}
+
+// Where CloudCore's configuration is in the cluster.
+const configMap, configKey = "cloudcore", "cloudcore.yaml"
+
+// where says where the configuration is.
+func (f *initFlags) where() string {
+	if f.local {
+		return f.config
+	}
+	return "ConfigMap " + build.Namespace + "/" + configMap
+}
+
+// before reads the configuration that an earlier init wrote; nil if there is none.
+func (f *initFlags) before(ctx context.Context, client *clusterClient) ([]byte, error) {
+	if f.local {
+		b, err := os.ReadFile(f.config)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, nil
+		}
+		return b, err
+	}
+	m, err := client.CoreV1().ConfigMaps(build.Namespace).Get(ctx, configMap, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read CloudCore's present configuration (%s): %w", f.where(), err)
+	}
+	return []byte(m.Data[configKey]), nil
 }
 
 // installCloud makes CloudCore a service of this machine.

@@ -350,7 +350,7 @@ func (f *joinFlags) ask(ctx context.Context, w IO, ports *joinPorts, bearer trus
 				case <-time.After(refusal.RetryAfter):
 					continue
 				case <-ctx.Done():
-					return nil, ctx.Err()
+					return nil, fmt.Errorf("%w while CloudCore wanted to be asked later: %s", errInterrupted, refusal.Message)
 				}
 			}
 			if err == nil || refusal != nil {

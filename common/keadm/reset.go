@@ -37,7 +37,7 @@ func confirmed(w IO, force bool, what string) error {
 }
 
 func newResetEdge(w IO) *cobra.Command {
-	r := &edgeReset{w: w, root: "/", run: execute}
+	r := &edgeReset{w: w, root: "/", links: kernelLinks{}, run: execute}
 	var service string
 	var force bool
 	c := &cobra.Command{
@@ -84,6 +84,7 @@ type edgeReset struct {
 	// cfg is the node's configuration; nil if there is none, and then no pod is known to be this node's.
 	cfg     *v1alpha1.EdgeCore
 	service *service
+	links   links
 	run     func(ctx context.Context, input string, argv ...string) ([]byte, error)
 }
 

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/vishvananda/netlink"
 )
 
 // ownNetwork reads which network and which bridge join's own CNI configuration names; empty names if join wrote none.
@@ -42,7 +44,8 @@ func (r *edgeReset) removeNetwork(ctx context.Context) error {
 	if err != nil || network == "" {
 		return err
 	}
-	if err := r.removeBridge(ctx, bridge); err != nil {
+	there, err := r.removeBridge(bridge)
+	if err != nil {
 		return err
 	}
 	for _, program := range []string{"iptables", "ip6tables"} {
@@ -67,30 +70,69 @@ func (r *edgeReset) removeNetwork(ctx context.Context) error {
 	}
 	// The directory of the configurations stays: a runtime that watches it would hear of the next network no more.
 	removeEmpty(filepath.Join(state, "networks"), filepath.Join(state, "results"), state)
-	fmt.Fprintf(r.w.Out, "removed  the pod network %s: its bridge %s, addresses and rules\n", network, bridge)
+	what := ""
+	if there {
+		what = ", its bridge " + bridge
+	}
+	fmt.Fprintf(r.w.Out, "removed  the pod network %s%s and what the CNI plugins left of it\n", network, what)
 	if b, err := os.ReadFile(filepath.Join(r.root, "proc/sys/net/ipv4/ip_forward")); err == nil && strings.TrimSpace(string(b)) == "1" {
 		fmt.Fprintln(r.w.Out, "left     net.ipv4.ip_forward at 1: who set it is not known; if nothing else needs it: sysctl -w net.ipv4.ip_forward=0")
 	}
 	return nil
 }
 
-// removeBridge removes the bridge, unless something is plugged in that is no pod's of ours any more.
-func (r *edgeReset) removeBridge(ctx context.Context, bridge string) error {
-	link := filepath.Join(r.root, "sys/class/net", bridge)
-	if !isThere(filepath.Join(link, "bridge")) {
-		return nil
+// links are the network's links.
+type links interface {
+	// ports are what is plugged into a bridge; there is false if no bridge has the name.
+	ports(bridge string) (names []string, there bool, err error)
+	remove(bridge string) error
+}
+
+// kernelLinks are those of the network that keadm runs in.
+type kernelLinks struct{}
+
+func (kernelLinks) ports(bridge string) (names []string, there bool, err error) {
+	all, err := netlink.LinkList()
+	if err != nil {
+		return nil, false, err
 	}
-	ports, err := os.ReadDir(filepath.Join(link, "brif"))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove the bridge %s: %w", bridge, err)
+	i := slices.IndexFunc(all, func(l netlink.Link) bool { return l.Attrs().Name == bridge && l.Type() == "bridge" })
+	if i < 0 {
+		return nil, false, nil
+	}
+	for _, l := range all {
+		if l.Attrs().MasterIndex == all[i].Attrs().Index {
+			names = append(names, l.Attrs().Name)
+		}
+	}
+	return names, true, nil
+}
+
+func (kernelLinks) remove(bridge string) error {
+	l, err := netlink.LinkByName(bridge)
+	if err != nil {
+		return err
+	}
+	return netlink.LinkDel(l)
+}
+
+// removeBridge removes the bridge, unless something is plugged in that is no pod's of ours any more. It reports whether
+// it was there.
+func (r *edgeReset) removeBridge(bridge string) (bool, error) {
+	ports, there, err := r.links.ports(bridge)
+	if err != nil {
+		return there, fmt.Errorf("remove the bridge %s: %w", bridge, err)
+	}
+	if !there {
+		return false, nil
 	}
 	if len(ports) > 0 {
-		return fmt.Errorf("remove the bridge %s: expected nothing plugged in after the pods have ended, found %s; remove that (ip link delete %s), and run 'keadm reset edge' again", bridge, ports[0].Name(), ports[0].Name())
+		return true, fmt.Errorf("remove the bridge %s: expected nothing plugged in after the pods have ended, found %s; remove that (ip link delete %s), and run 'keadm reset edge' again", bridge, ports[0], ports[0])
 	}
-	if _, err := r.run(ctx, "", "ip", "link", "delete", bridge); err != nil {
-		return fmt.Errorf("remove the bridge %s: %w; remove it (ip link delete %s), and run 'keadm reset edge' again", bridge, err, bridge)
+	if err := r.links.remove(bridge); err != nil {
+		return true, fmt.Errorf("remove the bridge %s: %w; remove it (ip link delete %s), and run 'keadm reset edge' again", bridge, err, bridge)
 	}
-	return nil
+	return true, nil
 }
 
 // What the portmap plugin has for all networks: who is led to a pod, and what marks and translates the answers.

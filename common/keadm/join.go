@@ -137,12 +137,8 @@ func joinEdge(ctx context.Context, w IO, f *joinFlags) error {
 	if err != nil {
 		return err
 	}
-	before, err := f.earlier(ctx, w, p, bearer)
-	if err != nil {
+	if err := f.earlier(ctx, w, p, bearer); err != nil {
 		return err
-	}
-	if before != nil {
-		p.held = listeners(before)
 	}
 	if err := admit(w, p.run(ctx), f.ignore); err != nil {
 		return err

@@ -26,20 +26,28 @@ import (
 // joinPort is a CloudCore's join port that says yes to everything.
 func joinPort(t *testing.T, ca *pki.CA) string {
 	t.Helper()
-	return joinPortWith(t, ca, func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(join.State{Ready: true}) })
+	return joinPortWith(t, ca, "/none", nil)
 }
 
-// joinPortWith tells of nodes what that handler does.
-func joinPortWith(t *testing.T, ca *pki.CA, node http.HandlerFunc) string {
+// joinPortWith has another answer at one path.
+func joinPortWith(t *testing.T, ca *pki.CA, path string, handler http.HandlerFunc) string {
 	t.Helper()
-	mux := http.NewServeMux()
-	answer := func(path string, value any) {
-		mux.HandleFunc(path, func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(value) })
+	answer := func(value any) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(value) }
 	}
-	mux.HandleFunc(join.PathCA, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(ca.CertPEM()) })
-	answer(join.PathJoin, join.Response{Certificate: "certificate"})
-	mux.HandleFunc(join.PathNode, node)
-	answer(join.PathLeave, nil)
+	answers := map[string]http.HandlerFunc{
+		join.PathCA:    func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(ca.CertPEM()) },
+		join.PathJoin:  answer(join.Response{Certificate: "certificate"}),
+		join.PathNode:  answer(join.State{Ready: true}),
+		join.PathLeave: answer(nil),
+	}
+	answers[path] = handler
+	mux := http.NewServeMux()
+	for path, h := range answers {
+		if h != nil {
+			mux.HandleFunc(path, h)
+		}
+	}
 	pair, err := ca.IssueServer([]string{pki.ServerName}, time.Hour)
 	if err != nil {
 		t.Fatal(err)

@@ -12,33 +12,35 @@ import (
 	"github.com/tether-edge/tether/common/trust"
 )
 
-// earlier looks for an earlier join with the same configuration file. One that did not finish is gone on with: its
-// configuration is returned while its edgecore runs. The error refuses to join what is a node already, or another node.
-func (f *joinFlags) earlier(ctx context.Context, w IO, p *preflight, bearer trust.Bearer) (*v1alpha1.EdgeCore, error) {
+// earlier looks for an earlier join with the same configuration file. One that did not finish is gone on with: what its
+// edgecore holds, if it runs, is no obstacle to the preflight. The error refuses to join what is a node already, or
+// another node.
+func (f *joinFlags) earlier(ctx context.Context, w IO, p *preflight, bearer trust.Bearer) error {
 	cfg, err := joined(f.config)
 	if err != nil {
-		return nil, fmt.Errorf("an earlier join left a configuration that cannot be read: %w; mend or remove it", err)
+		return fmt.Errorf("an earlier join left a configuration that cannot be read: %w; mend or remove it", err)
 	}
 	if cfg == nil {
-		return nil, nil
+		return nil
 	}
 	if cfg.NodeName != f.name {
-		return nil, fmt.Errorf("this machine is node %q by %s: expected none, or the same name to go on with, found --edgenode-name %q; %s ends that one", cfg.NodeName, f.config, f.name, resetLine(f.config))
+		return fmt.Errorf("this machine is node %q by %s: expected none, or the same name to go on with, found --edgenode-name %q; %s ends that one", cfg.NodeName, f.config, f.name, resetLine(f.config))
 	}
 	// Without an authority nothing was certified yet, and any CloudCore will do.
 	authorities, err := pki.ReadCertificates(cfg.Cloud.CAFile)
 	if err == nil && !slices.ContainsFunc(authorities, func(ca *x509.Certificate) bool { return pki.Pin(ca) == bearer.Pin }) {
-		return nil, fmt.Errorf("this machine is node %q of another CloudCore: expected a token with one of the CAs in %s, found one with %s; %s ends that one", cfg.NodeName, cfg.Cloud.CAFile, bearer.Pin, resetLine(f.config))
+		return fmt.Errorf("this machine is node %q of another CloudCore: expected a token with one of the CAs in %s, found one with %s; %s ends that one", cfg.NodeName, cfg.Cloud.CAFile, bearer.Pin, resetLine(f.config))
 	}
 	own, _ := kubelets(p.root, f.config)
 	if len(own) == 0 {
-		return nil, nil
+		return nil
 	}
 	if readyNow(ctx, w, cfg) {
-		return nil, fmt.Errorf("this machine has joined already: it is node %q, and the cluster says that it is Ready (%s); %s ends that, 'keadm check' looks at it", cfg.NodeName, own[0], resetLine(f.config))
+		return fmt.Errorf("this machine has joined already: it is node %q, and the cluster says that it is Ready (%s); %s ends that, 'keadm check' looks at it", cfg.NodeName, own[0], resetLine(f.config))
 	}
 	fmt.Fprintf(w.Out, "going on with the join of node %s, which is not Ready yet (%s)\n", f.name, own[0])
-	return cfg, nil
+	p.held = listeners(cfg)
+	return nil
 }
 
 // readyNow asks the join ports whether the node is Ready.

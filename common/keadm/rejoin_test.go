@@ -2,7 +2,10 @@ package keadm
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -37,31 +40,28 @@ func newRejoin(t *testing.T) *rejoin {
 	return r
 }
 
-func (r *rejoin) earlier(t *testing.T) (*v1alpha1.EdgeCore, error) {
+func (r *rejoin) earlier(t *testing.T) error {
 	t.Helper()
 	return r.f.earlier(t.Context(), IO{Out: &r.out, Err: &r.out, Now: time.Now}, r.p, r.bearer)
 }
 
 func TestAJoinThatDidNotFinishIsGoneOnWith(t *testing.T) {
 	r := newRejoin(t)
-	if cfg, err := r.earlier(t); cfg != nil || err != nil || r.out.Len() > 0 {
-		t.Errorf("without edgecore: %v, %v\n%s", cfg, err, &r.out)
+	if err := r.earlier(t); err != nil || r.out.Len() > 0 {
+		t.Errorf("without edgecore: %v\n%s", err, &r.out)
 	}
 	runs(t, r.p.root, "9", "edgecore", "--config", r.f.config)
 	r.cfg.Cloud.Servers = []string{"127.0.0.1:1"}
 	r.cfg.Cloud.JoinPort = 1
 	writeEdgeConfig(t, r.f.edgeFiles, r.cfg)
-	cfg, err := r.earlier(t)
-	if err != nil || cfg == nil || cfg.Metrics.BindAddress != r.cfg.Metrics.BindAddress || !strings.Contains(r.out.String(), "going on with the join of node edge-1") {
-		t.Fatalf("%v, %v\n%s", cfg, err, &r.out)
-	}
-	// Its own edgecore, and the ports that it has, are no obstacle.
-	r.p.config = cfg
-	cfg.API.BindAddress = cfg.Metrics.BindAddress
+	// The address of the status is in use.
+	r.p.config.Metrics.BindAddress = r.cfg.Metrics.BindAddress
 	if _, ok := names(r.p.run(t.Context()))["port"]; !ok {
 		t.Error("the test's edgecore holds no port")
 	}
-	r.p.held = listeners(cfg)
+	if err := r.earlier(t); err != nil || !strings.Contains(r.out.String(), "going on with the join of node edge-1") {
+		t.Fatalf("%v\n%s", err, &r.out)
+	}
 	for _, name := range []string{"port", "other-kubelet"} {
 		if f, ok := names(r.p.run(t.Context()))[name]; ok {
 			t.Errorf("found %+v", f)
@@ -74,20 +74,20 @@ func TestAMachineThatHasJoinedIsNotJoinedAgain(t *testing.T) {
 		harm func(r *rejoin)
 		want []string
 	}{
-		"it is Ready":           {func(*rejoin) {}, []string{"has joined already", `node "edge-1"`, "edgecore runs as process 9"}},
-		"under another name":    {func(r *rejoin) { r.f.name = "edge-2" }, []string{`is node "edge-1"`, `found --edgenode-name "edge-2"`}},
-		"of another CloudCore":  {func(r *rejoin) { r.bearer.Pin = strings.Repeat("ab", 32) }, []string{"of another CloudCore", r64}},
-		"with an unknown state": {func(r *rejoin) { put(t, "/", r.f.config, "kind: Nothing\n") }, []string{"cannot be read", "mend or remove it"}},
+		"it is Ready":                              {func(*rejoin) {}, []string{"has joined already", `node "edge-1"`, "edgecore runs as process 9"}},
+		"under another name":                       {func(r *rejoin) { r.f.name = "edge-2" }, []string{`is node "edge-1"`, `found --edgenode-name "edge-2"`}},
+		"of another CloudCore":                     {func(r *rejoin) { r.bearer.Pin = strings.Repeat("ab", 32) }, []string{"of another CloudCore", strings.Repeat("ab", 32)}},
+		"with a configuration that cannot be read": {func(r *rejoin) { put(t, "/", r.f.config, "kind: Nothing\n") }, []string{"cannot be read", "mend or remove it"}},
 	} {
 		r := newRejoin(t)
 		runs(t, r.p.root, "9", "edgecore", "--config", r.f.config)
 		c.harm(r)
-		cfg, err := r.earlier(t)
-		if cfg != nil || err == nil || r.out.Len() > 0 {
-			t.Errorf("%s: %v, %v\n%s", name, cfg, err, &r.out)
+		err := r.earlier(t)
+		if err == nil || r.out.Len() > 0 {
+			t.Errorf("%s: %v\n%s", name, err, &r.out)
 			continue
 		}
-		if name != "with an unknown state" {
+		if name != "with a configuration that cannot be read" {
 			c.want = append(c.want, "'keadm reset edge --config "+r.f.config+"'")
 		}
 		for _, w := range c.want {
@@ -101,12 +101,10 @@ func TestAMachineThatHasJoinedIsNotJoinedAgain(t *testing.T) {
 	}
 }
 
-var r64 = strings.Repeat("ab", 32)
-
 func TestWaitingForANodeObeysTheJoinPort(t *testing.T) {
 	ca := newCA(t, time.Now)
 	asked := 0
-	cloud := joinPortWith(t, ca, func(w http.ResponseWriter, _ *http.Request) {
+	cloud := joinPortWith(t, ca, join.PathNode, func(w http.ResponseWriter, _ *http.Request) {
 		if asked++; asked == 1 {
 			w.Header().Set("Retry-After", "2")
 			w.WriteHeader(http.StatusTooManyRequests)
@@ -126,6 +124,34 @@ func TestWaitingForANodeObeysTheJoinPort(t *testing.T) {
 	if err := f.waitReady(t.Context(), IO{Out: &out, Err: &said, Now: time.Now}, nil, cfg, ports); err != nil || asked != 2 || time.Since(start) < 2*time.Second || said.Len() > 0 {
 		t.Errorf("asked %d times in %s, %v\n%s", asked, time.Since(start), err, &said)
 	}
+}
+
+func TestAJoinThatIsToWaitCanBeInterrupted(t *testing.T) {
+	ca := newCA(t, time.Now)
+	ctx, cancel := context.WithCancel(t.Context())
+	cloud := joinPortWith(t, ca, join.PathJoin, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Retry-After", "30")
+		w.WriteHeader(http.StatusServiceUnavailable)
+		_ = json.NewEncoder(w).Encode(join.Refusal{Reason: "busy", Message: "ask later"})
+	})
+	f := joinFlags{edgeFiles: node(t, ca, "edge-1", time.Hour), name: "edge-1"}
+	ports, err := joinPortsOf(edgecore(t, f.edgeFiles, allWell, cloud))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The user loses patience when told to wait.
+	w := IO{Out: io.Discard, Err: onWrite(cancel), Now: time.Now}
+	if _, err := f.ask(ctx, w, ports, trust.Bearer{Pin: pki.Pin(ca.Cert())}, nil, ""); !errors.Is(err, errInterrupted) || !strings.Contains(err.Error(), "ask later") {
+		t.Errorf("%v", err)
+	}
+}
+
+// onWrite calls itself at each write.
+type onWrite func()
+
+func (f onWrite) Write(b []byte) (int, error) {
+	f()
+	return len(b), nil
 }
 
 func TestAWaitThatFailsShowsTheLog(t *testing.T) {

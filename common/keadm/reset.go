@@ -222,7 +222,7 @@ func (r *edgeReset) leave(ctx context.Context) error {
 
 // removeFiles removes what join and edgecore made, and says what was there.
 func (r *edgeReset) removeFiles(ctx context.Context) error {
-	var dirs []string // whose content goes: they may be mount points, or were there before
+	var dirs []string // the kubelet's: one that is a mount point is only emptied
 	if r.cfg != nil {
 		// Volumes of pods are mounts below the kubelet's directory.
 		if err := unmountBelow(r.cfg.Kubelet.RootDir); err != nil {
@@ -251,7 +251,7 @@ func (r *edgeReset) removeFiles(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	removeEmpty(r.files.data, r.files.pki, filepath.Dir(r.files.config))
+	removeEmpty(append(dirs, r.files.data, r.files.pki, filepath.Dir(r.files.config))...)
 	var what []string
 	for name, found := range map[string]bool{"data in " + r.files.data: data, "key and certificates in " + r.files.pki: identity, "configuration " + r.files.config: config} {
 		if found {

@@ -17,7 +17,7 @@ import (
 func newCheck(w IO) *cobra.Command {
 	var f joinFlags
 	var kubeconfig, output string
-	var keepOff, cluster bool
+	var keepOff, cluster, force bool
 	c := &cobra.Command{
 		Use:   "check",
 		Short: "Look for what would hurt: at this machine, or with --cluster at the cluster",
@@ -25,15 +25,19 @@ func newCheck(w IO) *cobra.Command {
 			"CloudCore. The exit code is 1 if a node could not work here.\n\n" +
 			"On a machine that has joined, its configuration counts instead of the flags, and the link is shown: since when it is up, by\n" +
 			"which protocol (websocket or quic) and to which server, or why it is down.\n\n" +
-			"With --cluster, list the DaemonSets of the cluster that put pods on edge nodes; --keep-off-edge patches them with an\n" +
-			"affinity that keeps them off.",
+			"With --cluster, list the DaemonSets of the cluster that put pods on edge nodes; --keep-off-edge asks, and patches\n" +
+			"them with an affinity that keeps them off. Those that ask for edge nodes are meant for them and left alone.",
 		Example: "  keadm check --cloudcore-ipport cloud.example.org:10000   # before a join\n" +
 			"  keadm check                                              # at a node\n" +
 			"  keadm check --cluster                                    # beside the cluster",
 		Args: usage(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if cluster || keepOff {
-				return checkCluster(c.Context(), w, kubeconfig, output, keepOff)
+				client, err := connect(kubeconfig)
+				if err != nil {
+					return err
+				}
+				return checkCluster(c.Context(), w, client, output, keepOff, force)
 			}
 			return checkMachine(c.Context(), w, &f, output)
 		},
@@ -42,6 +46,7 @@ func newCheck(w IO) *cobra.Command {
 	outputFlag(c, &output)
 	c.Flags().BoolVar(&cluster, "cluster", false, "look at the cluster instead of this machine")
 	c.Flags().BoolVar(&keepOff, "keep-off-edge", false, "look at the cluster, and keep the DaemonSets that would land on edge nodes off them")
+	c.Flags().BoolVar(&force, "force", false, "with --keep-off-edge: ask nothing")
 	kubeconfigFlag(c, &kubeconfig)
 	return c
 }
@@ -61,15 +66,14 @@ func checkMachine(ctx context.Context, w IO, f *joinFlags, output string) error 
 		r.Node = cfg.NodeName
 		failed = "something is wrong with this node; 'keadm debug diagnose edge' may say more"
 	}
-	p, err := newPreflight(w, cfg)
+	p, err := newPreflight(w, cfg, f.config)
 	if err != nil {
 		return err
 	}
-	if p.joined = r.Node != ""; p.joined {
+	if r.Node != "" {
 		st, err := askStatus(ctx, cfg)
-		p.running = err == nil
 		if err == nil {
-			r.Link = &st.Link
+			r.Link, p.held = &st.Link, listeners(cfg)
 		} else {
 			r.add(true, "edgecore", fmt.Sprintf("edgecore does not answer: %v", err), "'keadm debug diagnose edge' says more")
 		}

@@ -117,12 +117,12 @@ func (b *bundle) fetch(ctx context.Context, name string, cfg *v1alpha1.EdgeCore,
 
 // addFindings looks at the node and at the machine at once: where nothing answers, each takes its time.
 func (b *bundle) addFindings(ctx context.Context, w IO, cfg *v1alpha1.EdgeCore, config string) {
-	p, err := newPreflight(w, cfg)
+	p, err := newPreflight(w, cfg, config)
 	if err != nil {
 		b.add("findings.json", maxOther, nil, err)
 		return
 	}
-	p.joined, p.running = true, true
+	p.held = listeners(cfg)
 	machine := make(chan []finding, 1)
 	go func() { machine <- p.run(ctx) }()
 	node, err := diagnose(ctx, w, cfg, config)

@@ -61,7 +61,7 @@ func newDiagnose(w IO) *cobra.Command {
 func diagnose(ctx context.Context, w IO, cfg *v1alpha1.EdgeCore, config string) (*machineReport, error) {
 	r := newReport()
 	r.Node = cfg.NodeName
-	p, err := newPreflight(w, cfg)
+	p, err := newPreflight(w, cfg, config)
 	if err != nil {
 		return nil, err
 	}

@@ -16,8 +16,8 @@ import (
 // silent tells of an edgecore that does not answer.
 func (r *machineReport) silent(ctx context.Context, why error, s *service, p *preflight) {
 	found := fmt.Sprintf("edgecore does not answer (%v): ", why)
-	if _, pid := p.process("edgecore"); pid != "" {
-		found += "it runs as process " + pid + " and is either just starting or hangs"
+	if own, _ := kubelets(p.root, p.file); len(own) > 0 {
+		found += "it runs as process " + own[0].pid + " and is either just starting or hangs"
 	} else {
 		found += "it does not run"
 	}

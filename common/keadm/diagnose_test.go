@@ -125,7 +125,8 @@ func TestDiagnosisOfASilentEdgecoreTellsItsLastWords(t *testing.T) {
 		t.Errorf("never started: %+v", f)
 	}
 	put(t, s.state, "edgecore.log", "first words\nnodeName: expected a name, token=abcdefgh\n")
-	put(t, root, "proc/9/comm", "edgecore\n")
+	runs(t, root, "9", "edgecore", "--config", "/c.yaml")
+	p.file = "/c.yaml"
 	if f := tell(); !strings.Contains(f.Found, "process 9") || !strings.Contains(f.Found, "last words were: nodeName: expected a name, token=***") ||
 		!strings.Contains(f.Remedy, "supervise") || !strings.Contains(f.Remedy, s.logFile()) {
 		t.Errorf("hanging: %+v", f)

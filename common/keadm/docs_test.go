@@ -90,6 +90,18 @@ func TestEveryCommandInTheDocumentsIsUnderstood(t *testing.T) {
 	}
 }
 
+func TestTheGuideNamesEachFinding(t *testing.T) {
+	b, err := os.ReadFile("../../docs/user-guide.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range findingNames {
+		if !strings.Contains(string(b), "`"+name+"`") {
+			t.Errorf("the user guide says nothing of `%s`", name)
+		}
+	}
+}
+
 func TestACommandLineOfTheDocumentsMayBeWrong(t *testing.T) {
 	for line, part := range map[string]bool{
 		"keadm frobnicate": true, "keadm join --no-such-flag x": true, "keadm certs revoke": false, "keadm token lst": true,

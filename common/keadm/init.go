@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -38,6 +39,7 @@ type initFlags struct {
 	config     string
 	image      imageFlags
 	dryRun     bool
+	keepOff    bool
 	output     string
 	token      trust.TokenRequest
 }
@@ -48,7 +50,7 @@ func newInit(w IO) *cobra.Command {
 		Use:   "init --advertise-address ADDRESS (--local | --image-repository REPOSITORY)",
 		Short: "Set up CloudCore beside a cluster and print the line that joins a node",
 		Long: "Give a cluster what CloudCore needs (namespace, rights, edge CA), start CloudCore, and print the line that joins a node.\n" +
-			"Run it again to change something: what is there stays, the edge CA above all.\n\n" +
+			"Run it again to change something: what is there stays, earlier --set and the edge CA above all.\n\n" +
 			"CloudCore runs as a Deployment from REPOSITORY/cloudcore:TAG, or with --local as a service of this machine.",
 		Example: "  keadm init --local --advertise-address cloud.example.org\n" +
 			"  keadm init --image-repository registry.example/tether --advertise-address 192.0.2.1 --advertise-address 2001:db8::1\n" +
@@ -64,6 +66,9 @@ func newInit(w IO) *cobra.Command {
 			if f.output != "" && (f.output != "yaml" || !f.dryRun) {
 				return fmt.Errorf("%w: expected --output yaml together with --dry-run", errUsage)
 			}
+			if err := nodePattern("token-node", f.token.Nodes); err != nil {
+				return err
+			}
 			return initCloud(c.Context(), w, &f)
 		},
 	}
@@ -75,6 +80,7 @@ func newInit(w IO) *cobra.Command {
 	fl.StringVar(&f.service, "service", serviceAuto, "with --local: systemd, process (kept running by 'keadm supervise'), none (only write the configuration), or auto")
 	fl.StringVar(&f.config, "config", "/etc/tether/cloudcore.yaml", "with --local: where CloudCore's configuration is written")
 	f.image.add(c)
+	fl.BoolVar(&f.keepOff, "keep-off-edge", false, "keep the DaemonSets that would land on edge nodes off them, as 'keadm check --keep-off-edge' does")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "print what would be applied and change nothing")
 	fl.StringVarP(&f.output, "output", "o", "", "yaml, with --dry-run")
 	fl.StringVar(&f.token.Nodes, "token-node", "*", "name or pattern of the nodes that may use the printed token")
@@ -90,43 +96,30 @@ func newInit(w IO) *cobra.Command {
 var oldest, constrained = utilversion.MustParseGeneric("1.31.0"), utilversion.MustParseGeneric("1.36.0")
 
 func initCloud(ctx context.Context, w IO, f *initFlags) error {
-	cfg, file, err := cloudConfig(f)
+	client, lost := connect(f.kubeconfig)
+	if lost != nil && !f.local {
+		return lost
+	}
+	// A configuration on this machine is judged whether there is a cluster or not.
+	before, err := f.before(ctx, client)
 	if err != nil {
 		return err
 	}
-	client, err := connect(f.kubeconfig)
+	cfg, file, err := cloudConfig(f, before)
 	if err != nil {
 		return err
 	}
-	info, err := client.Discovery().ServerVersion()
+	if lost != nil {
+		return lost
+	}
+	manifests, err := f.manifests(ctx, w, client, cfg, file)
 	if err != nil {
-		return fmt.Errorf("reach the cluster at %s: %w", client.rest.Host, err)
+		return err
 	}
-	v, err := utilversion.ParseGeneric(info.GitVersion)
-	if err != nil {
-		return fmt.Errorf("the cluster says its version is %q: %w", info.GitVersion, err)
-	}
-	if v.LessThan(oldest) {
-		return fmt.Errorf("the cluster is of Kubernetes %s: expected 1.31 or later", info.GitVersion)
-	}
-	manifests := [][]byte{build.RBAC(), build.ConstrainedImpersonation()}
-	if legacy := v.LessThan(constrained); legacy {
-		manifests[1] = build.LegacyImpersonation()
-		fmt.Fprintf(w.Err, "keadm: this cluster (%s) cannot limit what CloudCore does as a node: it gets the right to impersonate any user, which is nearly cluster-admin. From 1.36 on it needs less.\n", info.GitVersion)
-	}
-	if !f.local {
-		deployment, err := f.deployment(ctx, w, client, cfg, file)
-		if err != nil {
-			return err
-		}
-		manifests = append(manifests, deployment)
-	}
-	all := bytes.Join(manifests, []byte("\n---\n"))
 	if f.dryRun {
-		_, err := w.Out.Write(all)
-		return err
+		return f.show(w, manifests, file)
 	}
-	objects, err := documents(all)
+	objects, err := documents(manifests)
 	if err != nil {
 		return err
 	}
@@ -134,6 +127,9 @@ func initCloud(ctx context.Context, w IO, f *initFlags) error {
 		return err
 	}
 	fmt.Fprintf(w.Out, "applied  namespace %s, CloudCore's rights%s\n", build.Namespace, map[bool]string{false: " and its Deployment"}[f.local])
+	if before != nil {
+		fmt.Fprintf(w.Out, "kept     the settings in %s, but for what was said now\n", f.where())
+	}
 	store := trust.New(client, w.Now)
 	a, made, err := store.EnsureCA(ctx)
 	if err != nil {
@@ -147,7 +143,7 @@ func initCloud(ctx context.Context, w IO, f *initFlags) error {
 	} else if err := client.deployed(ctx, w); err != nil {
 		return err
 	}
-	if err := client.strays(ctx, w); err != nil {
+	if err := client.strays(ctx, w, f.keepOff); err != nil {
 		return err
 	}
 	token, err := store.NewToken(ctx, f.token)
@@ -156,6 +152,46 @@ func initCloud(ctx context.Context, w IO, f *initFlags) error {
 	}
 	fmt.Fprintf(w.Out, "\nTo join a node, run there as root, within %s:\n\n  %s\n\n%s\n", f.token.Life, joinLine(cfg, token), tokenScope(f.token))
 	return nil
+}
+
+// manifests are what the cluster is to hold. A cluster that is too old is refused.
+func (f *initFlags) manifests(ctx context.Context, w IO, client *clusterClient, cfg *v1alpha1.CloudCore, file []byte) ([]byte, error) {
+	info, err := client.Discovery().ServerVersion()
+	if err != nil {
+		return nil, fmt.Errorf("reach the cluster at %s: %w", client.rest.Host, err)
+	}
+	v, err := utilversion.ParseGeneric(info.GitVersion)
+	if err != nil {
+		return nil, fmt.Errorf("the cluster says its version is %q: %w", info.GitVersion, err)
+	}
+	if v.LessThan(oldest) {
+		return nil, fmt.Errorf("the cluster is of Kubernetes %s: expected 1.31 or later", info.GitVersion)
+	}
+	manifests := [][]byte{build.RBAC(), build.ConstrainedImpersonation()}
+	if v.LessThan(constrained) {
+		manifests[1] = build.LegacyImpersonation()
+		fmt.Fprintf(w.Err, "keadm: this cluster (%s) cannot limit what CloudCore does as a node: it gets the right to impersonate any user, which is nearly cluster-admin. From 1.36 on it needs less.\n", info.GitVersion)
+	}
+	if !f.local {
+		deployment, err := f.deployment(ctx, w, client, cfg, file)
+		if err != nil {
+			return nil, err
+		}
+		manifests = append(manifests, deployment)
+	}
+	return bytes.Join(manifests, []byte("\n---\n")), nil
+}
+
+// show prints what would be done: the manifests, and as a comment, since no cluster takes it, the file of this machine.
+func (f *initFlags) show(w IO, manifests, file []byte) error {
+	if f.local {
+		manifests = fmt.Appendf(manifests, "\n---\n# %s on this machine:\n#\n", f.config)
+		for line := range strings.Lines(string(file)) {
+			manifests = append(manifests, "# "+line...)
+		}
+	}
+	_, err := w.Out.Write(manifests)
+	return err
 }
 
 func tokenScope(r trust.TokenRequest) string {
@@ -180,13 +216,20 @@ func joinLine(cfg *v1alpha1.CloudCore, token trust.Bearer) string {
 	return line + " --token " + token.String()
 }
 
-// cloudConfig makes CloudCore's configuration from the flags.
-func cloudConfig(f *initFlags) (*v1alpha1.CloudCore, []byte, error) {
+// cloudConfig makes CloudCore's configuration: that of before, or the defaults where there is none, with what the flags
+// say put into it.
+func cloudConfig(f *initFlags, before []byte) (*v1alpha1.CloudCore, []byte, error) {
 	cfg := v1alpha1.DefaultCloudCore()
-	cfg.Hub.AdvertiseAddresses = f.addresses
 	if f.local {
 		cfg.Kubeconfig = filepath.Join(filepath.Dir(f.config), "cloudcore.kubeconfig")
 	}
+	if before != nil {
+		var err error
+		if cfg, err = v1alpha1.DecodeCloudCore(before); err != nil {
+			return nil, nil, fmt.Errorf("CloudCore's present configuration (%s): %w; mend it, or remove it to begin with the defaults", f.where(), err)
+		}
+	}
+	cfg.Hub.AdvertiseAddresses = f.addresses
 	b, err := v1alpha1.Marshal(cfg)
 	if err != nil {
 		return nil, nil, err
@@ -198,6 +241,36 @@ func cloudConfig(f *initFlags) (*v1alpha1.CloudCore, []byte, error) {
 		return nil, nil, fmt.Errorf("CloudCore's configuration: %w", err)
 	}
 	return cfg, b, nil
+}
+
+// Where CloudCore's configuration is in the cluster.
+const configMap, configKey = "cloudcore", "cloudcore.yaml"
+
+// where says where the configuration is.
+func (f *initFlags) where() string {
+	if f.local {
+		return f.config
+	}
+	return "ConfigMap " + build.Namespace + "/" + configMap
+}
+
+// before reads the configuration that an earlier init wrote; nil if there is none.
+func (f *initFlags) before(ctx context.Context, client *clusterClient) ([]byte, error) {
+	if f.local {
+		b, err := os.ReadFile(f.config)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, nil
+		}
+		return b, err
+	}
+	m, err := client.CoreV1().ConfigMaps(build.Namespace).Get(ctx, configMap, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read CloudCore's present configuration (%s): %w", f.where(), err)
+	}
+	return []byte(m.Data[configKey]), nil
 }
 
 // installCloud makes CloudCore a service of this machine.
@@ -223,12 +296,21 @@ func installCloud(ctx context.Context, w IO, client *clusterClient, f *initFlags
 	if s.kind == serviceNone {
 		return nil
 	}
-	return waitFor(ctx, w, time.Minute, "CloudCore to be ready", func(ctx context.Context) (bool, string) {
+	return s.waitReady(ctx, w, cfg, time.Minute)
+}
+
+// waitReady waits until CloudCore is. What keeps it from that, its log says.
+func (s *service) waitReady(ctx context.Context, w IO, cfg *v1alpha1.CloudCore, limit time.Duration) error {
+	err := waitFor(ctx, w, limit, often, "CloudCore to be ready", func(ctx context.Context) answer {
 		if _, err := fetch(ctx, "http://"+cfg.Metrics.BindAddress+"/readyz", maxStatus); err != nil {
-			return false, err.Error()
+			return answer{missing: err.Error()}
 		}
-		return true, ""
+		return answer{ok: true}
 	})
+	if err != nil {
+		return fmt.Errorf("%w\nCloudCore is started again and again%s", err, s.end(ctx))
+	}
+	return nil
 }
 
 // accountSecret holds a token of CloudCore's service account that lasts until it is deleted.
@@ -292,15 +374,15 @@ func (c *clusterClient) askedToken(ctx context.Context, w IO) ([]byte, error) {
 
 // deployed waits for the Deployment.
 func (c *clusterClient) deployed(ctx context.Context, w IO) error {
-	return waitFor(ctx, w, 3*time.Minute, "CloudCore's Deployment to be available", func(ctx context.Context) (bool, string) {
+	return waitFor(ctx, w, 3*time.Minute, often, "CloudCore's Deployment to be available", func(ctx context.Context) answer {
 		d, err := c.AppsV1().Deployments(build.Namespace).Get(ctx, "cloudcore", metav1.GetOptions{})
 		if err != nil {
-			return false, err.Error()
+			return answer{missing: err.Error()}
 		}
 		if d.Status.ObservedGeneration >= d.Generation && d.Status.AvailableReplicas > 0 && d.Status.UpdatedReplicas == d.Status.Replicas {
-			return true, ""
+			return answer{ok: true}
 		}
-		return false, c.whyNot(ctx)
+		return answer{missing: c.whyNot(ctx)}
 	})
 }
 
@@ -323,44 +405,4 @@ func (c *clusterClient) whyNot(ctx context.Context) string {
 		}
 	}
 	return fmt.Sprintf("%d pods, none available", len(pods.Items))
-}
-
-// strays names the DaemonSets that would put pods on edge nodes.
-func (c *clusterClient) strays(ctx context.Context, w IO) error {
-	found, err := c.strayDaemonSets(ctx)
-	if err != nil || len(found) == 0 {
-		return err
-	}
-	fmt.Fprintf(w.Out, "\nThese DaemonSets will put pods on edge nodes too: %s.\nWhere that is not wanted, keep them off with: keadm check --keep-off-edge\n", strings.Join(found, ", "))
-	return nil
-}
-
-var errTimeout = errors.New("timed out")
-
-// waitFor asks until the answer is yes, and says what it waits for and at last what was missing.
-func waitFor(ctx context.Context, w IO, limit time.Duration, what string, ask func(context.Context) (ok bool, missing string)) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	start := time.Now()
-	said := ""
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		ok, missing := ask(ctx)
-		if ok {
-			fmt.Fprintf(w.Out, "ready    after %.1f s: %s\n", time.Since(start).Seconds(), strings.TrimSuffix(what, " to be ready"))
-			return nil
-		}
-		if ctx.Err() != nil {
-			return fmt.Errorf("waited %s for %s: %w: %s", limit, what, errTimeout, said)
-		}
-		if missing != said {
-			said = missing
-			fmt.Fprintf(w.Err, "waiting for %s: %s\n", what, missing)
-		}
-		select {
-		case <-ctx.Done():
-		case <-tick.C:
-		}
-	}
 }

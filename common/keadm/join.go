@@ -122,16 +122,22 @@ func joinEdge(ctx context.Context, w IO, f *joinFlags) error {
 	if err := f.complete(); err != nil {
 		return err
 	}
+	if err := knownFindings(f.ignore); err != nil {
+		return err
+	}
 	cfg, file, err := f.edgeConfig()
 	if err != nil {
 		return err
 	}
-	s, err := newService(f.service, "edgecore", f.config, runDir(f.data))
+	s, err := newService(f.service, "edgecore", f.config, runDir(cfg.DataDir))
 	if err != nil {
 		return err
 	}
-	p, err := newPreflight(w, cfg)
+	p, err := newPreflight(w, cfg, f.config)
 	if err != nil {
+		return err
+	}
+	if err := f.earlier(ctx, w, p, bearer); err != nil {
 		return err
 	}
 	if err := admit(w, p.run(ctx), f.ignore); err != nil {
@@ -165,7 +171,7 @@ func joinEdge(ctx context.Context, w IO, f *joinFlags) error {
 	if s.kind == serviceNone {
 		return nil
 	}
-	return f.waitReady(ctx, w, p.ports)
+	return f.waitReady(ctx, w, s, cfg, p.ports)
 }
 
 // complete fills in what was not said and checks what was.
@@ -176,6 +182,11 @@ func (f *joinFlags) complete() error {
 			return fmt.Errorf("ask for the host name: %w; say the node's name with --edgenode-name", err)
 		}
 		f.name = strings.ToLower(h)
+	}
+	// Neither systemd nor a supervisor runs it in the present directory.
+	var err error
+	if f.config, err = filepath.Abs(f.config); err != nil {
+		return fmt.Errorf("%w: --config: %w", errUsage, err)
 	}
 	for _, s := range f.servers {
 		if _, _, err := net.SplitHostPort(s); err != nil {
@@ -335,7 +346,7 @@ func (f *joinFlags) ask(ctx context.Context, w IO, ports *joinPorts, bearer trus
 				case <-time.After(refusal.RetryAfter):
 					continue
 				case <-ctx.Done():
-					return nil, ctx.Err()
+					return nil, fmt.Errorf("%w while CloudCore wanted to be asked later: %s", errInterrupted, refusal.Message)
 				}
 			}
 			if err == nil || refusal != nil {
@@ -378,19 +389,19 @@ func (f *joinFlags) write(resp *join.Response, config []byte) error {
 	return pki.WriteFile(f.config, config, 0o600)
 }
 
-// client talks to the join ports as the node.
-func (e *edgeFiles) client(ports *joinPorts, server string, now pki.Clock) (*join.Client, error) {
-	pair, err := tls.LoadX509KeyPair(e.cert(), e.key())
+// identified talks to a join port as the node.
+func identified(files *v1alpha1.Cloud, ports *joinPorts, server string, now pki.Clock) (*join.Client, error) {
+	pair, err := tls.LoadX509KeyPair(files.CertFile, files.KeyFile)
 	if err != nil {
 		return nil, fmt.Errorf("read the node's certificate: %w", err)
 	}
-	ca, err := os.ReadFile(e.ca())
+	ca, err := os.ReadFile(files.CAFile)
 	if err != nil {
 		return nil, fmt.Errorf("read the edge CA: %w", err)
 	}
 	roots, err := join.NewStaticRoots(ca)
 	if err != nil {
-		return nil, fmt.Errorf("read the edge CA: %s: %w", e.ca(), err)
+		return nil, fmt.Errorf("read the edge CA: %s: %w", files.CAFile, err)
 	}
 	c := ports.client(server, now)
 	c.Roots, c.Identity = roots, presented{&pair}
@@ -401,22 +412,26 @@ type presented struct{ cert *tls.Certificate }
 
 func (p presented) Certificate() *tls.Certificate { return p.cert }
 
-func (f *joinFlags) waitReady(ctx context.Context, w IO, ports *joinPorts) error {
+func (f *joinFlags) waitReady(ctx context.Context, w IO, s *service, cfg *v1alpha1.EdgeCore, ports *joinPorts) error {
 	next := 0
-	err := waitFor(ctx, w, f.timeout, fmt.Sprintf("node %s to be ready", f.name), func(ctx context.Context) (bool, string) {
-		c, err := f.client(ports, ports.servers[next%len(ports.servers)], w.Now)
+	err := waitFor(ctx, w, f.timeout, seldom, fmt.Sprintf("node %s to be ready", f.name), func(ctx context.Context) answer {
+		c, err := identified(&cfg.Cloud, ports, ports.servers[next%len(ports.servers)], w.Now)
 		if err != nil {
-			return false, err.Error()
+			return answer{missing: err.Error()}
 		}
-		s, err := c.Node(ctx)
-		if err != nil {
-			next++
-			return false, err.Error()
+		st, err := c.Node(ctx)
+		if err == nil {
+			return answer{ok: st.Ready, missing: st.Reason}
 		}
-		return s.Ready, s.Reason
+		var refusal *join.Refusal
+		if errors.As(err, &refusal) && refusal.RetryAfter > 0 {
+			return answer{retryAfter: refusal.RetryAfter} // it tells nothing of the node
+		}
+		next++
+		return answer{missing: err.Error()}
 	})
 	if err != nil {
-		return fmt.Errorf("%w\nedgecore goes on trying. Its log says more; 'keadm check' looks at this machine again", err)
+		return fmt.Errorf("%w\nedgecore goes on trying%s\n'keadm check' looks at this machine again; the same join may be run again", err, s.end(ctx))
 	}
 	return nil
 }

@@ -11,10 +11,11 @@ import (
 	"github.com/tether-edge/tether/common/pki"
 )
 
-// networkDir holds CNI configurations, networkFile is ours.
+// networkDir holds CNI configurations, networkFile is ours, cniState is where the plugins keep theirs.
 const (
 	networkDir  = "etc/cni/net.d"
 	networkFile = "10-tether-edge.conflist"
+	cniState    = "var/lib/cni"
 )
 
 // writeNetwork gives the machine a pod network, a bridge of its own, where it has no CNI configuration yet.

@@ -11,9 +11,6 @@ import (
 	"testing"
 	"time"
 
-	appsv1 "k8s.io/api/apps/v1"
-	corev1 "k8s.io/api/core/v1"
-
 	"github.com/tether-edge/tether/apis/config/v1alpha1"
 )
 
@@ -36,32 +33,6 @@ func TestSettingsAreMergedIntoTheConfiguration(t *testing.T) {
 	for _, s := range []string{"", "x", "=1", "nodeName.x=1", "a=[", "kubelet.maxPods.b=1"} {
 		if _, err := withSettings(b, []string{s}); err == nil {
 			t.Errorf("--set %q was taken", s)
-		}
-	}
-}
-
-func TestWhichDaemonSetsLandOnEdgeNodes(t *testing.T) {
-	affinity := func(terms ...corev1.NodeSelectorTerm) corev1.PodSpec {
-		return corev1.PodSpec{Affinity: &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{
-			RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{NodeSelectorTerms: terms}}}}
-	}
-	term := func(key string, op corev1.NodeSelectorOperator, values ...string) corev1.NodeSelectorTerm {
-		return corev1.NodeSelectorTerm{MatchExpressions: []corev1.NodeSelectorRequirement{{Key: key, Operator: op, Values: values}}}
-	}
-	for name, c := range map[string]struct {
-		spec corev1.PodSpec
-		want bool
-	}{
-		"kube-proxy":                 {corev1.PodSpec{NodeSelector: map[string]string{"kubernetes.io/os": "linux"}, Tolerations: []corev1.Toleration{{Operator: corev1.TolerationOpExists}}}, true},
-		"control planes only":        {corev1.PodSpec{NodeSelector: map[string]string{"node-role.kubernetes.io/control-plane": ""}}, false},
-		"edges only":                 {corev1.PodSpec{NodeSelector: map[string]string{edgeRole: ""}}, true},
-		"kept off":                   {affinity(term(edgeRole, corev1.NodeSelectorOpDoesNotExist)), false},
-		"kept off one of two ways":   {affinity(term(edgeRole, corev1.NodeSelectorOpDoesNotExist), term("zone", corev1.NodeSelectorOpIn, "a")), true},
-		"another role":               {affinity(term("node-role.kubernetes.io/control-plane", corev1.NodeSelectorOpExists)), false},
-		"anything else of the nodes": {affinity(term("zone", corev1.NodeSelectorOpIn, "a")), true},
-	} {
-		if got := landsOnEdge(&appsv1.DaemonSet{Spec: appsv1.DaemonSetSpec{Template: corev1.PodTemplateSpec{Spec: c.spec}}}); got != c.want {
-			t.Errorf("%s: %t, expected %t", name, got, c.want)
 		}
 	}
 }
@@ -209,6 +180,9 @@ func TestPreflightFindsWhatWouldHurt(t *testing.T) {
 	} {
 		root, p := sound(t)
 		c.harm(root, p)
+		if err := knownFindings([]string{name}); err != nil {
+			t.Error(err)
+		}
 		f, ok := names(p.run(t.Context()))[name]
 		if !ok || f.Error != c.error || f.Found == "" || f.Remedy == "" {
 			t.Errorf("%s: found %t, %+v; expected an error: %t", name, ok, f, c.error)

@@ -24,17 +24,19 @@ type preflight struct {
 	ports  *joinPorts
 	// udpWait is how long an answer over UDP may take.
 	udpWait time.Duration
-	// joined: this machine is a node, so that its edgecore is no other kubelet. running: edgecore answers, and has its ports.
-	joined, running bool
+	// file is where the configuration is or will be: an edgecore that runs with it is no other kubelet.
+	file string
+	// held are the addresses that this edgecore listens on.
+	held []string
 }
 
-// newPreflight looks at this machine as it is to be configured.
-func newPreflight(w IO, cfg *v1alpha1.EdgeCore) (*preflight, error) {
+// newPreflight looks at this machine as it is to be configured in that file.
+func newPreflight(w IO, cfg *v1alpha1.EdgeCore, file string) (*preflight, error) {
 	ports, err := joinPortsOf(cfg)
 	if err != nil {
 		return nil, err
 	}
-	return &preflight{root: "/", now: w.Now, config: cfg, ports: ports, udpWait: udpWait}, nil
+	return &preflight{root: "/", now: w.Now, config: cfg, file: file, ports: ports, udpWait: udpWait}, nil
 }
 
 // run returns what it found, nothing if all is well.
@@ -144,35 +146,21 @@ func (p *preflight) disk(add adder) {
 
 // others looks for another kubelet: two on one machine end each other's pods.
 func (p *preflight) others(add adder) {
-	names := []string{"kubelet", "k3s", "k3s-server", "k3s-agent", "k0s", "microk8s"}
-	if !p.joined {
-		names = append(names, "edgecore")
-	}
-	if name, pid := p.process(names...); pid != "" {
-		add(true, "other-kubelet", fmt.Sprintf("%s runs as process %s", name, pid), "end and disable it: two kubelets on one machine end each other's pods")
+	if _, others := kubelets(p.root, p.file); len(others) > 0 {
+		add(true, "other-kubelet", others[0].String(), "end and disable it: two kubelets on one machine end each other's pods; a node that 'keadm join' made is ended by 'keadm reset edge', with its --config")
 	}
 }
 
-// process finds the first process with one of the names.
-func (p *preflight) process(names ...string) (name, pid string) {
-	procs, err := os.ReadDir(p.path("proc"))
-	if err != nil {
-		return "", ""
-	}
-	for _, d := range procs {
-		if name := p.read(filepath.Join("proc", d.Name(), "comm")); slices.Contains(names, name) {
-			return name, d.Name()
-		}
-	}
-	return "", ""
+// listeners are the addresses that an edgecore listens on.
+func listeners(cfg *v1alpha1.EdgeCore) []string {
+	return []string{cfg.API.BindAddress, cfg.Metrics.BindAddress, fmt.Sprintf("127.0.0.1:%d", cfg.Kubelet.Port)}
 }
 
 func (p *preflight) listeners(add adder) {
-	if p.running {
-		return
-	}
-	addresses := []string{p.config.API.BindAddress, p.config.Metrics.BindAddress, fmt.Sprintf("127.0.0.1:%d", p.config.Kubelet.Port)}
-	for _, a := range addresses {
+	for _, a := range listeners(p.config) {
+		if slices.Contains(p.held, a) {
+			continue
+		}
 		l, err := net.Listen("tcp", a)
 		if err != nil {
 			add(true, "port", fmt.Sprintf("%s cannot be listened on: %v", a, err), "end what uses it, or choose another with --set (api.bindAddress, metrics.bindAddress, kubelet.port)")

@@ -26,14 +26,28 @@ import (
 // joinPort is a CloudCore's join port that says yes to everything.
 func joinPort(t *testing.T, ca *pki.CA) string {
 	t.Helper()
-	mux := http.NewServeMux()
-	answer := func(path string, value any) {
-		mux.HandleFunc(path, func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(value) })
+	return joinPortWith(t, ca, "/none", nil)
+}
+
+// joinPortWith has another answer at one path.
+func joinPortWith(t *testing.T, ca *pki.CA, path string, handler http.HandlerFunc) string {
+	t.Helper()
+	answer := func(value any) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(value) }
 	}
-	mux.HandleFunc(join.PathCA, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(ca.CertPEM()) })
-	answer(join.PathJoin, join.Response{Certificate: "certificate"})
-	answer(join.PathNode, join.State{Ready: true})
-	answer(join.PathLeave, nil)
+	answers := map[string]http.HandlerFunc{
+		join.PathCA:    func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(ca.CertPEM()) },
+		join.PathJoin:  answer(join.Response{Certificate: "certificate"}),
+		join.PathNode:  answer(join.State{Ready: true}),
+		join.PathLeave: answer(nil),
+	}
+	answers[path] = handler
+	mux := http.NewServeMux()
+	for path, h := range answers {
+		if h != nil {
+			mux.HandleFunc(path, h)
+		}
+	}
 	pair, err := ca.IssueServer([]string{pki.ServerName}, time.Hour)
 	if err != nil {
 		t.Fatal(err)
@@ -134,6 +148,7 @@ func TestEachRequestToAJoinPortGoesThroughTheProxy(t *testing.T) {
 	var out bytes.Buffer
 	w := IO{Out: &out, Err: &out, Now: time.Now}
 	f := joinFlags{edgeFiles: node(t, ca, "edge-1", time.Hour), name: "edge-1", timeout: 10 * time.Second}
+	cfg.Cloud.CertFile, cfg.Cloud.KeyFile, cfg.Cloud.CAFile = f.cert(), f.key(), f.ca()
 	for name, ask := range map[string]func() error{
 		"join": func() error {
 			resp, err := f.ask(t.Context(), w, ports, trust.Bearer{Pin: pki.Pin(ca.Cert())}, nil, "")
@@ -142,8 +157,8 @@ func TestEachRequestToAJoinPortGoesThroughTheProxy(t *testing.T) {
 			}
 			return err
 		},
-		"wait until the node is ready": func() error { return f.waitReady(t.Context(), w, ports) },
-		"leave":                        func() error { return leave(t.Context(), w, &f.edgeFiles, cfg) },
+		"wait until the node is ready": func() error { return f.waitReady(t.Context(), w, nil, cfg, ports) },
+		"leave":                        func() error { return (&edgeReset{w: w, cfg: cfg}).leave(t.Context()) },
 		"preflight": func() error {
 			p := &preflight{now: time.Now, ports: ports}
 			p.cloud(t.Context(), func(_ bool, name, found, _ string) { t.Errorf("preflight finds %s: %s", name, found) })

@@ -85,6 +85,23 @@ func writeFindings(w io.Writer, found []finding, ignored []string) {
 	}
 }
 
+// findingNames are the names of what the preflight finds.
+var findingNames = []string{
+	"root", "cgroup-v1", "overlayfs", "ip-forward", "swap", "cni-plugins", "mtu", "disk", "other-kubelet", "port", "proxy",
+	"runtime", "cgroup-driver", "runc", "dns", "cloud", "time", "no-cloud", "udp",
+}
+
+// knownFindings makes the name of a finding that there is not a usage error: whoever misspells one is not to learn it
+// from a join that fails.
+func knownFindings(ignored []string) error {
+	for _, name := range ignored {
+		if err := oneOf("ignore-preflight-errors", name, append([]string{"all"}, findingNames...)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func isIgnored(name string, ignored []string) bool {
 	return slices.Contains(ignored, name) || slices.Contains(ignored, "all")
 }

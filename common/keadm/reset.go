@@ -7,20 +7,13 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
-	"time"
 
 	"github.com/spf13/cobra"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/tether-edge/tether/apis/config/v1alpha1"
-	"github.com/tether-edge/tether/build"
 )
 
 func newReset(w IO) *cobra.Command {
@@ -44,73 +37,178 @@ func confirmed(w IO, force bool, what string) error {
 }
 
 func newResetEdge(w IO) *cobra.Command {
-	var files edgeFiles
+	r := &edgeReset{w: w, root: "/", links: kernelLinks{}, run: execute}
 	var service string
-	var force, keepNode bool
+	var force bool
 	c := &cobra.Command{
 		Use:   "edge",
 		Short: "Make this machine no edge node any more",
-		Long: "Give the node's name back to the cluster, stop edgecore, end the containers of its pods, and remove its files.\n" +
-			"Images, the container runtime and networks that were there before stay.",
+		Long: "Stop edgecore, end the node's pods, give its name back to the cluster, and remove its files. Where everything is, the\n" +
+			"configuration says; --data-dir and --pki-dir say otherwise. Images, the container runtime and networks that were there before\n" +
+			"stay. Nothing is done to a machine where another kubelet runs.\n\n" +
+			"Pods are not evicted, which an edge node has no right to: each is ended with its grace period, without preStop hooks, and\n" +
+			"the cluster replaces those of Deployments elsewhere once the node is gone. To move them first: kubectl drain NODE.",
 		Args: usage(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
-			if err := confirmed(w, force, "End all pods of this node and remove its data?"); err != nil {
+			r.user, r.dataSaid, r.pkiSaid = os.Geteuid(), c.Flags().Changed("data-dir"), c.Flags().Changed("pki-dir")
+			if err := r.look(service); err != nil {
 				return err
 			}
-			s, err := newService(service, "edgecore", files.config, runDir(files.data))
-			if err != nil {
+			question := "Remove what is left of a join?"
+			if r.cfg != nil {
+				question = fmt.Sprintf("End all pods of node %s and remove its data?", r.cfg.NodeName)
+			}
+			if err := confirmed(w, force, question); err != nil {
 				return err
 			}
-			return resetEdge(c.Context(), w, &files, s, keepNode)
+			return r.do(c.Context())
 		},
 	}
-	files.flags(c)
+	r.files.flags(c)
 	c.Flags().StringVar(&service, "service", serviceAuto, "how edgecore was started: see join")
 	c.Flags().BoolVar(&force, "force", false, "ask nothing")
-	c.Flags().BoolVar(&keepNode, "keep-node", false, "do not tell the cluster: the Node stays, as NotReady")
+	c.Flags().BoolVar(&r.keepNode, "keep-node", false, "do not tell the cluster: the Node stays, as NotReady")
 	choices(c, "service", services...)
 	return c
 }
 
-func resetEdge(ctx context.Context, w IO, files *edgeFiles, s *service, keepNode bool) error {
-	cfg, err := v1alpha1.LoadEdgeCore(files.config)
-	if err != nil {
-		// Half a join, or half a reset: what is there goes all the same.
-		fmt.Fprintf(w.Err, "keadm: %v: going on with the defaults\n", err)
-		cfg = v1alpha1.DefaultEdgeCore()
-		cfg.DataDir = files.data
-	} else if !keepNode {
-		if err := leave(ctx, w, files, cfg); err != nil {
-			fmt.Fprintf(w.Err, "keadm: the cluster was not told: %v\n      remove the node there: kubectl -n kube-node-lease annotate lease %s tether.io/removed=true; kubectl delete node %s\n", err, cfg.NodeName, cfg.NodeName)
-		} else {
-			fmt.Fprintf(w.Out, "removed  node %s from the cluster\n", cfg.NodeName)
-		}
+// edgeReset undoes a join on this machine.
+type edgeReset struct {
+	w    IO
+	root string // of the file system, for what no flag names
+	user int
+	// files are where flags and configuration say; the two tell whether a flag did.
+	files             edgeFiles
+	dataSaid, pkiSaid bool
+	keepNode          bool
+	// cfg is the node's configuration; nil if there is none, and then no pod is known to be this node's.
+	cfg     *v1alpha1.EdgeCore
+	service *service
+	links   links
+	run     func(ctx context.Context, input string, argv ...string) ([]byte, error)
+}
+
+// untouched ends what look says.
+const untouched = "nothing was changed"
+
+// look finds out what there is to undo, changes nothing, and refuses what could hit another's pods.
+func (r *edgeReset) look(service string) (err error) {
+	if r.user != 0 {
+		return fmt.Errorf("expected root, found user id %d: run 'keadm reset edge' as root; %s", r.user, untouched)
 	}
-	if err := s.remove(ctx); err != nil {
+	if r.files.config, err = filepath.Abs(r.files.config); err != nil {
 		return err
 	}
-	fmt.Fprintln(w.Out, "stopped  edgecore")
-	n, err := removePods(ctx, cfg.Kubelet.ContainerRuntimeEndpoint)
+	if r.cfg, err = joined(r.files.config); err != nil {
+		return fmt.Errorf("%w: expected edgecore's configuration, which says what is this node's: mend it, or name another with --config; %s", err, untouched)
+	}
+	if r.cfg != nil {
+		r.follow()
+	}
+	if r.service, err = newService(service, "edgecore", r.files.config, runDir(r.files.data)); err != nil {
+		return err
+	}
+	_, others := kubelets(r.root, r.files.config)
+	for _, k := range others {
+		if k.name == "edgecore" && k.config != "" {
+			return fmt.Errorf("%s: expected none but the edgecore of %s; to reset that node, name its configuration with --config; %s", k, r.files.config, untouched)
+		}
+		return fmt.Errorf("%s: expected no kubelet but this node's, since resetting would end the other's pods; end it first; %s", k, untouched)
+	}
+	if config := r.service.foreign(); config != "" {
+		return fmt.Errorf("%s starts edgecore with --config %s: expected %s; to reset that node, name its configuration with --config; %s",
+			r.service.unit(), config, r.files.config, untouched)
+	}
+	if r.cfg == nil && !slices.ContainsFunc(r.traces(), isThere) {
+		return fmt.Errorf("this machine is no edge node: expected edgecore's configuration in %s, or what is left of a join in %s or %s, found neither; --config, --data-dir and --pki-dir name other places; %s",
+			r.files.config, r.files.data, r.files.pki, untouched)
+	}
+	return nil
+}
+
+// follow takes from the configuration where the node's files are, unless flags said otherwise.
+func (r *edgeReset) follow() {
+	if !r.dataSaid {
+		r.files.data = r.cfg.DataDir
+	}
+	if r.pkiSaid {
+		r.cfg.Cloud.KeyFile, r.cfg.Cloud.CertFile, r.cfg.Cloud.CAFile = r.files.key(), r.files.cert(), r.files.ca()
+	}
+	r.files.pki = filepath.Dir(r.cfg.Cloud.KeyFile)
+}
+
+// identity are the files of the node's identity.
+func (r *edgeReset) identity() []string {
+	if r.cfg != nil {
+		return []string{r.cfg.Cloud.KeyFile, r.cfg.Cloud.CertFile, r.cfg.Cloud.CAFile}
+	}
+	return []string{r.files.key(), r.files.cert(), r.files.ca()}
+}
+
+// traces are what a join makes that nothing else does.
+func (r *edgeReset) traces() []string {
+	return append(r.identity(), r.service.pidFile(), r.service.logFile(), filepath.Join(r.files.data, "store"),
+		filepath.Join(r.root, networkDir, networkFile))
+}
+
+func isThere(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+// do undoes what look found. It can be run again until it has succeeded: the configuration goes last.
+func (r *edgeReset) do(ctx context.Context) error {
+	stopped, err := r.service.remove(ctx)
+	if err != nil {
+		return err
+	}
+	if own, _ := kubelets(r.root, r.files.config); len(own) > 0 {
+		return fmt.Errorf("%s still: neither systemd nor 'keadm supervise' with its files in %s started it; end it the way it was started, and run 'keadm reset edge' again", own[0], r.service.state)
+	}
+	if stopped {
+		fmt.Fprintln(r.w.Out, "stopped  edgecore")
+	}
+	if r.cfg == nil {
+		fmt.Fprintf(r.w.Err, "keadm: no configuration in %s: pods, if there are any, stay: nothing says that they are this node's\n", r.files.config)
+	} else if err := r.giveBack(ctx); err != nil {
+		return err
+	}
+	if err := r.removeNetwork(ctx); err != nil {
+		return err
+	}
+	return r.removeFiles(ctx)
+}
+
+// giveBack ends the pods and then gives the node's name back to the cluster, which places others in their stead.
+func (r *edgeReset) giveBack(ctx context.Context) error {
+	n, err := endPods(ctx, r.w, r.cfg.Kubelet.ContainerRuntimeEndpoint)
 	if err != nil {
 		return fmt.Errorf("end the node's pods: %w; run 'keadm reset edge' again when the container runtime answers", err)
 	}
-	fmt.Fprintf(w.Out, "ended    %d pods\n", n)
-	if err := removeFiles(files, cfg); err != nil {
-		return err
+	if n > 0 {
+		fmt.Fprintf(r.w.Out, "ended    %d pods\n", n)
 	}
-	fmt.Fprintln(w.Out, "removed  keys, certificates, configuration and data")
+	if r.keepNode {
+		return nil
+	}
+	if err := r.leave(ctx); err != nil {
+		name := r.cfg.NodeName
+		fmt.Fprintf(r.w.Err, "keadm: the cluster was not told: %v\n      remove the node there: kubectl -n kube-node-lease annotate lease %s tether.io/removed=true; kubectl delete node %s\n", err, name, name)
+	} else {
+		fmt.Fprintf(r.w.Out, "removed  node %s from the cluster\n", r.cfg.NodeName)
+	}
 	return nil
 }
 
 // leave gives the node's name back.
-func leave(ctx context.Context, w IO, files *edgeFiles, cfg *v1alpha1.EdgeCore) error {
-	ports, err := joinPortsOf(cfg)
+func (r *edgeReset) leave(ctx context.Context) error {
+	ports, err := joinPortsOf(r.cfg)
 	if err != nil {
 		return err
 	}
 	var failed error
 	for _, server := range ports.servers {
-		c, err := files.client(ports, server, w.Now)
+		c, err := identified(&r.cfg.Cloud, ports, server, r.w.Now)
 		if err != nil {
 			return err
 		}
@@ -122,57 +220,80 @@ func leave(ctx context.Context, w IO, files *edgeFiles, cfg *v1alpha1.EdgeCore) 
 	return failed
 }
 
-// podLabel is on every sandbox that a kubelet makes.
-const podLabel = "io.kubernetes.pod.uid"
-
-// removePods ends every pod of the kubelet and returns how many there were. A runtime that is not there has none.
-func removePods(ctx context.Context, endpoint string) (int, error) {
-	if socket, ok := strings.CutPrefix(endpoint, "unix://"); ok {
-		if _, err := os.Stat(socket); errors.Is(err, fs.ErrNotExist) {
-			return 0, nil
+// removeFiles removes what join and edgecore made, and says what was there.
+func (r *edgeReset) removeFiles(ctx context.Context) error {
+	var dirs []string // the kubelet's: one that is a mount point is only emptied
+	if r.cfg != nil {
+		// Volumes of pods are mounts below the kubelet's directory.
+		if err := unmountBelow(r.cfg.Kubelet.RootDir); err != nil {
+			return err
 		}
+		dirs = []string{r.cfg.Kubelet.RootDir, filepath.Join(r.root, "var/log/pods"), filepath.Join(r.root, "var/log/containers")}
 	}
-	conn, err := dialRuntime(endpoint)
-	if err != nil {
-		return 0, err
-	}
-	defer conn.Close()
-	runtime := runtimeapi.NewRuntimeServiceClient(conn)
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
-	defer cancel()
-	list, err := runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
-	if err != nil {
-		return 0, err
-	}
-	n := 0
-	for _, p := range list.Items {
-		if p.Labels[podLabel] == "" {
-			continue // somebody else's
-		}
-		if _, err := runtime.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: p.Id}); err != nil {
-			return n, fmt.Errorf("stop pod %s: %w", p.Metadata.GetName(), err)
-		}
-		if _, err := runtime.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: p.Id}); err != nil {
-			return n, fmt.Errorf("remove pod %s: %w", p.Metadata.GetName(), err)
-		}
-		n++
-	}
-	return n, nil
-}
-
-// removeFiles removes what join and edgecore made.
-func removeFiles(files *edgeFiles, cfg *v1alpha1.EdgeCore) error {
-	// Volumes of pods are mounts below the kubelet's directory.
-	if err := unmountBelow(cfg.Kubelet.RootDir); err != nil {
+	if err := clearDirs(dirs...); err != nil {
 		return err
 	}
-	for _, p := range []string{cfg.DataDir, files.key(), files.cert(), files.ca(), files.config, filepath.Join("/", networkDir, networkFile)} {
-		if err := os.RemoveAll(p); err != nil {
-			return fmt.Errorf("remove %s: %w", p, err)
+	if r.cfg != nil {
+		r.removeRules(ctx)
+		if err := removeCgroups(r.cfg.Kubelet.CgroupRoot); err != nil {
+			return err
 		}
 	}
-	// The directories themselves may be mount points, or were there before.
-	for _, dir := range []string{cfg.Kubelet.RootDir, "/var/log/pods", "/var/log/containers"} {
+	data, err := removeAll(below(r.files.data, dataFiles)...)
+	if err != nil {
+		return err
+	}
+	identity, err := removeAll(r.identity()...)
+	if err != nil {
+		return err
+	}
+	config, err := removeAll(r.files.config)
+	if err != nil {
+		return err
+	}
+	removeEmpty(append(dirs, r.files.data, r.files.pki, filepath.Dir(r.files.config))...)
+	var what []string
+	for name, found := range map[string]bool{"data in " + r.files.data: data, "key and certificates in " + r.files.pki: identity, "configuration " + r.files.config: config} {
+		if found {
+			what = append(what, name)
+		}
+	}
+	if slices.Sort(what); len(what) > 0 {
+		fmt.Fprintf(r.w.Out, "removed  %s\n", strings.Join(what, ", "))
+	}
+	if isThere(r.files.data) && data {
+		fmt.Fprintf(r.w.Out, "left     what else is in %s\n", r.files.data)
+	}
+	return nil
+}
+
+// dataFiles are what edgecore and its supervisor have in the directory of its data. What else is there is not ours.
+var dataFiles = []string{"store", "pki", "kubelet", "time", "admin.kubeconfig", "run"}
+
+func below(dir string, names []string) (paths []string) {
+	for _, n := range names {
+		paths = append(paths, filepath.Join(dir, n))
+	}
+	return paths
+}
+
+// removeAll removes paths with what is in them and reports whether any was there.
+func removeAll(paths ...string) (found bool, err error) {
+	for _, p := range paths {
+		if !isThere(p) {
+			continue
+		}
+		found = true
+		if err := os.RemoveAll(p); err != nil {
+			return found, fmt.Errorf("remove %s: %w", p, err)
+		}
+	}
+	return found, nil
+}
+
+// clearDirs removes what is in directories.
+func clearDirs(dirs ...string) error {
+	for _, dir := range dirs {
 		entries, err := os.ReadDir(dir)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -186,136 +307,5 @@ func removeFiles(files *edgeFiles, cfg *v1alpha1.EdgeCore) error {
 			}
 		}
 	}
-	removeEmpty(files.pki, filepath.Dir(files.config))
-	removeRules()
-	return removeCgroups(cfg.Kubelet.CgroupRoot)
-}
-
-// removeRules removes the chains that a kubelet makes at its start. What is not there, a program included, needs no
-// removing.
-func removeRules() {
-	for _, program := range []string{"iptables", "ip6tables"} {
-		for _, args := range []string{
-			"-t filter -D INPUT -j KUBE-FIREWALL", "-t filter -D OUTPUT -j KUBE-FIREWALL", "-t filter -F KUBE-FIREWALL", "-t filter -X KUBE-FIREWALL",
-			"-t filter -X KUBE-KUBELET-CANARY", "-t nat -X KUBE-KUBELET-CANARY", "-t mangle -X KUBE-KUBELET-CANARY", "-t mangle -X KUBE-IPTABLES-HINT",
-		} {
-			_ = exec.Command(program, append([]string{"--wait", "5"}, strings.Fields(args)...)...).Run()
-		}
-	}
-}
-
-func unmountBelow(dir string) error {
-	b, err := os.ReadFile("/proc/self/mounts")
-	if err != nil {
-		return fmt.Errorf("unmount volumes: %w", err)
-	}
-	var points []string
-	for line := range strings.Lines(string(b)) {
-		if f := strings.Fields(line); len(f) > 1 && strings.HasPrefix(f[1], strings.TrimSuffix(dir, "/")+"/") {
-			points = append(points, strings.ReplaceAll(f[1], `\040`, " "))
-		}
-	}
-	slices.Sort(points)
-	slices.Reverse(points) // what is below first
-	for _, p := range points {
-		if err := syscall.Unmount(p, syscall.MNT_DETACH); err != nil && !errors.Is(err, syscall.EINVAL) && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("unmount %s: %w", p, err)
-		}
-	}
 	return nil
-}
-
-// removeCgroups removes the kubelet's empty groups in every hierarchy.
-func removeCgroups(root string) error {
-	for _, pattern := range []string{filepath.Join("/sys/fs/cgroup", root, "kubepods*"), filepath.Join("/sys/fs/cgroup", "*", root, "kubepods*")} {
-		found, err := filepath.Glob(pattern)
-		if err != nil {
-			return fmt.Errorf("remove control groups: %w", err)
-		}
-		for _, top := range found {
-			var dirs []string
-			_ = filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
-				if err == nil && d.IsDir() {
-					dirs = append(dirs, path)
-				}
-				return nil
-			})
-			slices.Reverse(dirs)
-			for _, d := range dirs {
-				_ = syscall.Rmdir(d) // one with a process in it is not the kubelet's any more
-			}
-		}
-	}
-	return nil
-}
-
-func newResetCloud(w IO) *cobra.Command {
-	var kubeconfig, service, config string
-	var force bool
-	c := &cobra.Command{
-		Use:   "cloud",
-		Short: "Remove CloudCore and all that init made, the edge CA included",
-		Long: "Remove CloudCore, its rights, the edge CA, join tokens and identities. Edges go on with what they have; none of them can\n" +
-			"connect again before it has joined again.",
-		Args: usage(cobra.NoArgs),
-		RunE: func(c *cobra.Command, _ []string) error {
-			if err := confirmed(w, force, "Remove CloudCore and the edge CA? Every edge will have to join again."); err != nil {
-				return err
-			}
-			client, err := connect(kubeconfig)
-			if err != nil {
-				return err
-			}
-			s, err := newService(service, "cloudcore", config, filepath.Join(filepath.Dir(config), "run"))
-			if err != nil {
-				return err
-			}
-			return resetCloud(c.Context(), w, client, s)
-		},
-	}
-	kubeconfigFlag(c, &kubeconfig)
-	c.Flags().StringVar(&service, "service", serviceAuto, "how CloudCore was started, where it runs on this machine: see init")
-	c.Flags().StringVar(&config, "config", "/etc/tether/cloudcore.yaml", "CloudCore's configuration file, where it runs on this machine")
-	c.Flags().BoolVar(&force, "force", false, "ask nothing")
-	choices(c, "service", services...)
-	return c
-}
-
-func resetCloud(ctx context.Context, w IO, client *clusterClient, s *service) error {
-	if err := s.remove(ctx); err != nil {
-		return err
-	}
-	for _, p := range []string{s.config, filepath.Join(filepath.Dir(s.config), "cloudcore.kubeconfig")} {
-		if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
-	removeEmpty(filepath.Dir(s.config))
-	r, err := client.resources()
-	if err != nil {
-		return err
-	}
-	for _, manifests := range [][]byte{build.ConstrainedImpersonation(), build.LegacyImpersonation(), build.RBAC()} {
-		objects, err := documents(manifests)
-		if err != nil {
-			return err
-		}
-		slices.Reverse(objects) // the namespace last
-		for _, obj := range objects {
-			c, err := r.of(obj)
-			if err != nil {
-				return err
-			}
-			if err := c.Delete(ctx, obj.GetName(), metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
-				return fmt.Errorf("delete %s %s: %w", obj.GetKind(), obj.GetName(), err)
-			}
-		}
-	}
-	return waitFor(ctx, w, 2*time.Minute, "the namespace to be gone", func(ctx context.Context) (bool, string) {
-		_, err := client.CoreV1().Namespaces().Get(ctx, build.Namespace, metav1.GetOptions{})
-		if apierrors.IsNotFound(err) {
-			return true, ""
-		}
-		return false, "it is still there"
-	})
 }

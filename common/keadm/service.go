@@ -104,7 +104,7 @@ func (s *service) install(ctx context.Context, w IO) error {
 		fmt.Fprintf(w.Out, "started  %s under systemd: systemctl status %s\n", s.name, s.name)
 		return nil
 	}
-	if err := s.stop(ctx); err != nil {
+	if _, err := s.stop(ctx); err != nil {
 		return err
 	}
 	if err := s.spawn(program); err != nil {
@@ -143,58 +143,87 @@ func (s *service) spawn(program string) error {
 	return c.Process.Release()
 }
 
-// stop ends the service, whichever way it runs. None is no error.
-func (s *service) stop(ctx context.Context) error {
-	if s.kind == serviceSystemd {
-		if !isFile(s.unit()) {
-			return nil
-		}
-		return command(ctx, "systemctl", "stop", s.name)
+// foreign returns the configuration file that systemd's unit of this name has, where it is another one than ours.
+func (s *service) foreign() string {
+	if s.kind != serviceSystemd {
+		return ""
 	}
+	b, err := os.ReadFile(s.unit())
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(b)) {
+		if _, config, ok := strings.Cut(strings.TrimSpace(line), " --config "); ok && strings.HasPrefix(line, "ExecStart=") && config != s.config {
+			return config
+		}
+	}
+	return ""
+}
+
+// supervisor returns the process id of a supervisor of ours that runs, 0 if none does.
+func (s *service) supervisor() (int, error) {
 	b, err := os.ReadFile(s.pidFile())
 	if errors.Is(err, os.ErrNotExist) {
-		return nil
+		return 0, nil
 	}
 	if err != nil {
-		return fmt.Errorf("stop %s: %w", s.name, err)
+		return 0, fmt.Errorf("stop %s: %w", s.name, err)
 	}
 	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
 	if err != nil {
-		return fmt.Errorf("stop %s: %s: %w", s.name, s.pidFile(), err)
+		return 0, fmt.Errorf("stop %s: expected a process id in %s: %w; end its supervisor and remove the file", s.name, s.pidFile(), err)
 	}
 	// A number from before a reboot may belong to anybody.
-	if line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err != nil || !strings.Contains(string(line), "supervise") {
-		return nil
+	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	if err != nil || !strings.Contains(string(line), "supervise\x00") || !strings.Contains(string(line), s.config) {
+		return 0, nil
+	}
+	return pid, nil
+}
+
+// stop ends the service, whichever way it runs, and reports whether it ran.
+func (s *service) stop(ctx context.Context) (ran bool, err error) {
+	if s.kind == serviceSystemd && isFile(s.unit()) {
+		ran = command(ctx, "systemctl", "is-active", "--quiet", s.name) == nil
+		if err := command(ctx, "systemctl", "stop", s.name); err != nil {
+			return false, err
+		}
+	}
+	pid, err := s.supervisor()
+	if err != nil || pid == 0 {
+		return ran, err
 	}
 	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
-		return fmt.Errorf("stop %s: %w", s.name, err)
+		return false, fmt.Errorf("stop %s: %w", s.name, err)
 	}
 	for limit := time.Now().Add(40 * time.Second); time.Now().Before(limit); time.Sleep(50 * time.Millisecond) {
 		if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); errors.Is(err, os.ErrNotExist) {
-			return nil
+			return true, nil
 		}
 	}
-	return fmt.Errorf("stop %s: process %d did not end within 40 s", s.name, pid)
+	return false, fmt.Errorf("stop %s: process %d did not end within 40 s", s.name, pid)
 }
 
-// remove undoes install.
-func (s *service) remove(ctx context.Context) error {
-	if err := s.stop(ctx); err != nil {
-		return err
+// remove undoes install and reports whether the service ran.
+func (s *service) remove(ctx context.Context) (ran bool, err error) {
+	if config := s.foreign(); config != "" {
+		return false, fmt.Errorf("stop %s: %s is for another configuration: expected %s, found %s; name that one with --config", s.name, s.unit(), s.config, config)
 	}
-	if s.kind == serviceSystemd {
-		if !isFile(s.unit()) {
-			return nil
+	if ran, err = s.stop(ctx); err != nil {
+		return false, err
+	}
+	if s.kind == serviceSystemd && isFile(s.unit()) {
+		if err := errors.Join(command(ctx, "systemctl", "disable", s.name), os.Remove(s.unit()), command(ctx, "systemctl", "daemon-reload")); err != nil {
+			return ran, err
 		}
-		return errors.Join(command(ctx, "systemctl", "disable", s.name), os.Remove(s.unit()), command(ctx, "systemctl", "daemon-reload"))
 	}
 	for _, f := range []string{s.pidFile(), filepath.Join(s.state, s.name+".pid"), s.logFile()} {
 		if err := os.Remove(f); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
+			return ran, err
 		}
 	}
 	removeEmpty(s.state)
-	return nil
+	return ran, nil
 }
 
 // removeEmpty removes directories that hold nothing any more.

@@ -82,10 +82,31 @@ func (s *service) journal(ctx context.Context, limit int64) ([]byte, error) {
 
 // lastWords are the last line of its log, empty if there is none.
 func (s *service) lastWords(ctx context.Context) string {
-	b, err := s.log(ctx, 4<<10)
-	if err != nil {
+	lines := s.lastLines(ctx)
+	if len(lines) == 0 {
 		return ""
 	}
-	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
-	return redactor{}.text(lines[len(lines)-1])
+	return lines[len(lines)-1]
+}
+
+// lastLines are the last few lines of its log.
+func (s *service) lastLines(ctx context.Context) []string {
+	b, err := s.log(ctx, 4<<10)
+	text := strings.TrimSpace(string(b))
+	if err != nil || text == "" {
+		return nil
+	}
+	lines := strings.Split(redactor{}.text(text), "\n")
+	return lines[max(0, len(lines)-5):]
+}
+
+// end tells the end of its log, for an error that waiting for it ended with, and where there is more.
+func (s *service) end(ctx context.Context) string {
+	// Where the wait was interrupted, the log is still to be read.
+	lines := s.lastLines(context.WithoutCancel(ctx))
+	_, log := s.advice()
+	if len(lines) == 0 {
+		return "; its log: " + log
+	}
+	return "; its log (" + log + ") ends:\n  " + strings.Join(lines, "\n  ")
 }

@@ -135,9 +135,13 @@ func TestCheckOfAMachineThatHasNotJoined(t *testing.T) {
 
 func TestPreflightOfARunningNodeLeavesItsOwnAlone(t *testing.T) {
 	root, p := sound(t)
-	put(t, root, "proc/9/comm", "edgecore\n")
-	p.joined = true
+	runs(t, root, "9", "edgecore")
+	p.file = "/etc/tether/edgecore.yaml"
 	if f, ok := names(p.run(t.Context()))["other-kubelet"]; ok {
+		t.Errorf("found %+v", f)
+	}
+	p.file = "/etc/tether/other.yaml"
+	if f := names(p.run(t.Context()))["other-kubelet"]; !strings.Contains(f.Found, "edgecore runs as process 9 with --config /etc/tether/edgecore.yaml") {
 		t.Errorf("found %+v", f)
 	}
 	put(t, root, "proc/8/comm", "k3s\n")

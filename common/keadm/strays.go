@@ -5,9 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -16,81 +16,150 @@ import (
 // edgeRole is the label of every edge node.
 const edgeRole = "node-role.kubernetes.io/edge"
 
-func checkCluster(ctx context.Context, w IO, kubeconfig, output string, keepOff bool) error {
-	client, err := connect(kubeconfig)
+// A daemonSet is one that would put a pod on a Ready edge node.
+type daemonSet struct {
+	Name string `json:"name"` // namespace/name
+	// Meant: it asks for edge nodes. Else it is one that wants every node.
+	Meant bool `json:"meant"`
+	// KeptOff: it was patched, and puts no pod on edge nodes any more.
+	KeptOff bool `json:"keptOff"`
+}
+
+// checkCluster lists the DaemonSets on edge nodes, and if told so keeps off them those that are not meant for them.
+func checkCluster(ctx context.Context, w IO, client *clusterClient, output string, keepOff, force bool) error {
+	found, err := client.daemonSets(ctx)
 	if err != nil {
 		return err
 	}
-	found, err := client.strayDaemonSets(ctx)
-	if err != nil {
-		return err
-	}
-	if !keepOff {
-		return show(w.Out, output, found, func(t io.Writer) {
-			row(t, "DAEMONSET ON EDGE NODES")
-			for _, f := range found {
-				row(t, f)
-			}
-		})
-	}
-	for _, f := range found {
-		namespace, name, _ := strings.Cut(f, "/")
-		if err := client.keepOff(ctx, namespace, name); err != nil {
+	if names := strays(found); keepOff && len(names) > 0 {
+		if err := confirmed(w, force, "Patch "+strings.Join(names, ", ")+" to keep them off edge nodes?"); err != nil {
 			return err
 		}
-		fmt.Fprintf(w.Out, "patched  %s\n", f)
+		if err := client.keepAllOff(ctx, found); err != nil {
+			return err
+		}
+	}
+	return show(w.Out, output, found, func(t io.Writer) {
+		row(t, "DAEMONSET ON EDGE NODES", "")
+		for _, d := range found {
+			switch {
+			case d.Meant:
+				row(t, d.Name, "meant for them, left alone")
+			case d.KeptOff:
+				row(t, d.Name, "patched, kept off from now on")
+			default:
+				row(t, d.Name, "keadm check --keep-off-edge keeps it off")
+			}
+		}
+	})
+}
+
+// strays are the names of those that are neither meant for edge nodes nor kept off them.
+func strays(sets []daemonSet) (names []string) {
+	for _, d := range sets {
+		if !d.Meant && !d.KeptOff {
+			names = append(names, d.Name)
+		}
+	}
+	return names
+}
+
+// keepAllOff patches those that are not meant for edge nodes, and marks them.
+func (c *clusterClient) keepAllOff(ctx context.Context, sets []daemonSet) error {
+	for i, d := range sets {
+		if d.Meant {
+			continue
+		}
+		namespace, name, _ := strings.Cut(d.Name, "/")
+		if err := c.keepOff(ctx, namespace, name); err != nil {
+			return err
+		}
+		sets[i].KeptOff = true
 	}
 	return nil
 }
 
-// strayDaemonSets lists the DaemonSets, as namespace/name, that would put a pod on a Ready edge node.
-func (c *clusterClient) strayDaemonSets(ctx context.Context) ([]string, error) {
+// strays tells, at the end of init, of the DaemonSets that would put pods on edge nodes, or keeps them off.
+func (c *clusterClient) strays(ctx context.Context, w IO, keepOff bool) error {
+	found, err := c.daemonSets(ctx)
+	if err != nil {
+		return err
+	}
+	names := strays(found)
+	if len(names) == 0 {
+		return nil
+	}
+	if !keepOff {
+		fmt.Fprintf(w.Out, "\nThese DaemonSets will put pods on edge nodes too: %s.\nWhere that is not wanted, keep them off with: keadm check --keep-off-edge\n", strings.Join(names, ", "))
+		return nil
+	}
+	if err := c.keepAllOff(ctx, found); err != nil {
+		return err
+	}
+	fmt.Fprintf(w.Out, "patched  to keep off edge nodes: %s\n", strings.Join(names, ", "))
+	return nil
+}
+
+// daemonSets lists the DaemonSets that would put a pod on a Ready edge node.
+func (c *clusterClient) daemonSets(ctx context.Context) ([]daemonSet, error) {
 	sets, err := c.AppsV1().DaemonSets("").List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return nil, fmt.Errorf("list DaemonSets: %w", err)
 	}
-	found := []string{}
+	found := []daemonSet{}
 	for _, d := range sets.Items {
-		if landsOnEdge(&d) {
-			found = append(found, d.Namespace+"/"+d.Name)
+		if lands, meant := onEdge(&d.Spec.Template.Spec); lands {
+			found = append(found, daemonSet{Name: d.Namespace + "/" + d.Name, Meant: meant})
 		}
 	}
 	return found, nil
 }
 
-// landsOnEdge reports whether a node with the edge role alone among role labels would get a pod of the set. What it asks
-// of other labels cannot be known and counts as met.
-func landsOnEdge(d *appsv1.DaemonSet) bool {
-	spec := d.Spec.Template.Spec
+// onEdge reports whether a node with the edge role alone among role labels would get a pod, and whether each way to get
+// one asks for that role. What else is asked of labels cannot be known and counts as met.
+func onEdge(spec *corev1.PodSpec) (lands, meant bool) {
 	for key := range spec.NodeSelector {
-		if strings.HasPrefix(key, "node-role.kubernetes.io/") && key != edgeRole {
-			return false
+		if strings.HasPrefix(key, rolePrefix) && key != edgeRole {
+			return false, false
 		}
 	}
+	_, meant = spec.NodeSelector[edgeRole]
 	if spec.Affinity == nil || spec.Affinity.NodeAffinity == nil || spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution == nil {
-		return true
+		return true, meant
 	}
+	everyWay := true
 	for _, term := range spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms {
-		if termAllowsEdge(term) {
-			return true
+		if allowsEdge(term) {
+			lands = true
+			everyWay = everyWay && asksForEdge(term)
 		}
 	}
-	return false
+	return lands, lands && (meant || everyWay)
 }
 
-func termAllowsEdge(term corev1.NodeSelectorTerm) bool {
+const rolePrefix = "node-role.kubernetes.io/"
+
+func allowsEdge(term corev1.NodeSelectorTerm) bool {
 	for _, e := range term.MatchExpressions {
-		if e.Key == edgeRole && (e.Operator == corev1.NodeSelectorOpDoesNotExist || e.Operator == corev1.NodeSelectorOpNotIn && len(e.Values) > 0 && e.Values[0] == "") {
+		if e.Key == edgeRole && (e.Operator == corev1.NodeSelectorOpDoesNotExist || e.Operator == corev1.NodeSelectorOpNotIn && slices.Contains(e.Values, "")) {
 			return false
 		}
-		if strings.HasPrefix(e.Key, "node-role.kubernetes.io/") && e.Key != edgeRole && e.Operator == corev1.NodeSelectorOpExists {
+		if strings.HasPrefix(e.Key, rolePrefix) && e.Key != edgeRole && (e.Operator == corev1.NodeSelectorOpExists || e.Operator == corev1.NodeSelectorOpIn) {
 			return false
 		}
 	}
 	return true
 }
 
-// keepOff adds to each way in which a DaemonSet's pods may be placed that the node is no edge.
+// asksForEdge: only an edge node meets the term.
+func asksForEdge(term corev1.NodeSelectorTerm) bool {
+	return slices.ContainsFunc(term.MatchExpressions, func(e corev1.NodeSelectorRequirement) bool {
+		return e.Key == edgeRole && (e.Operator == corev1.NodeSelectorOpExists || e.Operator == corev1.NodeSelectorOpIn)
+	})
+}
+
+// keepOff adds to each way in which a DaemonSet's pods may be placed, but for those that ask for an edge node, that the
+// node is none.
 func (c *clusterClient) keepOff(ctx context.Context, namespace, name string) error {
 	d, err := c.AppsV1().DaemonSets(namespace).Get(ctx, name, metav1.GetOptions{})
 	if err != nil {
@@ -102,6 +171,9 @@ func (c *clusterClient) keepOff(ctx context.Context, namespace, name string) err
 		terms = a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms
 	}
 	for i := range terms {
+		if asksForEdge(terms[i]) {
+			continue
+		}
 		terms[i].MatchExpressions = append(terms[i].MatchExpressions, noEdge)
 	}
 	patch, err := json.Marshal(map[string]any{

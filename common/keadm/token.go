@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/tether-edge/tether/common/trust"
 )
@@ -31,7 +33,18 @@ func kubeconfigFlag(c *cobra.Command, into *string) {
 	_ = c.Flags().MarkHidden("kube-config")
 }
 
+// nodePattern makes a pattern that no node's name can match a usage error: its token would be of no use to anybody.
+func nodePattern(flag, pattern string) error {
+	if faults := validation.IsDNS1123Subdomain(strings.NewReplacer("*", "a", "?", "a").Replace(pattern)); len(faults) > 0 {
+		return fmt.Errorf("%w: --%s: expected a node's name (lower case letters, digits, - and .), or a pattern of one with * and ?, found %q", errUsage, flag, pattern)
+	}
+	return nil
+}
+
 func newToken(ctx context.Context, w IO, f *tokenFlags) (trust.Bearer, error) {
+	if err := nodePattern("node", f.request.Nodes); err != nil {
+		return trust.Bearer{}, err
+	}
 	client, err := connect(f.kubeconfig)
 	if err != nil {
 		return trust.Bearer{}, err
@@ -81,6 +94,9 @@ func newTokenList(w IO) *cobra.Command {
 			tokens, err := trust.New(client, w.Now).Tokens(c.Context())
 			if err != nil {
 				return err
+			}
+			if tokens == nil {
+				tokens = []trust.Token{} // for programs an empty list, not null
 			}
 			return show(w.Out, output, tokens, func(t io.Writer) {
 				row(t, "ID", "NODES", "USES", "EXPIRES")

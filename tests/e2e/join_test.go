@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -37,12 +38,12 @@ func TestJoinRevokeAndReset(t *testing.T) {
 	p := s.parts
 	s.must(os.MkdirAll(p.edge.StaticPods(), 0o755))
 	before := look(t, host)
-	join := func() {
+	join := func(flags ...string) {
 		t.Helper()
 		args, err := p.JoinArgs(ctx, host)
 		s.must(err)
 		start := time.Now()
-		out, err := host.Run(ctx, append(append([]string{keadm}, args...), "--service", "process")...)
+		out, err := host.Run(ctx, slices.Concat([]string{keadm}, args, []string{"--service", "process"}, flags)...)
 		s.must(err)
 		t.Logf("joined and Ready after %s:\n%s", time.Since(start).Round(10*time.Millisecond), out)
 	}
@@ -50,9 +51,15 @@ func TestJoinRevokeAndReset(t *testing.T) {
 		"--pki-dir", filepath.Join(host.Dir(), "tether", "pki")}
 	reset := func() {
 		t.Helper()
-		out, err := host.Run(ctx, append([]string{keadm, "reset", "edge", "--force", "--service", "process"}, files...)...)
+		// The configuration says where all the rest is.
+		out, err := host.Run(ctx, append([]string{keadm, "reset", "edge", "--force", "--service", "process"}, files[:2]...)...)
 		s.must(err)
 		t.Logf("reset:\n%s", out)
+		for _, want := range []string{"stopped  edgecore", "ended    ", "removed  configuration "} {
+			if !strings.Contains(out, want) {
+				t.Errorf("a reset does not say %q", want)
+			}
+		}
 		cluster.Eventually(t, 30*time.Second, "the machine to be as it was", func() error { return differ(before, look(t, host)) })
 	}
 
@@ -60,9 +67,16 @@ func TestJoinRevokeAndReset(t *testing.T) {
 	s.must(p.edge.WaitReady(ctx, time.Second)) // join has waited for it
 	s.runPod("first")
 	lookAtNode(t, host, keadm, files)
-	if out, err := host.Run(ctx, append([]string{keadm, "join", "--cloudcore-ipport", p.Server(), "--token", strings.Repeat("ab", 32) + ".abcdefgh.abcdefghijklmnop"}, files...)...); err == nil || !strings.Contains(err.Error(), "port") {
+	args, err := p.JoinArgs(ctx, host)
+	s.must(err)
+	if out, err := host.Run(ctx, append([]string{keadm}, args...)...); err == nil || !strings.Contains(err.Error(), "has joined already") || !strings.Contains(err.Error(), "keadm reset edge --config") {
 		t.Errorf("a second join beside the first: %v\n%s", err, out)
 	}
+	// This is another node's reset: nothing of the kind may be touched.
+	if out, err := host.Run(ctx, keadm, "reset", "edge", "--force", "--service", "process"); err == nil || !strings.Contains(err.Error(), "nothing was changed") {
+		t.Errorf("a reset of a node that is not here: %v\n%s", err, out)
+	}
+	s.must(p.edge.WaitReady(ctx, time.Second))
 
 	// A revoked identity is worth nothing within 5 s, also on the session that is open.
 	_, err = p.Keadm(ctx, "certs", "revoke", "edge-1")
@@ -101,6 +115,28 @@ func TestJoinRevokeAndReset(t *testing.T) {
 	s.must(err)
 	if strings.TrimSpace(out) != "[]" {
 		t.Errorf("after the reset the cluster remembers\n%s", out)
+	}
+
+	// Where the machine has no pod network join makes one, and the reset removes it: with what is left of the former, the
+	// next one with other addresses would give pods that never start.
+	s.must(os.Remove(host.Path("/etc/cni/net.d/10-tether.conflist")))
+	s.must(os.RemoveAll(host.Path("/var/lib/cni/networks")))
+	before = look(t, host)
+	for i, network := range []string{"10.77.1.0/24", "10.77.2.0/24"} {
+		join("--pod-cidr", network)
+		pod := demoPod(fmt.Sprintf("network-%d", i))
+		pod.Spec.Containers[0].Ports = []corev1.ContainerPort{{ContainerPort: 8080, HostPort: 18080}}
+		s.createPod(pod)
+		got := s.waitPod(pod.Name, time.Minute, podReady)
+		if !strings.HasPrefix(got.Status.PodIP, strings.TrimSuffix(network, "0/24")) {
+			t.Errorf("the pod's address is %s, expected one of %s", got.Status.PodIP, network)
+		}
+		reset()
+		// Until the cluster has noticed that its node went, the pod would come back with the next join, and its port with it.
+		s.must(p.Admin.CoreV1().Pods(namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{GracePeriodSeconds: new(int64(0))}))
+		if left, err := os.ReadDir(host.Path("/var/lib/cni")); err != nil || slices.ContainsFunc(left, func(e fs.DirEntry) bool { return e.Name() == "networks" }) {
+			t.Errorf("of the pod network's addresses is left: %v, %v", left, err)
+		}
 	}
 }
 

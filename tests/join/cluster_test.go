@@ -134,7 +134,7 @@ func keptOff(t *testing.T, s *stack.Stack) {
 	if out := list(); !strings.Contains(out, "kube-system/proxy-like") {
 		t.Errorf("check lists %s", out)
 	}
-	if _, err := s.Keadm(t.Context(), "check", "--keep-off-edge"); err != nil {
+	if _, err := s.Keadm(t.Context(), "check", "--keep-off-edge", "--force"); err != nil {
 		t.Fatal(err)
 	}
 	if out := list(); strings.Contains(out, "proxy-like") {

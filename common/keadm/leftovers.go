@@ -1,0 +1,84 @@
+package keadm
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+// execute runs a program with that input and returns what it writes.
+func execute(ctx context.Context, input string, argv ...string) ([]byte, error) {
+	c := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	c.Stdin = strings.NewReader(input)
+	out, err := c.Output()
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
+		return out, fmt.Errorf("%s: %w: %s", strings.Join(argv, " "), err, bytes.TrimSpace(exit.Stderr))
+	}
+	return out, err
+}
+
+// removeRules removes the chains that a kubelet makes at its start. What is not there, a program included, needs no
+// removing.
+func (r *edgeReset) removeRules(ctx context.Context) {
+	for _, program := range []string{"iptables", "ip6tables"} {
+		for _, args := range []string{
+			"-t filter -D INPUT -j KUBE-FIREWALL", "-t filter -D OUTPUT -j KUBE-FIREWALL", "-t filter -F KUBE-FIREWALL", "-t filter -X KUBE-FIREWALL",
+			"-t filter -X KUBE-KUBELET-CANARY", "-t nat -X KUBE-KUBELET-CANARY", "-t mangle -X KUBE-KUBELET-CANARY", "-t mangle -X KUBE-IPTABLES-HINT",
+		} {
+			_, _ = r.run(ctx, "", append([]string{program, "--wait", "5"}, strings.Fields(args)...)...)
+		}
+	}
+}
+
+func unmountBelow(dir string) error {
+	b, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		return fmt.Errorf("unmount volumes: %w", err)
+	}
+	var points []string
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) > 1 && strings.HasPrefix(f[1], strings.TrimSuffix(dir, "/")+"/") {
+			points = append(points, strings.ReplaceAll(f[1], `\040`, " "))
+		}
+	}
+	slices.Sort(points)
+	slices.Reverse(points) // what is below first
+	for _, p := range points {
+		if err := syscall.Unmount(p, syscall.MNT_DETACH); err != nil && !errors.Is(err, syscall.EINVAL) && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("unmount %s: %w", p, err)
+		}
+	}
+	return nil
+}
+
+// removeCgroups removes the kubelet's empty groups in every hierarchy.
+func removeCgroups(root string) error {
+	for _, pattern := range []string{filepath.Join("/sys/fs/cgroup", root, "kubepods*"), filepath.Join("/sys/fs/cgroup", "*", root, "kubepods*")} {
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			return fmt.Errorf("remove control groups: %w", err)
+		}
+		for _, top := range found {
+			var dirs []string
+			_ = filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
+				if err == nil && d.IsDir() {
+					dirs = append(dirs, path)
+				}
+				return nil
+			})
+			slices.Reverse(dirs)
+			for _, d := range dirs {
+				_ = syscall.Rmdir(d) // one with a process in it is not the kubelet's any more
+			}
+		}
+	}
+	return nil
+}

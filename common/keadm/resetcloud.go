@@ -1,0 +1,93 @@
+package keadm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/tether-edge/tether/build"
+)
+
+func newResetCloud(w IO) *cobra.Command {
+	var kubeconfig, service, config string
+	var force bool
+	c := &cobra.Command{
+		Use:   "cloud",
+		Short: "Remove CloudCore and all that init made, the edge CA included",
+		Long: "Remove CloudCore, its rights, the edge CA, join tokens and identities. Edges go on with what they have; none of them can\n" +
+			"connect again before it has joined again.",
+		Args: usage(cobra.NoArgs),
+		RunE: func(c *cobra.Command, _ []string) error {
+			if err := confirmed(w, force, "Remove CloudCore and the edge CA? Every edge will have to join again."); err != nil {
+				return err
+			}
+			client, err := connect(kubeconfig)
+			if err != nil {
+				return err
+			}
+			s, err := newService(service, "cloudcore", config, filepath.Join(filepath.Dir(config), "run"))
+			if err != nil {
+				return err
+			}
+			return resetCloud(c.Context(), w, client, s)
+		},
+	}
+	kubeconfigFlag(c, &kubeconfig)
+	c.Flags().StringVar(&service, "service", serviceAuto, "how CloudCore was started, where it runs on this machine: see init")
+	c.Flags().StringVar(&config, "config", "/etc/tether/cloudcore.yaml", "CloudCore's configuration file, where it runs on this machine")
+	c.Flags().BoolVar(&force, "force", false, "ask nothing")
+	choices(c, "service", services...)
+	return c
+}
+
+func resetCloud(ctx context.Context, w IO, client *clusterClient, s *service) error {
+	ran, err := s.remove(ctx)
+	if err != nil {
+		return err
+	}
+	if ran {
+		fmt.Fprintln(w.Out, "stopped  CloudCore on this machine")
+	}
+	for _, p := range []string{s.config, filepath.Join(filepath.Dir(s.config), "cloudcore.kubeconfig")} {
+		if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	removeEmpty(filepath.Dir(s.config))
+	r, err := client.resources()
+	if err != nil {
+		return err
+	}
+	for _, manifests := range [][]byte{build.ConstrainedImpersonation(), build.LegacyImpersonation(), build.RBAC()} {
+		objects, err := documents(manifests)
+		if err != nil {
+			return err
+		}
+		slices.Reverse(objects) // the namespace last
+		for _, obj := range objects {
+			c, err := r.of(obj)
+			if err != nil {
+				return err
+			}
+			if err := c.Delete(ctx, obj.GetName(), metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+				return fmt.Errorf("delete %s %s: %w", obj.GetKind(), obj.GetName(), err)
+			}
+		}
+	}
+	return waitFor(ctx, w, 2*time.Minute, often, "the namespace to be gone", func(ctx context.Context) answer {
+		_, err := client.CoreV1().Namespaces().Get(ctx, build.Namespace, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return answer{ok: true}
+		}
+		return answer{missing: "it is still there"}
+	})
+}

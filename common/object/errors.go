@@ -10,6 +10,8 @@ var (
 	ErrExpired = errors.New("the requested resourceVersion is too old")
 	// ErrFull: the class's byte quota or the floor of free disk space leaves no room.
 	ErrFull = errors.New("the store has no room")
+	// ErrPartly: some objects of a batch had no room, and are as if they had not come; the others are committed.
+	ErrPartly = errors.New("some objects had no room")
 	// ErrOffline: there is no link to the cloud, or it did not answer in time.
 	ErrOffline = errors.New("no link to the cloud")
 )

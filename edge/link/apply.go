@@ -2,6 +2,7 @@ package link
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 
@@ -19,6 +20,8 @@ type job struct {
 type outcome struct {
 	seq uint64
 	err error
+	// partly: some of it had no room on the disk.
+	partly bool
 }
 
 // applier commits batches in order, beside the session's loop. What waits for it is bounded by the hub's window.
@@ -27,6 +30,8 @@ type applier struct {
 	results chan outcome
 	done    chan struct{}
 	more    chan struct{}
+	// partly: something had no room in this session, so nothing counts as completely received. It belongs to run.
+	partly bool
 
 	// mu guards jobs.
 	mu   sync.Mutex
@@ -78,6 +83,9 @@ func (a *applier) run(ctx context.Context) {
 func (a *applier) step(ctx context.Context, jobs []job) ([]job, outcome) {
 	// A commit that has begun is finished: the next Hello must know what is in the store.
 	ctx = context.WithoutCancel(ctx)
+	if jobs[0].batch == nil && a.partly {
+		return jobs[1:], outcome{}
+	}
 	if jobs[0].batch == nil {
 		if err := a.l.deps.Store.MarkSynced(ctx, jobs[0].kinds); err != nil {
 			return nil, outcome{err: fmt.Errorf("mark synced: %w", err)}
@@ -93,11 +101,14 @@ func (a *applier) step(ctx context.Context, jobs []job) ([]job, outcome) {
 			items = append(items, a.item(it))
 		}
 	}
-	if err := a.l.deps.Store.ApplyBatch(ctx, items); err != nil {
+	err := a.l.deps.Store.ApplyBatch(ctx, items)
+	partly := errors.Is(err, object.ErrPartly)
+	if err != nil && !partly {
 		return nil, outcome{err: fmt.Errorf("commit batch %d: %w", seq, err)}
 	}
+	a.partly = a.partly || partly
 	a.l.metrics.items.Add(float64(len(items)))
-	return jobs[n:], outcome{seq: seq}
+	return jobs[n:], outcome{seq: seq, partly: partly}
 }
 
 // item reads one item. What is wrong with one must not stop the others (I9).

@@ -122,7 +122,7 @@ type Status struct {
 	Since time.Time `json:"since"`
 	// Synced reports that the session has caught up with the cloud.
 	Synced bool `json:"synced"`
-	// Problem says why there is no link.
+	// Problem says why there is no link, or what is wrong with it.
 	Problem string `json:"problem,omitempty"`
 }
 

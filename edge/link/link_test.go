@@ -255,3 +255,38 @@ func TestADatabaseThatFailsAcknowledgesNothing(t *testing.T) {
 		stop()
 	})
 }
+
+// What does not fit on the disk ends no session: the rest is acknowledged, nothing counts as completely received, people
+// are told, and a minute later a new session asks for what is missing (I8, I9).
+func TestADiskThatIsFullStopsNothingElse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &fakeStore{commit: func([]Incoming) error { return errors.Join(errors.New("no room"), object.ErrPartly) }}
+		l, hub, stop := connected(t, s)
+		hub.send(batch(1, &wire.Item{Kind: "pods", Name: "a", ResourceVersion: 5}))
+		hub.send(&wire.Frame{Body: &wire.Frame_Synced{Synced: &wire.Synced{Kinds: []string{"pods"}, Seq: 1}}})
+		for f := range hub.got {
+			if f.GetAck().GetSeq() == 1 {
+				break
+			}
+		}
+		synctest.Wait()
+		if st := l.Status(); !st.Connected || !strings.Contains(st.Problem, "no room") {
+			t.Errorf("got %+v, want a link that says what is wrong", st)
+		}
+		s.mu.Lock()
+		if len(s.synced) > 0 {
+			t.Errorf("%v count as completely received", s.synced)
+		}
+		s.mu.Unlock()
+		begun := time.Now()
+		for f := range hub.got { // until the session ends
+			if ping := f.GetPing(); ping != nil {
+				hub.send(&wire.Frame{Body: &wire.Frame_Pong{Pong: &wire.Pong{Id: ping.Id}}})
+			}
+		}
+		if lasted := time.Since(begun).Round(time.Second); lasted != askAgain {
+			t.Errorf("the session went on for %s, expected %s", lasted, askAgain)
+		}
+		stop()
+	})
+}

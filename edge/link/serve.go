@@ -138,6 +138,7 @@ func (p *peer) loop(ctx context.Context, frames <-chan *wire.Frame, failed <-cha
 	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	var again <-chan time.Time
 	for {
 		effects, next := p.machine.Poll(now(), session.Vitals{LeaseAge: l.deps.LeaseAge(), Dropped: l.deps.Store.Dropped()})
 		p.again = false
@@ -164,7 +165,13 @@ func (p *peer) loop(ctx context.Context, frames <-chan *wire.Frame, failed <-cha
 				err = fmt.Errorf("%w: %w", errStore, a.err)
 				break
 			}
+			if a.partly && again == nil {
+				p.full()
+				again = time.After(askAgain)
+			}
 			err = p.do(ctx, p.machine.Applied(a.seq))
+		case <-again:
+			err = errors.New("the disk had no room for all: asking the cloud again for what did not fit")
 		case <-p.outbox.C():
 			err = p.takeOutbox(ctx)
 		case c := <-p.calls:
@@ -178,6 +185,17 @@ func (p *peer) loop(ctx context.Context, frames <-chan *wire.Frame, failed <-cha
 			return err
 		}
 	}
+}
+
+// askAgain is how long a session lasts in which something had no room on the disk: the next one brings what is missing,
+// and there may be room by then. Meanwhile all else goes on.
+const askAgain = time.Minute
+
+// full tells people that the node does not hold all that it should.
+func (p *peer) full() {
+	p.l.mu.Lock()
+	defer p.l.mu.Unlock()
+	p.l.status.Problem = "the disk has no room for some objects from the cloud: free some, they are asked for again every minute"
 }
 
 // do carries out the machine's effects.

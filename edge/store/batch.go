@@ -36,8 +36,9 @@ type Incoming struct {
 // wrote into it stays while that waits in the outbox.
 //
 // An object that does not decode, or is of an unknown kind, is skipped, counted and logged: it is not held, so digests
-// differ and the next session sends it again. The error is the store's own: ErrFull, ErrClosed, or ctx's, and then the
-// batch may or may not have been applied.
+// differ and the next session sends it again. So is one that does not fit on the disk, and a pod that comes after it in
+// the batch, for it may refer to it: the error is then object.ErrPartly. Any other error is the store's own: ErrFull,
+// ErrClosed, or ctx's, and then the batch may or may not have been applied.
 func (s *Store) ApplyBatch(ctx context.Context, batch []Incoming) error {
 	items := make([]arrival, 0, len(batch))
 	durable := false
@@ -54,6 +55,50 @@ func (s *Store) ApplyBatch(ctx context.Context, batch []Incoming) error {
 	if len(items) == 0 {
 		return nil
 	}
+	err := s.applyArrivals(ctx, items, durable)
+	if errors.Is(err, object.ErrFull) {
+		return s.applySome(ctx, items, durable)
+	}
+	return err
+}
+
+// applySome applies what the disk has room for: first what gives room back, then one by one.
+func (s *Store) applySome(ctx context.Context, items []arrival, durable bool) error {
+	seen := map[object.Key]int{}
+	for _, a := range items {
+		seen[a.Key]++
+	}
+	var rest []arrival
+	for _, a := range items {
+		// A delete of what comes more than once must keep its place.
+		if a.obj != nil || seen[a.Key] > 1 || s.applyArrivals(ctx, []arrival{a}, durable) != nil {
+			rest = append(rest, a)
+		}
+	}
+	left := 0
+	for _, a := range rest {
+		if left > 0 && a.obj != nil && a.Key.Kind == object.Pods {
+			left++
+			continue
+		}
+		err := s.applyArrivals(ctx, []arrival{a}, durable)
+		if errors.Is(err, object.ErrFull) {
+			left++
+			s.metrics.unfit.Inc()
+			s.log.Warn("no room on the disk for an object from the cloud", "key", a.Key.String(), "version", a.Version.RV, "bytes", len(a.Body))
+			continue
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if left == 0 {
+		return nil
+	}
+	return fmt.Errorf("apply a batch: %w: %d of %d", object.ErrPartly, left, len(items))
+}
+
+func (s *Store) applyArrivals(ctx context.Context, items []arrival, durable bool) error {
 	return s.write(ctx, &request{
 		op: "apply a batch", durable: durable, rvs: 2 * len(items),
 		do: func(t *tx) error {

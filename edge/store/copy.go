@@ -73,6 +73,10 @@ func (k *copier) refresh(ctx context.Context) error {
 		return nil
 	}
 	if print != k.last {
+		// The database itself needs the last room more. The former copy stays meanwhile.
+		if info, err := os.Stat(s.files.main()); err == nil && s.lowAfter(info.Size()) {
+			return fmt.Errorf("second copy: %w: it would leave less than the floor of %d bytes free", object.ErrFull, s.cfg.FreeSpaceFloor)
+		}
 		if err := s.copyTo(s.files.copy()); err != nil {
 			return err
 		}

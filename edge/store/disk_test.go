@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -115,6 +116,64 @@ func TestFullDiskRefusesSingleChanges(t *testing.T) {
 		if _, have, err := s.Get(t.Context(), cmKey(fmt.Sprint(i))); err != nil || have != stored[i] {
 			t.Errorf("change %d: stored %v, acknowledged %v, %v", i, have, stored[i], err)
 		}
+	}
+}
+
+// One object that does not fit takes nothing else along: what is deleted goes, what fits is there, and a pod that may refer
+// to what is missing waits for it (I9).
+func TestWhatDoesNotFitStopsNothingElse(t *testing.T) {
+	dir := tmpfs(t, "4m")
+	s, _ := running(t, testConfig(filepath.Join(dir, "s")), Deps{})
+	s.mustBatch(t, upsert(t, object.Pods, pod("old", "u0", 1)), upsert(t, object.ConfigMaps, configMap("old", "u0", 2, "x")))
+	ballast(t, dir, 200<<10)
+	big := strings.Repeat("0123456789abcdef", 50<<10) // 800 KiB
+	err := s.ApplyBatch(t.Context(), []Incoming{
+		upsert(t, object.ConfigMaps, configMap("big", "u1", 10, big)),
+		upsert(t, object.ConfigMaps, configMap("small", "u2", 11, "x")),
+		upsert(t, object.Pods, pod("new", "u3", 12)),
+		gone(podKey("old"), object.CauseDeleted),
+	})
+	if !errors.Is(err, object.ErrPartly) {
+		t.Fatalf("got %v, expected ErrPartly", err)
+	}
+	for k, want := range map[object.Key]bool{cmKey("big"): false, cmKey("small"): true, cmKey("old"): true, podKey("new"): false, podKey("old"): false} {
+		if _, have, err := s.Get(t.Context(), k); err != nil || have != want {
+			t.Errorf("%s is there: %v, expected %v (%v)", k, have, want, err)
+		}
+	}
+	remove(t, filepath.Join(dir, "ballast"))
+	s.mustBatch(t, upsert(t, object.ConfigMaps, configMap("big", "u1", 10, big)), upsert(t, object.Pods, pod("new", "u3", 12)))
+}
+
+// ballast fills a file system but for some bytes.
+func ballast(t *testing.T, dir string, but int64) {
+	t.Helper()
+	free, err := freeSpace(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "ballast"), make([]byte, free-but), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The second copy does not take the last room.
+func TestNoCopyIsMadeBelowTheFloor(t *testing.T) {
+	dir := tmpfs(t, "8m")
+	cfg := testConfig(filepath.Join(dir, "s"))
+	cfg.FreeSpaceFloor = 1 << 20
+	s, _ := running(t, cfg, Deps{})
+	ballast(t, dir, 1<<20)
+	s.markAll(t)
+	if err := s.copies.refresh(t.Context()); !errors.Is(err, object.ErrFull) {
+		t.Errorf("refresh: %v, expected ErrFull", err)
+	}
+	if exists(s.files.copy()) {
+		t.Error("a copy was made")
+	}
+	remove(t, filepath.Join(dir, "ballast"))
+	if err := s.copies.refresh(t.Context()); err != nil || !exists(s.files.copy()) {
+		t.Errorf("with room: %v, copy %v", err, exists(s.files.copy()))
 	}
 }
 

@@ -14,6 +14,7 @@ type metrics struct {
 	outbox   *prometheus.GaugeVec
 	lost     *prometheus.CounterVec
 	bad      prometheus.Counter
+	unfit    prometheus.Counter
 	watchers prometheus.Gauge
 	slow     prometheus.Counter
 	damaged  prometheus.Counter
@@ -40,6 +41,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		lost: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: ns, Subsystem: sub, Name: "lost_messages_total",
 			Help: "Messages that went undelivered, by class and reason."}, []string{"class", "reason"}),
 		bad:      counter("bad_objects_total", "Objects from the cloud that could not be stored."),
+		unfit:    counter("unfit_objects_total", "Objects from the cloud for which the disk had no room."),
 		watchers: gauge("watchers", "Open watches."),
 		slow:     counter("slow_watchers_total", "Watches closed because their reader fell too far behind."),
 		damaged:  counter("damaged_total", "Times that the database was found damaged at start."),
@@ -48,7 +50,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		copyFail: counter("copy_failures_total", "Refreshes of the second copy that failed."),
 		size:     gauge("file_bytes", "Size of the database file."),
 	}
-	m.all = []prometheus.Collector{m.commits, m.outbox, m.lost, m.bad, m.watchers, m.slow, m.damaged, m.salvaged, m.copied, m.copyFail, m.size}
+	m.all = []prometheus.Collector{m.commits, m.outbox, m.lost, m.bad, m.unfit, m.watchers, m.slow, m.damaged, m.salvaged, m.copied, m.copyFail, m.size}
 	if r == nil {
 		return m, nil
 	}

@@ -92,7 +92,7 @@ func New(ctx context.Context, cfg *v1alpha1.EdgeCore, deps Deps) (*EdgeCore, err
 		return nil, fmt.Errorf("make the local API's certificates: %w", err)
 	}
 	if err := e.local.writeKubeconfig(filepath.Join(cfg.DataDir, "admin.kubeconfig"), cfg.NodeName); err != nil {
-		return nil, err
+		deps.Log.Warn("cannot write the kubeconfig for people at this machine; the former one, if there is one, stays", "error", err)
 	}
 	e.store, err = store.Open(ctx, store.Config{Dir: filepath.Join(cfg.DataDir, "store"), NodeName: cfg.NodeName,
 		EventQuota: int64(cfg.Store.EventQuota), FreeSpaceFloor: int64(cfg.Store.FreeSpaceFloor), CopyInterval: cfg.Store.CopyInterval.Std()},
@@ -131,7 +131,7 @@ func (e *EdgeCore) build() error {
 	if err != nil {
 		return err
 	}
-	servingCert, servingKey, err := e.local.writeServing()
+	servingCert, servingKey, err := e.local.serving()
 	if err != nil {
 		return fmt.Errorf("make the certificate of the kubelet's server: %w", err)
 	}

@@ -81,13 +81,17 @@ func (p *localPKI) serverTLS() (*tls.Config, error) {
 	return &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{cert}, ClientCAs: pool}, nil
 }
 
-// writeServing writes the certificate of the kubelet's own server and returns its files.
-func (p *localPKI) writeServing() (cert, key string, err error) {
+// serving returns the files of the certificate of the kubelet's own server, and writes them if they are not there or not of
+// this CA. They are kept from start to start: a full disk must not keep a node from starting.
+func (p *localPKI) serving() (cert, key string, err error) {
+	cert, key = filepath.Join(p.dir, "kubelet.crt"), filepath.Join(p.dir, "kubelet.key")
+	if pair, err := tls.LoadX509KeyPair(cert, key); err == nil && pair.Leaf.CheckSignatureFrom(p.ca.Cert()) == nil {
+		return cert, key, nil
+	}
 	pair, err := p.ca.IssueServer([]string{"127.0.0.1", "localhost"}, localValidity)
 	if err != nil {
 		return "", "", err
 	}
-	cert, key = filepath.Join(p.dir, "kubelet.crt"), filepath.Join(p.dir, "kubelet.key")
 	return cert, key, pair.Save(cert, key)
 }
 

@@ -33,6 +33,9 @@ func (f files) scratch() string { return filepath.Join(f.dir, "tether.db.scratch
 // ready is a repaired database, complete, that only has to be moved into place.
 func (f files) ready() string { return filepath.Join(f.dir, "tether.db.ready") }
 
+// reserve takes room that Open needs on a full disk.
+func (f files) reserve() string { return filepath.Join(f.dir, "reserve") }
+
 // mark says that the database was found damaged in use.
 func (f files) mark() string { return filepath.Join(f.dir, "damaged") }
 

@@ -91,11 +91,15 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Store, error) {
 		return nil, err
 	}
 	s.lock = lock
+	s.useReserve()
 	if s.metrics, err = newMetrics(deps.Registerer); err == nil {
 		err = s.open(ctx)
 	}
 	if err != nil {
 		return nil, errors.Join(err, s.release())
+	}
+	if err := s.keepReserve(); err != nil {
+		s.log.Warn("no room is kept for a start on a full disk", "error", err)
 	}
 	return s, nil
 }

@@ -33,6 +33,7 @@ func (s *Store) upkeep(ctx context.Context) {
 			s.report(ctx, "erase left-over tokens", s.sweepTokens(ctx))
 		}
 		s.report(ctx, "shrink the database", s.shrink(ctx))
+		s.report(ctx, "keep room", s.keepReserve())
 		if err := s.copies.refresh(ctx); err != nil {
 			s.metrics.copyFail.Inc()
 			s.report(ctx, "refresh the second copy", err)

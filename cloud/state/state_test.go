@@ -188,6 +188,25 @@ func TestPodMakesVisibleWhatItRefersToAndTakesItBack(t *testing.T) {
 	}
 }
 
+// A cloud that has started by half: every kind is there but one.
+func TestACacheThatLacksOneKindIsNotSynced(t *testing.T) {
+	cluster := statetest.New()
+	cluster.Put(pod("ns", "p", "n"))
+	cluster.FailKind(object.ConfigMaps, true)
+	w := start(t, cluster, state.Config{})
+	eventually(t, "the other kinds to be there", func() bool {
+		_, ok := w.cache.Object(key(object.Pods, "ns", "p"))
+		return ok
+	})
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	if err := w.cache.WaitSynced(ctx); !errors.Is(err, context.DeadlineExceeded) || w.cache.Synced() {
+		t.Fatalf("WaitSynced %v, Synced %v, expected neither without the ConfigMaps", err, w.cache.Synced())
+	}
+	cluster.FailKind(object.ConfigMaps, false)
+	eventually(t, "synced once they are there", w.cache.Synced)
+}
+
 func TestColdCacheIsNotSynced(t *testing.T) {
 	cluster := statetest.New()
 	cluster.Put(pod("ns", "p", "n"))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -74,6 +75,34 @@ func TestFullDiskLosesNothingAcknowledgedAndHeals(t *testing.T) {
 	}
 	if n := len(s.queue(t)); n != acked+1 {
 		t.Fatalf("%d queued, expected %d", n, acked+1)
+	}
+}
+
+// One change that does not fit takes none of its group along.
+func TestAFullDiskRefusesOneOfAGroup(t *testing.T) {
+	dir := tmpfs(t, "4m")
+	s, err := Open(t.Context(), testConfig(filepath.Join(dir, "s")), Deps{Log: slog.New(slog.DiscardHandler)}) // not running: the test is its writer
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	ballast(t, dir, 200<<10)
+	var group []*request
+	for _, size := range []int{10, 800 << 10, 20} {
+		r := &object.Record{Key: cmKey(fmt.Sprint(size)), Version: object.Version{UID: "u"}, Origin: object.FromEdge, Body: make([]byte, size)}
+		group = append(group, &request{ctx: t.Context(), op: "put", rvs: 1, done: make(chan error, 1), do: func(t *tx) error { return t.c.put(r) }})
+	}
+	if err := s.w.serve(group); err != nil {
+		t.Fatal(err)
+	}
+	for i, full := range []bool{false, true, false} {
+		if err := <-group[i].done; errors.Is(err, object.ErrFull) != full || !full && err != nil {
+			t.Errorf("change %d: %v, expected that it does not fit: %v", i, err, full)
+		}
 	}
 }
 

@@ -47,6 +47,7 @@ type kind struct {
 	watchers map[*watcher]struct{}
 	paused   bool
 	unserved bool
+	failing  bool
 	waiting  []watch.Event
 	floor    uint64 // watches cannot start below it
 	lists    int
@@ -186,6 +187,13 @@ func (c *Cluster) Fail(on bool) {
 	c.fail = on
 }
 
+// FailKind makes every list and watch of one kind fail, or work again.
+func (c *Cluster) FailKind(id object.ID, on bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.kinds[id].failing = on
+}
+
 // Block makes live reads of a key wait until the returned function is called.
 func (c *Cluster) Block(key object.Key) (release func()) {
 	c.mu.Lock()
@@ -322,7 +330,7 @@ func (c *Cluster) list(k object.Kind) (runtime.Object, error) {
 	defer c.mu.Unlock()
 	s := c.kinds[k.ID()]
 	s.lists++
-	if c.fail {
+	if c.fail || s.failing {
 		return nil, ErrUnavailable
 	}
 	list, err := c.scheme.New(k.GroupVersion().WithKind(k.Kind + "List"))
@@ -345,7 +353,7 @@ func (c *Cluster) watch(id object.ID, o metav1.ListOptions) (watch.Interface, er
 	defer c.mu.Unlock()
 	k := c.kinds[id]
 	k.watches++
-	if c.fail {
+	if c.fail || k.failing {
 		return nil, ErrUnavailable
 	}
 	w := newWatcher()

@@ -75,9 +75,11 @@ func (cp *ControlPlane) startAll(ctx context.Context, running *[]*child) error {
 		if err := waitReady(ctx, step.ready, *running); err != nil {
 			return err
 		}
-		if step.name != "" {
-			cp.progress("%s ready in %s", step.name, since(began))
+		name := step.name
+		if name == "" {
+			name = "the first service account"
 		}
+		cp.progress("%s ready in %s", name, since(began))
 	}
 	return nil
 }

@@ -22,6 +22,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/tether-edge/tether/tests/cluster"
 )
@@ -67,6 +68,9 @@ func (s *system) stock(name string) *cluster.EdgeHost {
 	h, err := s.Cluster.NewEdgeHost(ctx, cluster.EdgeConfig{Name: name, Images: images})
 	s.must(err)
 	_, err = s.StockKubelet(ctx, h, s.Cluster.Machine().SysResource)
+	s.must(err)
+	// For the pods that name it only: those of other tests are the edge's.
+	_, err = s.Admin.CoreV1().Nodes().Patch(ctx, name, types.MergePatchType, []byte(`{"spec":{"unschedulable":true}}`), metav1.PatchOptions{})
 	s.must(err)
 	return h
 }
@@ -118,7 +122,6 @@ func TestNobodyCanTellAnEdgePodByKubectl(t *testing.T) {
 		{"cp to the pod", "", []string{"cp", local, "POD:/data/copied", "-c", "demo"}, 0, ""},
 		{"what was copied", "", []string{"exec", "POD", "-c", "demo", "--", "/demo", "cat", "/data/copied"}, 0, "some content"},
 		{"cp from the pod", "", []string{"cp", "POD:/data/copied", filepath.Join(dir, "POD"), "-c", "demo"}, 0, ""},
-		{"attach", "hear this", []string{"attach", "-i", "POD", "-c", "listener"}, 0, ""},
 		{"the kubelet's health", "", []string{"get", "--raw", "/api/v1/nodes/NODE/proxy/healthz"}, 0, "ok"},
 		{"a path that the kubelet has not", "", []string{"get", "--raw", "/api/v1/nodes/NODE/proxy/nothing"}, 1, "could not find"},
 		{"a pod's own server", "", []string{"get", "--raw", "/api/v1/nodes/NODE/proxy/runningpods/"}, 0, "PodList"},
@@ -150,8 +153,10 @@ func TestNobodyCanTellAnEdgePodByKubectl(t *testing.T) {
 	if b, err := os.ReadFile(filepath.Join(dir, "on-edge-1")); err != nil || string(b) != "some content\n" {
 		t.Errorf("copied back: %q, %v", b, err)
 	}
-	s.forwards("on-edge-1")
-	s.followsLogs("on-edge-1")
+	for _, pod := range []string{"on-edge-1", "on-stock-1"} {
+		s.forwards(pod)
+		s.attachesAndFollows(pod)
+	}
 }
 
 // forwards asks a pod's server through kubectl port-forward.
@@ -182,25 +187,36 @@ func (s *system) forwards(pod string) {
 	}
 }
 
-// followsLogs reads logs -f until a line comes that is written meanwhile.
-func (s *system) followsLogs(pod string) {
+// attachesAndFollows says a line to a container that repeats what it hears, through attach, and reads it from there and
+// from logs -f.
+func (s *system) attachesAndFollows(pod string) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), time.Minute)
 	defer cancel()
-	cmd := s.kubectlCommand(ctx, "logs", "-f", pod, "-c", "listener")
-	out, err := cmd.StdoutPipe()
+	begin := func(args ...string) (in io.Writer, out io.Reader) {
+		cmd := s.kubectlCommand(ctx, args...)
+		in, err := cmd.StdinPipe()
+		s.must(err)
+		out, err = cmd.StdoutPipe()
+		s.must(err)
+		s.must(cmd.Start())
+		s.t.Cleanup(func() { cancel(); _ = cmd.Wait() })
+		return in, out
+	}
+	_, logs := begin("logs", "-f", pod, "-c", "listener")
+	in, heard := begin("attach", "-i", pod, "-c", "listener")
+	line := "a line for " + pod
+	_, err := io.WriteString(in, line+"\n")
 	s.must(err)
-	s.must(cmd.Start())
-	defer func() { cancel(); _ = cmd.Wait() }()
-	go func() { _ = s.kubectlCommand(ctx, "attach", "-i", pod, "-c", "listener").Run() }()
-	s.kubectl("a line that comes later\n", "attach", "-i", pod, "-c", "listener")
-	var all strings.Builder
-	b := make([]byte, 1024)
-	for !strings.Contains(all.String(), "a line that comes later") {
-		n, err := out.Read(b)
-		all.Write(b[:n])
-		if err != nil {
-			s.t.Fatalf("logs -f ended with %q: %v", all.String(), err)
+	for what, r := range map[string]io.Reader{"attach": heard, "logs -f": logs} {
+		var all strings.Builder
+		b := make([]byte, 1024)
+		for !strings.Contains(all.String(), line) {
+			n, err := r.Read(b)
+			all.Write(b[:n])
+			if err != nil {
+				s.t.Fatalf("%s of %s ended with %q: %v", what, pod, all.String(), err)
+			}
 		}
 	}
 }

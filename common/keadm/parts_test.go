@@ -2,14 +2,18 @@ package keadm
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/tether-edge/tether/apis/config/v1alpha1"
 )
@@ -135,10 +139,11 @@ func freePort(t *testing.T) string {
 	return l.Addr().String()
 }
 
-func names(found []finding) map[string]finding {
+// names are the findings by name, without those of the machine that runs the test, unless they are asked for.
+func names(found []finding, also ...string) map[string]finding {
 	out := map[string]finding{}
 	for _, f := range found {
-		if f.Name != "root" && f.Name != "disk" { // of the machine that runs the test
+		if f.Name != "disk" || slices.Contains(also, "disk") {
 			out[f.Name] = f
 		}
 	}
@@ -175,6 +180,15 @@ func TestPreflightFindsWhatWouldHurt(t *testing.T) {
 		"udp": {func(_ string, p *preflight) {
 			p.config.Cloud.Servers, p.config.Cloud.Protocol, p.config.Cloud.QUICPort = []string{"127.0.0.1:1"}, v1alpha1.ProtocolQUIC, 1
 		}, true},
+		"root": {func(_ string, p *preflight) { p.euid = 65534 }, true},
+		"disk": {func(root string, p *preflight) {
+			p.config.DataDir = "/var/lib/tether"
+			dir := filepath.Join(root, p.config.DataDir)
+			if err := errors.Join(os.MkdirAll(dir, 0o755), unix.Mount("tmpfs", dir, "tmpfs", 0, "size=8m")); err != nil {
+				t.Fatalf("mount a small file system (this test runs as root): %v", err)
+			}
+			t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+		}, true},
 		"runc":     {func(root string, _ *preflight) { runcSays(t, root, "runc version 1.0.2\\n") }, true},
 		"no-cloud": {func(_ string, p *preflight) { p.ports.servers = []string{"127.0.0.1:1"} }, true},
 	} {
@@ -183,7 +197,7 @@ func TestPreflightFindsWhatWouldHurt(t *testing.T) {
 		if err := knownFindings([]string{name}); err != nil {
 			t.Error(err)
 		}
-		f, ok := names(p.run(t.Context()))[name]
+		f, ok := names(p.run(t.Context()), name)[name]
 		if !ok || f.Error != c.error || f.Found == "" || f.Remedy == "" {
 			t.Errorf("%s: found %t, %+v; expected an error: %t", name, ok, f, c.error)
 		}

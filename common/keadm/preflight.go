@@ -24,6 +24,7 @@ type preflight struct {
 	ports  *joinPorts
 	// udpWait is how long an answer over UDP may take.
 	udpWait time.Duration
+	euid    int // of whom keadm runs as
 	// file is where the configuration is or will be: an edgecore that runs with it is no other kubelet.
 	file string
 	// held are the addresses that this edgecore listens on.
@@ -36,7 +37,7 @@ func newPreflight(w IO, cfg *v1alpha1.EdgeCore, file string) (*preflight, error)
 	if err != nil {
 		return nil, err
 	}
-	return &preflight{root: "/", now: w.Now, config: cfg, file: file, ports: ports, udpWait: udpWait}, nil
+	return &preflight{root: "/", now: w.Now, config: cfg, file: file, ports: ports, udpWait: udpWait, euid: os.Geteuid()}, nil
 }
 
 // run returns what it found, nothing if all is well.
@@ -78,8 +79,8 @@ func (p *preflight) exists(path string) bool {
 }
 
 func (p *preflight) user(add adder) {
-	if os.Geteuid() != 0 {
-		add(true, "root", fmt.Sprintf("user id %d", os.Geteuid()), "run keadm as root: the kubelet mounts volumes and makes cgroups")
+	if p.euid != 0 {
+		add(true, "root", fmt.Sprintf("user id %d", p.euid), "run keadm as root: the kubelet mounts volumes and makes cgroups")
 	}
 }
 

@@ -36,11 +36,12 @@ LDFLAGS = -s -w -funcalign=16 $(strip $(STAMP_K8S)) \
 # With -v, Go names each package that it compiles: counted instead of shown.
 PROGRESS = awk '/^[A-Za-z0-9._\/-]+$$/ { if (++n % 200 == 0) print "  " n " packages compiled"; next } { print } END { if (n >= 200) print "  " n " packages compiled" }'
 
-# Race-checked are all whose tests do not link k8s.io/kubernetes: with it the detector would compile all of Kubernetes once
-# more and find upstream's races, not ours. Those under tests/ bring up real things and go
+# Race-checked are all whose tests link neither k8s.io/kubernetes nor k8s.io/apiserver: with them the detector would
+# compile all of Kubernetes once more and find upstream's races, not ours. Of those that link the latter alone ours are
+# checked too, beside the unit tests. Those under tests/ bring up real things and go
 # one at a time.
 TEST_LIST = go list -test -f '{{.ImportPath}} {{join .Deps " "}}' ./... | \
-  awk '$$1 ~ /\.test$$/ { kube = / k8s\.io\/kubernetes\//; real = $$1 ~ /\/tests\//; sub(/\.test$$/, "", $$1); print (kube ? "kube" : real ? "real" : "unit"), $$1 }'
+  awk '$$1 ~ /\.test$$/ { kube = / k8s\.io\/(kubernetes|apiserver)\// && $$1 !~ /\/(cloud\/tunnel|edge\/kubeapi)\.test$$/; real = $$1 ~ /\/tests\//; sub(/\.test$$/, "", $$1); print (kube ? "kube" : real ? "real" : "unit"), $$1 }'
 
 .PHONY: help
 help: ## list the targets

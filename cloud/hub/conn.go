@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tether-edge/tether/common/object"
@@ -38,6 +39,8 @@ type conn struct {
 	cancel   context.CancelFunc
 	done     chan struct{} // closed when the session is over
 	tunnel   tunnel
+	// bytes counts what was heard, so that one who looks twice knows whether anything was.
+	bytes atomic.Uint64
 
 	// mu guards all below.
 	mu       sync.Mutex
@@ -52,6 +55,7 @@ type conn struct {
 	flushing bool          // a goroutine writes
 	timer    *time.Timer   // next Poll
 	received time.Time
+	waiting  bool // the reader waits for room: what the edge says meanwhile is not heard
 	ending   *session.Close
 	over     bool
 }
@@ -80,7 +84,7 @@ func (c *conn) run(ctx context.Context, hello *wire.Frame) {
 	err := c.receive(hello)
 	for err == nil {
 		var f *wire.Frame
-		if f, err = wire.Read(c.stream, wire.MaxFrame); err == nil {
+		if f, err = wire.Read(heard{c}, wire.MaxFrame); err == nil {
 			err = c.receive(f)
 		}
 	}
@@ -90,6 +94,15 @@ func (c *conn) run(ctx context.Context, hello *wire.Frame) {
 		c.hub.deps.Nodes.Disconnected(c.node, c.id)
 	}
 	c.log.Info("edge disconnected", "reason", c.reason(err), "after", c.hub.deps.Now().Sub(start).Round(time.Millisecond))
+}
+
+// heard is the session's stream, with a note of what comes.
+type heard struct{ c *conn }
+
+func (h heard) Read(p []byte) (int, error) {
+	n, err := h.c.stream.Read(p)
+	h.c.bytes.Add(uint64(n))
+	return n, err
 }
 
 // finish stops what runs beside the reader, and tells the edge why where the fault is its own.
@@ -129,7 +142,9 @@ func (c *conn) receive(f *wire.Frame) error {
 	defer c.mu.Unlock()
 	for (len(c.queue) >= maxQueued || c.calls >= maxCalls || c.full()) && !c.over && c.ending == nil {
 		c.machine.Heard(c.hub.deps.Now()) // it is the hub that keeps the edge waiting
+		c.waiting = true
 		c.room.Wait()
+		c.waiting = false
 	}
 	now := c.hub.deps.Now()
 	c.received = time.Now() // by the clock that counts whatever is set

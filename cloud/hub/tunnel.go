@@ -132,9 +132,7 @@ func (t *tunnel) unwatch() bool {
 func (c *conn) watch() {
 	tick := time.NewTicker(askAfter)
 	defer tick.Stop()
-	c.mu.Lock()
-	c.received = time.Now()
-	c.mu.Unlock()
+	since, before := time.Now(), c.bytes.Load()
 	for {
 		select {
 		case <-tick.C:
@@ -145,8 +143,12 @@ func (c *conn) watch() {
 			return
 		}
 		c.mu.Lock()
-		silent := time.Since(c.received)
+		waiting := c.waiting
 		c.mu.Unlock()
+		if now := c.bytes.Load(); now != before || waiting {
+			since, before = time.Now(), now
+		}
+		silent := time.Since(since)
 		switch {
 		case silent >= goneAfter:
 			c.end(wire.Reason_REASON_UNSPECIFIED, fmt.Sprintf("nothing was heard for %s while streams were open", silent.Round(time.Second)))
@@ -242,7 +244,8 @@ func (t *tunnel) get() (mux *transport.Mux, asked chan struct{}, first bool) {
 func (t *tunnel) forget(asked chan struct{}) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.asked == asked {
+	if t.asked == asked && asked != nil {
+		close(asked) // others who wait ask again
 		t.asked = nil
 	}
 }

@@ -111,7 +111,7 @@ func (i *Issuer) Start(ctx context.Context) error {
 	mux.HandleFunc("GET "+join.PathNode, i.answer(join.PathNode, i.node))
 	mux.HandleFunc("POST "+join.PathLeave, i.answer(join.PathLeave, i.leave))
 	srv := &http.Server{
-		Handler: mux, MaxHeaderBytes: 8 << 10, ReadTimeout: readTimeout, WriteTimeout: requestTimeout + 10*time.Second,
+		Handler: mux, Protocols: transport.HTTP1(), MaxHeaderBytes: 8 << 10, ReadTimeout: readTimeout, WriteTimeout: requestTimeout + 10*time.Second,
 		ErrorLog: slog.NewLogLogger(i.deps.Log.Handler(), slog.LevelDebug),
 		TLSConfig: &tls.Config{
 			MinVersion: tls.VersionTLS13, NextProtos: []string{"http/1.1"}, SessionTicketsDisabled: true, Time: i.deps.Now,

@@ -17,8 +17,11 @@ import (
 	"github.com/tether-edge/tether/common/transport"
 )
 
-// nodeKey is the key of the node's name in a connection's context.
-type nodeKey struct{}
+// nodeKey is the key of the node's name in a connection's context, connKey that of the connection.
+type (
+	nodeKey struct{}
+	connKey struct{}
+)
 
 // connOf is a connection to one node's port.
 type connOf struct {
@@ -43,7 +46,7 @@ func leave(c net.Conn) {
 }
 
 const (
-	// maxHandshakes bounds the connections that are inside TLS or have not sent a request, on all ports together.
+	// maxHandshakes bounds the connections that are inside TLS or whose caller is not known yet, on all ports together.
 	maxHandshakes = 256
 	// handshakeTimeout bounds the time of one of them.
 	handshakeTimeout = 10 * time.Second
@@ -53,20 +56,16 @@ const (
 func (s *Server) server() *http.Server {
 	return &http.Server{
 		Handler: s,
-		// HTTP/1.1 only: what is upgraded needs a connection of its own.
 		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}, ClientAuth: tls.RequestClientCert,
 			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.deps.Certificate(), nil }},
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			ctx = context.WithValue(ctx, connKey{}, c)
 			if c, ok := accepted(c).(connOf); ok {
 				ctx = context.WithValue(ctx, nodeKey{}, c.node)
 			}
 			return ctx
 		},
-		ConnState: func(c net.Conn, state http.ConnState) {
-			if state == http.StateActive { // its first request comes: no stranger's flood may hold up what it asks for
-				leave(c)
-			}
-		},
+		Protocols: transport.HTTP1(), // what is upgraded needs a connection of its own
 		// Of the TLS handshake, too.
 		ReadHeaderTimeout: handshakeTimeout, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		ErrorLog: slog.NewLogLogger(s.deps.Log.Handler(), slog.LevelDebug),
@@ -77,17 +76,23 @@ func (s *Server) server() *http.Server {
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	node, _ := r.Context().Value(nodeKey{}).(string)
 	if !plain(r) {
+		dismiss(w)
 		http.Error(w, "the path is not in its plain form: expected one without empty, . or .. elements and without an encoded slash", http.StatusBadRequest)
 		return
 	}
 	caller, ok, err := s.deps.Callers.Authenticator.AuthenticateRequest(r)
 	if err != nil || !ok {
 		s.m.requests.WithLabelValues("unauthorized").Inc()
+		dismiss(w)
 		if err != nil {
 			s.deps.Log.Info("a caller of a kubelet could not be authenticated", "node", node, "remote", r.RemoteAddr, "error", err)
 		}
 		http.Error(w, "Unauthorized", http.StatusUnauthorized)
 		return
+	}
+	// From here on it is no stranger's, and no flood of strangers may hold up what it asks for.
+	if c, ok := r.Context().Value(connKey{}).(net.Conn); ok {
+		leave(c)
 	}
 	attrs := attributes(node, caller.User, r)
 	allowed, err := s.allowed(r.Context(), attrs)
@@ -110,6 +115,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.m.open.Inc()
 	defer s.m.open.Dec()
 	s.proxy.ServeHTTP(w, r)
+}
+
+// dismiss ends the connection with this answer: a stranger keeps no place, and no body that never comes is waited for.
+func dismiss(w http.ResponseWriter) {
+	w.Header().Set("Connection", "close")
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(time.Second)) // it can only be closed already
 }
 
 // allowed reports whether one of the rights is given.
@@ -149,8 +160,8 @@ func (s *Server) newProxy() *httputil.ReverseProxy {
 				}
 				return s.deps.Open(ctx, node)
 			},
-			DisableCompression: true, MaxIdleConnsPerHost: 4, IdleConnTimeout: 30 * time.Second,
-			WriteBufferSize: 32 << 10, ReadBufferSize: 32 << 10,
+			// A stream that is kept for the next request keeps the edge awake.
+			DisableCompression: true, MaxIdleConnsPerHost: 4, IdleConnTimeout: 2 * time.Second,
 		},
 	}
 }

@@ -94,6 +94,9 @@ type Server struct {
 type port struct {
 	number   int
 	listener net.Listener // nil while it is not listened on
+	// holder held the node when that was asked.
+	holder string
+	asked  time.Time
 	// given is closed once the node has a port.
 	given chan struct{}
 }
@@ -131,6 +134,7 @@ func (s *Server) Start(ctx context.Context) error {
 	outer := ctx
 	ctx, cancel := context.WithCancel(ctx)
 	var all sync.WaitGroup
+	defer s.closeAll() // once no worker opens any
 	defer all.Wait()
 	defer cancel()
 	if s.deps.Callers.Run != nil {
@@ -151,7 +155,6 @@ func (s *Server) Start(ctx context.Context) error {
 		_ = s.http.Close() // what is relayed now ends with the sessions that carry it
 	})
 	err := s.http.ServeTLS(transport.NewFairListener(s.merged, maxHandshakes, 2*handshakeTimeout), "", "")
-	s.closeAll()
 	if outer.Err() != nil || errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}
@@ -253,19 +256,26 @@ func (s *Server) sync(ctx context.Context, name string) error {
 	return s.listen(name, number)
 }
 
+// Ports of Services of type NodePort, by default: kube-proxy takes what comes to them, whoever listens.
+const (
+	firstNodePort = 30000
+	lastNodePort  = 32767
+)
+
 // choose returns the node's port. isNew says that it is not the one that its Node names: that is another node's, or none.
 func (s *Server) choose(name string, noted int) (number int, isNew bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if p := s.nodes[name]; p != nil && p.number > 0 {
+		return p.number, noted != p.number, nil // whatever somebody made of the annotation
+	}
 	if noted > 0 && (s.taken[noted] == "" || s.taken[noted] == name) {
 		s.taken[noted] = name
+		s.port(name).number = noted
 		return noted, false, nil
 	}
-	if p := s.nodes[name]; p != nil && p.number > 0 {
-		return p.number, true, nil // somebody removed the annotation
-	}
 	for number := s.cfg.FirstPort; number <= s.cfg.LastPort; number++ {
-		if s.taken[number] == "" {
+		if s.taken[number] == "" && (number < firstNodePort || number > lastNodePort) {
 			s.taken[number] = name
 			s.port(name).number = number
 			return number, true, nil

@@ -61,6 +61,14 @@ func TestANodeKeepsItsPort(t *testing.T) {
 		}
 		seen[port] = name
 	}
+	// Whatever somebody makes of the annotation, the port stays, and the annotation says so again.
+	for _, wrong := range []string{"", strconv.Itoa(given["c"]), strconv.Itoa(firstPort + 5), "80"} {
+		n.edge("c", wrong)
+		eventually(t, "the annotation to be put right", func() bool { return n.port("c") == strconv.Itoa(given["c"]) })
+		if port := w.ready("c"); port != given["c"] {
+			t.Errorf("with annotation %q c has port %d, had %d", wrong, port, given["c"])
+		}
+	}
 	// There is none left.
 	n.edge("g", "")
 	// A node that goes leaves its port closed, and finds it again.
@@ -184,6 +192,27 @@ func TestWhyANodeCannotBeAskedIsSaid(t *testing.T) {
 	code, body := w.ask("a", "/pods", "get/proxy")
 	if code != http.StatusBadGateway || !strings.Contains(body, `node "a" cannot be asked: a went away`) || !strings.Contains(body, "1h0m0s ago") {
 		t.Errorf("status %d: %s", code, body)
+	}
+}
+
+// A stranger gets one answer and is gone, whatever it promised to send.
+func TestAStrangerIsDismissed(t *testing.T) {
+	n := newNodes()
+	n.edge("a", "")
+	w := newWorld(t, n, firstPort+80, firstPort+81)
+	c, err := tls.Dial("tcp", fmt.Sprint("127.0.0.1:", w.ready("a")), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2", "http/1.1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if p := c.ConnectionState().NegotiatedProtocol; p != "http/1.1" {
+		t.Errorf("the protocol is %q, expected http/1.1", p)
+	}
+	fmt.Fprint(c, "POST /exec/a/b/c HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+	_ = c.SetDeadline(time.Now().Add(handshakeTimeout))
+	b, err := io.ReadAll(c)
+	if err != nil || !strings.HasPrefix(string(b), "HTTP/1.1 401 ") {
+		t.Errorf("got %q, then %v; expected a 401 and the end", b, err)
 	}
 }
 

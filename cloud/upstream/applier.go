@@ -88,7 +88,7 @@ type Deps struct {
 	RESTConfig *rest.Config
 	Objects    Objects
 	Compressor Compressor
-	// Present, if not nil, changes a Node's overlay into what the cluster is to see. An error has the edge send it again.
+	// Present, if not nil, changes a Node's overlay into what the cluster is to see. With an error it stays as it is.
 	Present    func(ctx context.Context, node string, o *object.Overlay) error
 	Log        *slog.Logger
 	Clock      Clock

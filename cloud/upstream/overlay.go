@@ -5,12 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/tether-edge/tether/common/object"
 )
+
+// ownKeys begin the labels and annotations that CloudCore writes.
+const ownKeys = "tether.io/"
 
 // maxOverlayNames bounds each list of names in an overlay. A Node or Pod has a few dozen.
 const maxOverlayNames = 1000
@@ -29,6 +33,17 @@ func (j *job) parseOverlay() error {
 	default:
 		return fmt.Errorf("%s: expected the overlay of a Pod or Node, and of that kind only", j.key)
 	}
+	// A node is told of by itself, and what CloudCore notes on it is not its own to change.
+	if j.key.Kind == object.Nodes && j.key.Name != j.node {
+		return fmt.Errorf("%s: node %q writes the status of its own Node only", j.key, j.node)
+	}
+	for _, keys := range []map[string]*string{o.Labels, o.Annotations} {
+		for key := range keys {
+			if strings.HasPrefix(key, ownKeys) {
+				delete(keys, key)
+			}
+		}
+	}
 	for _, n := range []int{len(o.Conditions), len(o.Capacity), len(o.Allocatable), len(o.Labels), len(o.Annotations)} {
 		if n > maxOverlayNames {
 			return fmt.Errorf("%s: the overlay names %d fields of one kind, limit %d", j.key, n, maxOverlayNames)
@@ -46,8 +61,9 @@ func (a *Applier) overlay(ctx context.Context, j *job) answer {
 		return answer{err: err}
 	}
 	if j.key.Kind == object.Nodes && a.deps.Present != nil {
+		// A Node with the address that its kubelet reported is better than one without a status.
 		if err := a.deps.Present(ctx, j.key.Name, j.overlay); err != nil {
-			return answer{err: err}
+			a.deps.Log.Warn("a Node shows its kubelet's own address, which kubectl logs and exec do not reach", "node", j.key.Name, "error", err)
 		}
 	}
 	for try := 0; ; try++ {

@@ -1,10 +1,13 @@
 package upstream
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -169,6 +172,7 @@ func TestMalformedWritesAreFinalAndSayWhy(t *testing.T) {
 		"event of another name":  {Kind: "events", Namespace: "shop", Name: "b", Op: wire.Op_OP_CREATE, Body: eventWrite(t, nil).Body},
 		"event, foreign object":  eventWrite(t, func(e *corev1.Event) { e.InvolvedObject.Namespace = "kube-system" }),
 		"put of another CSINode": {Kind: "csinodes.storage.k8s.io", Name: "n2", Op: wire.Op_OP_PUT},
+		"status of another Node": {Kind: "nodes", Name: "n2", Op: wire.Op_OP_OVERLAY, Body: []byte(`{"node":{}}`)},
 		"put of a Node":          {Kind: "nodes", Name: "n1", Op: wire.Op_OP_PUT},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -178,6 +182,60 @@ func TestMalformedWritesAreFinalAndSayWhy(t *testing.T) {
 				t.Errorf("got %v after %d requests, counted %v; expected a final 400 that says why, no request, counted once", r, len(s.requests()), value(t, a.m.malformed))
 			}
 		})
+	}
+}
+
+// What CloudCore notes on a Node is not the node's own to change, and a Node is shown as the presenter wants it, or as the
+// kubelet reported it where that fails.
+func TestANodeDoesNotWriteWhatCloudCoreNotesOnIt(t *testing.T) {
+	for _, fails := range []bool{false, true} {
+		n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", UID: "u1", ResourceVersion: "5", Annotations: map[string]string{"tether.io/kubelet-port": "20000"}}}
+		var sent string
+		a, _, _ := newApplier(t, objects{{Kind: object.Nodes, Name: "n1"}: n}, func(r *http.Request) (*http.Response, error) {
+			b, err := io.ReadAll(r.Body)
+			sent = string(b)
+			return accept(t, object.Nodes, n), err
+		})
+		a.deps.Present = func(_ context.Context, node string, o *object.Overlay) error {
+			if fails || node != "n1" {
+				return errors.New("no port")
+			}
+			o.Annotations["tether.io/addresses"] = new("real")
+			return nil
+		}
+		body, err := object.EncodeOverlay(&object.Overlay{Node: &corev1.NodeStatus{Phase: corev1.NodeRunning},
+			Labels: map[string]*string{"tether.io/edge": new("x"), "zone": new("north")}, Annotations: map[string]*string{"tether.io/kubelet-port": new("20001"), "mine": new("too")}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r := a.Apply(background(t), "n1", &wire.Write{Id: 1, Kind: "nodes", Name: "n1", Op: wire.Op_OP_OVERLAY, Uid: "u1", Body: body}); r.Code != 200 {
+			t.Fatalf("got %v", r)
+		}
+		if strings.Contains(sent, "kubelet-port") || strings.Contains(sent, "tether.io/edge") || !strings.Contains(sent, "mine") || !strings.Contains(sent, "north") || strings.Contains(sent, "tether.io/addresses") == fails {
+			t.Errorf("the presenter fails: %v; sent %s", fails, sent)
+		}
+	}
+}
+
+// NodeRestriction knows pods from a watch of its own: one that it has not seen yet is "not found", which must not end the
+// deletion of a pod that is there.
+func TestAPodThatAdmissionHasNotSeenIsDeletedAllTheSame(t *testing.T) {
+	for _, seenAt := range []int{2, 1000} {
+		p := boundPod("u1", "5")
+		deletes := 0
+		a, _, _ := newApplier(t, objects{}, func(r *http.Request) (*http.Response, error) {
+			if r.Method == http.MethodGet {
+				return accept(t, object.Pods, p), nil
+			}
+			if deletes++; deletes < seenAt {
+				return refuse(404, metav1.StatusReasonNotFound, "pod not found"), nil
+			}
+			return accept(t, object.Pods, p), nil
+		})
+		r := a.Apply(background(t), "n1", &wire.Write{Id: 1, Kind: "pods", Namespace: p.Namespace, Name: p.Name, Op: wire.Op_OP_DELETE, Uid: "u1"})
+		if done := seenAt == 2; r.Final != done || done && r.Code != 200 {
+			t.Errorf("seen at the %dth try: got %v after %d tries", seenAt, r, deletes)
+		}
 	}
 }
 

@@ -43,10 +43,11 @@ func (a *Applier) delete(ctx context.Context, j *job) answer {
 			verb: http.MethodDelete, kind: j.kind, namespace: j.key.Namespace, name: j.key.Name,
 			contentType: jsonType, body: body, as: j.node, mode: mode, owner: j.node,
 		})
-		if ans.code != http.StatusConflict {
+		if ans.code != http.StatusConflict && ans.code != http.StatusNotFound {
 			return ans
 		}
-		// The answer does not say in a stable way whether the uid or another writer was in the way.
+		// NodeRestriction takes a pod that its own watch has not brought yet for one that is not there; and a conflict does
+		// not say in a stable way whether the uid or another writer was in the way.
 		current, _, seen := a.read(ctx, j, mode, true)
 		switch {
 		case current == nil && seen.code == http.StatusNotFound:
@@ -54,6 +55,9 @@ func (a *Applier) delete(ctx context.Context, j *job) answer {
 		case current != nil && string(current.GetUID()) != j.write.Uid:
 			return uidConflict(j, current)
 		case current == nil || try >= a.cfg.Conflicts || ctx.Err() != nil:
+			if ans.code == http.StatusNotFound { // which would be final
+				return answer{err: fmt.Errorf("delete %s: the API server has it, and says that it has not: %s", j.key, ans.status.Message)}
+			}
 			return ans
 		}
 		a.m.conflicts.WithLabelValues(string(j.key.Kind)).Inc()

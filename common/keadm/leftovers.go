@@ -38,26 +38,48 @@ func (r *edgeReset) removeRules(ctx context.Context) {
 	}
 }
 
+// unmountBelow unmounts all that is mounted below dir, and fails if anything still is: what is removed then would be gone
+// from the volume itself.
 func unmountBelow(dir string) error {
-	b, err := os.ReadFile("/proc/self/mounts")
+	points, err := mountsBelow(dir)
 	if err != nil {
 		return fmt.Errorf("unmount volumes: %w", err)
 	}
-	var points []string
-	for line := range strings.Lines(string(b)) {
-		if f := strings.Fields(line); len(f) > 1 && strings.HasPrefix(f[1], strings.TrimSuffix(dir, "/")+"/") {
-			points = append(points, strings.ReplaceAll(f[1], `\040`, " "))
-		}
-	}
-	slices.Sort(points)
-	slices.Reverse(points) // what is below first
 	for _, p := range points {
 		if err := syscall.Unmount(p, syscall.MNT_DETACH); err != nil && !errors.Is(err, syscall.EINVAL) && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("unmount %s: %w", p, err)
 		}
 	}
+	if left, err := mountsBelow(dir); err != nil || len(left) > 0 {
+		return errors.Join(err, fmt.Errorf("expected nothing to be mounted below %s, found %v: unmount it, and run this again", dir, left))
+	}
 	return nil
 }
+
+// mountsBelow are the mount points below dir, wherever it leads, those that are below others first.
+func mountsBelow(dir string) ([]string, error) {
+	if real, err := filepath.EvalSymlinks(dir); err == nil {
+		dir = real // as the kernel names it
+	}
+	b, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		return nil, err
+	}
+	var points []string
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) > 1 {
+			if point := unescape.Replace(f[1]); strings.HasPrefix(point, strings.TrimSuffix(dir, "/")+"/") {
+				points = append(points, point)
+			}
+		}
+	}
+	slices.Sort(points)
+	slices.Reverse(points)
+	return points, nil
+}
+
+// unescape undoes what proc(5) does to names in a list of mounts.
+var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`, `\043`, "#")
 
 // removeCgroups removes the kubelet's empty groups in every hierarchy.
 func removeCgroups(root string) error {

@@ -8,7 +8,7 @@ import (
 )
 
 // kubeletNames are the programs that hold a kubelet.
-var kubeletNames = []string{"kubelet", "k3s", "k3s-server", "k3s-agent", "k0s", "microk8s", "edgecore"}
+var kubeletNames = []string{"kubelet", "k3s", "k3s-server", "k3s-agent", "k0s", "microk8s", "kubelite", "edgecore"}
 
 // A kubelet is a process of this machine that runs pods.
 type kubelet struct {

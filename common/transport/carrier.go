@@ -18,7 +18,7 @@ import (
 // A Carrier carries any number of further streams between the two ends of a link. What is not read of one holds up
 // nothing but that one: each has a window of its own, StreamWindow bytes. Its methods are safe for concurrent use.
 type Carrier interface {
-	// Open opens a stream. The peer learns of it with the first bytes that are written.
+	// Open opens a stream. The peer may learn of it with the first bytes only that are written.
 	Open(ctx context.Context) (net.Conn, error)
 	// Accept waits for a stream that the peer opens.
 	Accept(ctx context.Context) (net.Conn, error)
@@ -139,9 +139,9 @@ func NewMux(s Stream, opener bool) (*Mux, error) {
 	cfg := yamux.DefaultConfig()
 	cfg.MaxStreamWindowSize = StreamWindow
 	cfg.AcceptBacklog = MaxStreams
-	// The link's own pings tell whether the other end is there.
-	cfg.EnableKeepAlive = false
-	cfg.ConnectionWriteTimeout = time.Minute
+	// The link's own pings go another way. This connection stands only while there are streams, or were a minute ago.
+	cfg.EnableKeepAlive, cfg.KeepAliveInterval = true, 20*time.Second
+	cfg.ConnectionWriteTimeout = 30 * time.Second
 	cfg.StreamCloseTimeout = 30 * time.Second
 	cfg.LogOutput, cfg.Logger = nil, log.New(io.Discard, "", 0) // what it says comes as errors, too
 	start := yamux.Server

@@ -3,6 +3,7 @@ package transport
 import (
 	"errors"
 	"net"
+	"runtime"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -94,6 +95,12 @@ func TestOneAddressWithManyConnectionsHoldsUpNoOther(t *testing.T) {
 	// In turn: each gets a place that becomes free.
 	c.arrive("10.0.0.2", 1)
 	c.arrive("10.0.0.3", 0)
+	for waiting := 0; waiting < 3; { // until both are known
+		f.mu.Lock()
+		waiting = len(f.turns)
+		f.mu.Unlock()
+		runtime.Gosched()
+	}
 	turns := map[string]int{}
 	for range 3 {
 		held[0].leave()

@@ -63,7 +63,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	mux.HandleFunc(Path, s.upgrade)
 	mux.HandleFunc(TunnelPath, s.tunnel)
 	srv := &http.Server{
-		Handler: s.answer(mux), TLSConfig: config,
+		Handler: s.answer(mux), TLSConfig: config, Protocols: HTTP1(),
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
 		// The whole request, a body that never comes included. An upgrade clears it.
 		ReadTimeout: s.cfg.HandshakeTimeout, MaxHeaderBytes: 8 << 10,
@@ -89,6 +89,13 @@ func (s *Server) answer(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// HTTP1 are the protocols of a server that speaks HTTP/1.1 alone.
+func HTTP1() *http.Protocols {
+	var p http.Protocols
+	p.SetHTTP1(true)
+	return &p
 }
 
 // connKey is the key of a request's connection in its context.

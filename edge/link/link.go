@@ -105,6 +105,9 @@ type Link struct {
 	// strangers are features of hubs that this version does not know.
 	strangers session.Strangers
 
+	// unfit counts the sessions in a row in which something had no room; see askAgain.
+	unfit int
+
 	// mu guards all below.
 	mu      sync.Mutex
 	current *peer // the session that is connected, nil if there is none

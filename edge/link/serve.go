@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/tether-edge/tether/common/object"
@@ -49,8 +48,10 @@ type peer struct {
 	stream   transport.Stream
 	session  string
 	tunnels  sync.WaitGroup // what serves streams beside the sync
-	dialing  atomic.Bool    // the second connection is there or on its way
-	done     chan struct{}  // closed when the session is over
+	// endTunnel ends the second connection, if there is or was one.
+	endTunnel context.CancelFunc
+	partly    bool          // something had no room on the disk
+	done      chan struct{} // closed when the session is over
 }
 
 // serve runs one session on the stream until it ends.
@@ -166,8 +167,9 @@ func (p *peer) loop(ctx context.Context, frames <-chan *wire.Frame, failed <-cha
 				break
 			}
 			if a.partly && again == nil {
+				p.partly = true
 				p.full()
-				again = time.After(askAgain)
+				again = time.After(l.askAgain())
 			}
 			err = p.do(ctx, p.machine.Applied(a.seq))
 		case <-again:
@@ -187,15 +189,21 @@ func (p *peer) loop(ctx context.Context, frames <-chan *wire.Frame, failed <-cha
 	}
 }
 
-// askAgain is how long a session lasts in which something had no room on the disk: the next one brings what is missing,
-// and there may be room by then. Meanwhile all else goes on.
-const askAgain = time.Minute
+// askAgain and askAgainMost are how long a session lasts in which something had no room on the disk, the first time and at
+// most: the next one brings what is missing, and there may be room by then. Meanwhile all else goes on.
+const askAgain, askAgainMost = time.Minute, time.Hour
+
+// askAgain is how long this one lasts: twice as long after each that did not help. It belongs to the goroutine of Start.
+func (l *Link) askAgain() time.Duration {
+	l.unfit++
+	return min(askAgain<<min(l.unfit-1, 6), askAgainMost)
+}
 
 // full tells people that the node does not hold all that it should.
 func (p *peer) full() {
 	p.l.mu.Lock()
 	defer p.l.mu.Unlock()
-	p.l.status.Problem = "the disk has no room for some objects from the cloud: free some, they are asked for again every minute"
+	p.l.status.Problem = "the disk has no room for some objects from the cloud: free some, they are asked for again in a while"
 }
 
 // do carries out the machine's effects.
@@ -215,7 +223,11 @@ func (p *peer) do(ctx context.Context, effects []session.Effect) error {
 			p.apply.add(job{batch: e.Batch})
 		case session.MarkSynced:
 			p.apply.add(job{kinds: e.Kinds})
-			p.synced(e.Restored)
+			if !p.partly {
+				l := p.l
+				l.unfit = 0
+				p.synced(e.Restored)
+			}
 		case session.SendWrite:
 			err = p.write(ctx, e.ID)
 		case session.DropWrite:

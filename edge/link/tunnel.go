@@ -21,11 +21,15 @@ func (l *Link) features() []string {
 // openTunnel opens the session's second connection, which the hub asked for, and serves its streams until the hub closes
 // it or the session ends.
 func (p *peer) openTunnel(ctx context.Context) {
-	if p.l.deps.Tunnel == nil || p.dialing.Swap(true) {
+	if p.l.deps.Tunnel == nil {
 		return
 	}
+	// The hub asks when it has none: a former one that still stands here is dead.
+	if p.endTunnel != nil {
+		p.endTunnel()
+	}
+	ctx, p.endTunnel = context.WithCancel(ctx)
 	p.tunnels.Go(func() {
-		defer p.dialing.Store(false)
 		dctx, cancel := context.WithTimeout(ctx, attemptLife)
 		defer cancel()
 		stream, err := p.l.deps.DialTunnel(dctx, p.way, p.session)
@@ -39,6 +43,9 @@ func (p *peer) openTunnel(ctx context.Context) {
 			_ = stream.Close()
 			return
 		}
+		// Before the streams are waited for: a network that takes nothing must hold nobody up.
+		stop := context.AfterFunc(ctx, func() { _ = mux.Close() })
+		defer stop()
 		defer mux.Close()
 		p.serveStreams(ctx, mux)
 	})

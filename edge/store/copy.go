@@ -20,6 +20,15 @@ var copied = []string{"meta", "kinds", "objects", "tokens"}
 // a copy without a pod that runs ends it, so a copy must not lack one for long; see docs/storage.md.
 const podsInterval = time.Minute
 
+// podsPause is that time for a database of this size: a large one is copied less often, for the sake of the flash.
+func (s *Store) podsPause() time.Duration {
+	const each = 1 << 20
+	if info, err := os.Stat(s.files.main()); err == nil {
+		return podsInterval * time.Duration(1+info.Size()/each)
+	}
+	return podsInterval
+}
+
 // A copier refreshes the second copy: once a sync was ever completed, if something changed since the last copy, and not
 // more often than CopyInterval, or podsInterval where it is about pods.
 type copier struct {
@@ -54,7 +63,7 @@ func (k *copier) refresh(ctx context.Context) error {
 	// A clock that went backwards must not put the copy off for ever.
 	since := now.Sub(k.lastTime)
 	early := since >= 0 && since < s.cfg.CopyInterval
-	if early && (since < podsInterval || changes == k.podsSeen) {
+	if early && (since < s.podsPause() || changes == k.podsSeen) {
 		return nil
 	}
 	var pods, print uint32

@@ -234,7 +234,8 @@ func (s *Store) expire(ctx context.Context) error {
 	}})
 }
 
-// Shift moves the times of queued messages by that much: those that were reckoned by a clock that was off by it.
+// Shift moves the times of queued messages by that much: the clock that they were reckoned by is put right by it. Some may
+// have been reckoned rightly, before the clock went wrong: they live longer, and nothing is lost.
 func (s *Store) Shift(ctx context.Context, by time.Duration) error {
 	return s.write(ctx, &request{op: "shift the lives of queued messages", durable: true, do: func(t *tx) error {
 		var moved []object.Outgoing

@@ -213,8 +213,8 @@ func TestANodeWritesItsOwnObjectsOnly(t *testing.T) {
 				t.Errorf("the deletion of another node's pod got %v, expected 403", r)
 			}
 			other := s.nodeOverlay(s.n2, nil)
-			if r := a.Apply(t.Context(), s.n1, other); r.Code != 403 || r.Final {
-				t.Errorf("the status of another Node got %v, expected 403", r)
+			if r := a.Apply(t.Context(), s.n1, other); r.Code != 400 || !r.Final {
+				t.Errorf("the status of another Node got %v, expected a final 400", r)
 			}
 			if got := s.get("foreign").Status.Phase; got != corev1.PodPending {
 				t.Errorf("the foreign pod's phase became %s", got)

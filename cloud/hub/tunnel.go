@@ -38,7 +38,7 @@ type tunnel struct {
 	mu      sync.Mutex // guards all below
 	streams int
 	mux     *transport.Mux
-	asked   chan struct{} // closed when the connection that was asked for is there; nil if none was
+	asked   chan struct{} // closed when the connection that was asked for is there, or is given up; nil if none was asked for
 	idle    *time.Timer
 	over    bool
 	watched bool // a goroutine looks after the edge

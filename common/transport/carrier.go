@@ -22,8 +22,6 @@ type Carrier interface {
 	Open(ctx context.Context) (net.Conn, error)
 	// Accept waits for a stream that the peer opens.
 	Accept(ctx context.Context) (net.Conn, error)
-	// Done is closed once the carrier carries no more.
-	Done() <-chan struct{}
 }
 
 const (
@@ -100,8 +98,6 @@ func (s *quicStream) Accept(ctx context.Context) (net.Conn, error) {
 	}
 	return &sideStream{Stream: stream, conn: s.conn}, nil
 }
-
-func (s *quicStream) Done() <-chan struct{} { return s.conn.Context().Done() }
 
 // sideStream is a stream beside the sync stream, as a net.Conn.
 type sideStream struct {

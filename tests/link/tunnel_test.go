@@ -207,6 +207,24 @@ func TestASecondConnectionIsTakenFromItsOwnNodeWhenItWasAskedFor(t *testing.T) {
 	exchange(t, w.open("edge"), 10)
 }
 
+// Who reads logs is told in seconds that the edge is gone, not after three of its pings, of which the first is a minute away.
+func TestAnEdgeThatFallsSilentUnderAStreamIsGoneInSeconds(t *testing.T) {
+	w := newWorld(t, nil)
+	r := w.raw("silent")
+	r.send(&wire.Frame{Body: &wire.Frame_Hello{Hello: &wire.Hello{Versions: wire.Versions(), Node: "silent", Store: "raw", Features: []string{"tunnel"}, PingIntervalMs: 60_000}}})
+	if r.next().GetWelcome() == nil {
+		t.Fatal("no welcome")
+	}
+	// Over QUIC the stream is there at once; over WebSocket the edge is asked for a connection that it never opens.
+	go func() {
+		if c, err := w.hub.Open(t.Context(), "silent"); err == nil {
+			<-t.Context().Done()
+			_ = c.Close()
+		}
+	}()
+	within(t, 30*time.Second, "the session to end", func() bool { return w.nodes.session("silent") == "" })
+}
+
 // Streams are opened by the hub alone. An edge that opens some would have it keep what they bring.
 func TestAnEdgeThatOpensStreamsIsCutOff(t *testing.T) {
 	w := newWorld(t, nil)

@@ -67,6 +67,10 @@ func TestJoinRevokeAndReset(t *testing.T) {
 	s.must(p.edge.WaitReady(ctx, time.Second)) // join has waited for it
 	s.runPod("first")
 	lookAtNode(t, host, keadm, files)
+	// This API server verifies no kubelets; the one of the shared system does.
+	if r := s.kubectl("", "logs", "first"); r.code != 0 || !strings.Contains(r.out, "serving on") {
+		t.Errorf("logs of a pod by an API server that takes any certificate: exit code %d: %s%s", r.code, r.out, r.err)
+	}
 	args, err := p.JoinArgs(ctx, host)
 	s.must(err)
 	if out, err := host.Run(ctx, append([]string{keadm}, args...)...); err == nil || !strings.Contains(err.Error(), "has joined already") || !strings.Contains(err.Error(), "keadm reset edge --config") {

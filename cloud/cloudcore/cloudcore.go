@@ -114,7 +114,7 @@ func (c *CloudCore) Start(ctx context.Context) error {
 		return fmt.Errorf("metrics.bindAddress: %w: end what uses the port, or choose another", err)
 	}
 	group := run.New(c.deps.Log)
-	group.Add("memory", run.Func(run.SaveMemory))
+	group.Add("memory", &run.Memory{})
 	group.Add("metrics", run.HTTP(metrics, c.handler()))
 	group.Add("state", c.cache)
 	group.Add("node", c.nodes)

@@ -226,8 +226,8 @@ func TestDefinitionsAreOfTheseTypes(t *testing.T) {
 				Versions []struct {
 					Name                     string
 					AdditionalPrinterColumns []struct{ Name, JSONPath string }
-					Subresources map[string]any
-					Schema       struct{ OpenAPIV3Schema map[string]any }
+					Subresources             map[string]any
+					Schema                   struct{ OpenAPIV3Schema map[string]any }
 				}
 			}
 		}

@@ -27,7 +27,8 @@ func ParseID(id string) (namespace, name string, err error) {
 // but whether and how often the state is reported.
 //
 // Existing mappers read spec, status, protocol and its configData, and of each property desired, visitors and its
-// configData, without asking whether they are there, so they always are. The error names what cannot be told.
+// configData, without asking whether they are there, so they always are. The error names what cannot be told. What comes
+// shares maps and lists of texts with d and m, here as in all conversions: change neither while the other is in use.
 func ToDMI(d *v1beta1.Device, m *v1beta1.DeviceModel) (*dmi.Device, error) {
 	tree, err := protocolConfig(d, m)
 	if err != nil {

@@ -49,8 +49,8 @@ func newInit(w IO) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "init --advertise-address ADDRESS (--local | --image-repository REPOSITORY)",
 		Short: "Set up CloudCore beside a cluster and print the line that joins a node",
-		Long: "Give a cluster what CloudCore needs (namespace, rights, edge CA), start CloudCore, and print the line that joins a node.\n" +
-			"Run it again to change something: what is there stays, earlier --set and the edge CA above all.\n\n" +
+		Long: "Give a cluster what CloudCore needs (kinds of devices, namespace, rights, edge CA), start CloudCore, and print the line\n" +
+			"that joins a node. Run it again to change something: what is there stays, earlier --set and the edge CA above all.\n\n" +
 			"CloudCore runs as a Deployment from REPOSITORY/cloudcore:TAG, or with --local as a service of this machine.",
 		Example: "  keadm init --local --advertise-address cloud.example.org\n" +
 			"  keadm init --image-repository registry.example/tether --advertise-address 192.0.2.1 --advertise-address 2001:db8::1\n" +
@@ -126,7 +126,10 @@ func initCloud(ctx context.Context, w IO, f *initFlags) error {
 	if err := client.apply(ctx, objects); err != nil {
 		return err
 	}
-	fmt.Fprintf(w.Out, "applied  namespace %s, CloudCore's rights%s\n", build.Namespace, map[bool]string{false: " and its Deployment"}[f.local])
+	fmt.Fprintf(w.Out, "applied  the kinds of devices, namespace %s, CloudCore's rights%s\n", build.Namespace, map[bool]string{false: " and its Deployment"}[f.local])
+	if err := client.served(ctx, w); err != nil {
+		return err
+	}
 	if before != nil {
 		fmt.Fprintf(w.Out, "kept     the settings in %s, but for what was said now\n", f.where())
 	}
@@ -167,10 +170,12 @@ func (f *initFlags) manifests(ctx context.Context, w IO, client *clusterClient, 
 	if v.LessThan(oldest) {
 		return nil, fmt.Errorf("the cluster is of Kubernetes %s: expected 1.31 or later", info.GitVersion)
 	}
-	manifests := [][]byte{build.RBAC(), build.ConstrainedImpersonation()}
+	manifests := [][]byte{build.CRDs(), build.RBAC()}
 	if v.LessThan(constrained) {
-		manifests[1] = build.LegacyImpersonation()
+		manifests = append(manifests, build.LegacyImpersonation())
 		fmt.Fprintf(w.Err, "keadm: this cluster (%s) cannot limit what CloudCore does as a node: it gets the right to impersonate any user, which is nearly cluster-admin. From 1.36 on it needs less.\n", info.GitVersion)
+	} else {
+		manifests = append(manifests, build.ConstrainedImpersonation())
 	}
 	if !f.local {
 		deployment, err := f.deployment(ctx, w, client, cfg, file)

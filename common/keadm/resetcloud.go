@@ -19,15 +19,21 @@ import (
 
 func newResetCloud(w IO) *cobra.Command {
 	var kubeconfig, service, config string
-	var force bool
+	var force, crds bool
 	c := &cobra.Command{
 		Use:   "cloud",
-		Short: "Remove CloudCore and all that init made, the edge CA included",
+		Short: "Remove CloudCore and what init made, the edge CA included",
 		Long: "Remove CloudCore, its rights, the edge CA, join tokens and identities. Edges go on with what they have; none of them can\n" +
-			"connect again before it has joined again.",
+			"connect again before it has joined again.\n\n" +
+			"DeviceModels, Devices and DeviceStatuses are yours and stay, and so do the definitions of these kinds, without which the cluster\n" +
+			"would delete them. With --crds both go, in every namespace.",
 		Args: usage(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
-			if err := confirmed(w, force, "Remove CloudCore and the edge CA? Every edge will have to join again."); err != nil {
+			what := "Remove CloudCore and the edge CA? Every edge will have to join again."
+			if crds {
+				what = "Remove CloudCore, the edge CA, and every DeviceModel, Device and DeviceStatus of the cluster? Every edge will have to join again."
+			}
+			if err := confirmed(w, force, what); err != nil {
 				return err
 			}
 			client, err := connect(kubeconfig)
@@ -38,12 +44,19 @@ func newResetCloud(w IO) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return resetCloud(c.Context(), w, client, s)
+			if err := resetCloud(c.Context(), w, client, s); err != nil {
+				return err
+			}
+			if crds {
+				return client.removeDefinitions(c.Context(), w)
+			}
+			return client.leaveDefinitions(c.Context(), w)
 		},
 	}
 	kubeconfigFlag(c, &kubeconfig)
 	c.Flags().StringVar(&service, "service", serviceAuto, "how CloudCore was started, where it runs on this machine: see init")
 	c.Flags().StringVar(&config, "config", "/etc/tether/cloudcore.yaml", "CloudCore's configuration file, where it runs on this machine")
+	c.Flags().BoolVar(&crds, "crds", false, "remove the kinds of devices too, and with them every DeviceModel, Device and DeviceStatus of the cluster")
 	c.Flags().BoolVar(&force, "force", false, "ask nothing")
 	choices(c, "service", services...)
 	return c

@@ -10,8 +10,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
+	"k8s.io/client-go/kubernetes"
 
 	"github.com/tether-edge/tether/apis/config/v1alpha1"
 )
@@ -37,7 +39,7 @@ func confirmed(w IO, force bool, what string) error {
 }
 
 func newResetEdge(w IO) *cobra.Command {
-	r := &edgeReset{w: w, root: "/", links: kernelLinks{}, run: execute}
+	r := &edgeReset{w: w, root: "/", links: kernelLinks{}, run: execute, api: localAPI}
 	var service string
 	var force bool
 	c := &cobra.Command{
@@ -46,8 +48,9 @@ func newResetEdge(w IO) *cobra.Command {
 		Long: "Stop edgecore, end the node's pods, give its name back to the cluster, and remove its files. Where everything is, the\n" +
 			"configuration says; --data-dir and --pki-dir say otherwise. Images, the container runtime and networks that were there before\n" +
 			"stay. Nothing is done to a machine where another kubelet runs.\n\n" +
-			"Pods are not evicted, which an edge node has no right to: each is ended with its grace period, without preStop hooks, and\n" +
-			"the cluster replaces those of Deployments elsewhere once the node is gone. To move them first: kubectl drain NODE.",
+			"First it drains, if edgecore runs and reaches the cluster: the node takes no more pods, and those that a Deployment or the like\n" +
+			"replaces are evicted, with their preStop hooks, as disruption budgets allow. The rest, and after --drain-timeout all that are\n" +
+			"left, end with their grace periods alone.",
 		Args: usage(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			r.user, r.dataSaid, r.pkiSaid = os.Geteuid(), c.Flags().Changed("data-dir"), c.Flags().Changed("pki-dir")
@@ -67,7 +70,9 @@ func newResetEdge(w IO) *cobra.Command {
 	r.files.flags(c)
 	c.Flags().StringVar(&service, "service", serviceAuto, "how edgecore was started: see join")
 	c.Flags().BoolVar(&force, "force", false, "ask nothing")
-	c.Flags().BoolVar(&r.keepNode, "keep-node", false, "do not tell the cluster: the Node stays, as NotReady")
+	c.Flags().BoolVar(&r.keepNode, "keep-node", false, "do not tell the cluster: the Node stays, as NotReady; nothing is drained")
+	c.Flags().BoolVar(&r.drains, "drain", true, "have the cluster move pods to other nodes first, if it can")
+	c.Flags().DurationVar(&r.drainTimeout, "drain-timeout", drainTimeout, "how long pods may take to move, before the reset goes on without them")
 	choices(c, "service", services...)
 	return c
 }
@@ -81,6 +86,10 @@ type edgeReset struct {
 	files             edgeFiles
 	dataSaid, pkiSaid bool
 	keepNode          bool
+	drains            bool
+	drainTimeout      time.Duration
+	// api makes a client of the API of the node with its data in a directory.
+	api func(dataDir string) (kubernetes.Interface, error)
 	// cfg is the node's configuration; nil if there is none, and then no pod is known to be this node's.
 	cfg     *v1alpha1.EdgeCore
 	service *service
@@ -158,6 +167,11 @@ func isThere(path string) bool {
 
 // do undoes what look found. It can be run again until it has succeeded: the configuration goes last.
 func (r *edgeReset) do(ctx context.Context) error {
+	if r.cfg != nil && r.drains && !r.keepNode {
+		if _, err := r.drain(ctx); err != nil {
+			return err
+		}
+	}
 	stopped, err := r.service.remove(ctx)
 	if err != nil {
 		return err

@@ -38,7 +38,7 @@ func TestJoinRevokeAndReset(t *testing.T) {
 	p := s.parts
 	s.must(os.MkdirAll(p.edge.StaticPods(), 0o755))
 	before := look(t, host)
-	join := func(flags ...string) {
+	join := func(flags ...string) string {
 		t.Helper()
 		args, err := p.JoinArgs(ctx, host)
 		s.must(err)
@@ -46,6 +46,7 @@ func TestJoinRevokeAndReset(t *testing.T) {
 		out, err := host.Run(ctx, slices.Concat([]string{keadm}, args, []string{"--service", "process"}, flags)...)
 		s.must(err)
 		t.Logf("joined and Ready after %s:\n%s", time.Since(start).Round(10*time.Millisecond), out)
+		return out
 	}
 	files := []string{"--config", filepath.Join(host.Dir(), "tether", "edgecore.yaml"), "--data-dir", filepath.Join(host.Dir(), "tether", "data"),
 		"--pki-dir", filepath.Join(host.Dir(), "tether", "pki")}
@@ -105,9 +106,32 @@ func TestJoinRevokeAndReset(t *testing.T) {
 	}
 	reset()
 
-	join()
+	// For programs each says what it did in one document on standard output.
+	var joined struct {
+		Node, Service string
+		Ready         bool
+	}
+	if err := json.Unmarshal([]byte(join("-o", "json")), &joined); err != nil || joined.Node != "edge-1" || joined.Service != "process" || !joined.Ready {
+		t.Errorf("a join says %+v to programs, %v", joined, err)
+	}
 	s.runPod("second")
-	reset()
+	out, err = host.Run(ctx, append([]string{keadm, "reset", "edge", "--force", "--service", "process", "-o", "json"}, files[:2]...)...)
+	s.must(err)
+	var undone struct {
+		Node                 string
+		Stopped, NodeRemoved bool
+		Ended                int
+		Drained              *struct {
+			Pods   int
+			Failed string
+		}
+	}
+	if err := json.Unmarshal([]byte(out), &undone); err != nil || undone.Node != "edge-1" || !undone.Stopped || !undone.NodeRemoved || undone.Ended == 0 ||
+		undone.Drained == nil || undone.Drained.Failed != "" {
+		t.Errorf("a reset says to programs, %v:\n%s", err, out)
+	}
+	cluster.Eventually(t, 30*time.Second, "the machine to be as it was", func() error { return differ(before, look(t, host)) })
+	s.initAgain()
 	if _, err := p.Admin.CoreV1().Nodes().Get(ctx, "edge-1", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
 		t.Errorf("after the reset the Node is still there: %v", err)
 	}
@@ -137,6 +161,22 @@ func TestJoinRevokeAndReset(t *testing.T) {
 		if left, err := os.ReadDir(host.Path("/var/lib/cni")); err != nil || slices.ContainsFunc(left, func(e fs.DirEntry) bool { return e.Name() == "networks" }) {
 			t.Errorf("of the pod network's addresses is left: %v, %v", left, err)
 		}
+	}
+}
+
+// initAgain: an init beside one that is there says to programs which CA it kept, and the line that joins a node.
+func (s *system) initAgain() {
+	s.t.Helper()
+	out, err := s.Keadm(s.t.Context(), "init", "--local", "--service", "none", "--config", filepath.Join(s.t.TempDir(), "cloudcore.yaml"),
+		"--advertise-address", "cloud.example.org", "-o", "json")
+	s.must(err)
+	var r struct {
+		CA, Join string
+		Token    struct{ Token string }
+	}
+	if err := json.Unmarshal([]byte(out), &r); err != nil || r.CA == "" || !strings.HasPrefix(r.Token.Token, r.CA+".") ||
+		r.Join != "keadm join --cloudcore-ipport cloud.example.org:10000 --token "+r.Token.Token {
+		s.t.Errorf("init says to programs, %v:\n%s", err, out)
 	}
 }
 

@@ -328,16 +328,29 @@ func installCloud(ctx context.Context, w IO, client *clusterClient, f *initFlags
 	return s.waitReady(ctx, w, cfg, time.Minute)
 }
 
-// waitReady waits until CloudCore is. What keeps it from that, its log says.
+// errEnded: what was started has ended. It is started again, to the same end.
+var errEnded = errors.New("expected it to go on running, found that its process ended")
+
+// waitReady waits until CloudCore is, and no longer than it runs. What keeps it from that, its log says.
 func (s *service) waitReady(ctx context.Context, w IO, cfg *v1alpha1.CloudCore, limit time.Duration) error {
-	err := waitFor(ctx, w, limit, often, "CloudCore to be ready", func(ctx context.Context) answer {
+	every := often
+	if s.kind == serviceSystemd {
+		every = seldom // each look at its process is a program
+	}
+	running := 0
+	err := waitFor(ctx, w, limit, every, "CloudCore to be ready", func(ctx context.Context) answer {
+		pid := s.pid(ctx)
+		if running != 0 && pid != running && ctx.Err() == nil {
+			return answer{failed: errEnded}
+		}
+		running = pid
 		if _, err := fetch(ctx, "http://"+cfg.Metrics.BindAddress+"/readyz", maxStatus); err != nil {
 			return answer{missing: err.Error()}
 		}
 		return answer{ok: true}
 	})
 	if err != nil {
-		return fmt.Errorf("%w\nCloudCore is started again and again%s", err, s.end(ctx))
+		return fmt.Errorf("%w\nCloudCore is started again and again%s\nmend what it says, and run 'keadm init' again; --set changes its configuration, such as a port", err, s.end(ctx))
 	}
 	return nil
 }

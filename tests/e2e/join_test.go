@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -132,6 +135,7 @@ func TestJoinRevokeAndReset(t *testing.T) {
 	}
 	cluster.Eventually(t, 30*time.Second, "the machine to be as it was", func() error { return differ(before, look(t, host)) })
 	s.initAgain()
+	s.initOnABusyPort()
 	if _, err := p.Admin.CoreV1().Nodes().Get(ctx, "edge-1", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
 		t.Errorf("after the reset the Node is still there: %v", err)
 	}
@@ -178,6 +182,33 @@ func (s *system) initAgain() {
 		r.Join != "keadm join --cloudcore-ipport cloud.example.org:10000 --token "+r.Token.Token {
 		s.t.Errorf("init says to programs, %v:\n%s", err, out)
 	}
+}
+
+// initOnABusyPort: a CloudCore that cannot listen is not waited for, and init says why it ended.
+func (s *system) initOnABusyPort() {
+	s.t.Helper()
+	dir := s.t.TempDir()
+	host, port, err := net.SplitHostPort(s.Server())
+	s.must(err)
+	ports, err := cluster.FreePorts(1, "")
+	s.must(err)
+	start := time.Now()
+	_, err = s.Keadm(s.t.Context(), "init", "--local", "--service", "process", "--config", filepath.Join(dir, "cloudcore.yaml"), "--advertise-address", host,
+		"--set", "hub.bindAddress="+host, "--set", "hub.webSocketPort="+port, "--set", fmt.Sprintf("metrics.bindAddress=127.0.0.1:%d", ports[0]))
+	if took := time.Since(start); err == nil || took > 30*time.Second || !strings.Contains(err.Error(), "hub.webSocketPort: listen tcp "+s.Server()+": bind: address already in use") {
+		s.t.Errorf("after %s: %v", took, err)
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "run", "cloudcore-supervisor.pid"))
+	s.must(err)
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	s.must(err)
+	s.must(syscall.Kill(pid, syscall.SIGTERM))
+	cluster.Eventually(s.t, 30*time.Second, "the supervisor to end", func() error {
+		if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); err == nil {
+			return fmt.Errorf("process %d is there", pid)
+		}
+		return nil
+	})
 }
 
 // lookAtNode: keadm reads what edgecore tells of itself, and finds a node that has just joined well.

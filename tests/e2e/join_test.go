@@ -198,6 +198,7 @@ func (s *system) initOnABusyPort() {
 	if took := time.Since(start); err == nil || took > 30*time.Second || !strings.Contains(err.Error(), "hub.webSocketPort: listen tcp "+s.Server()+": bind: address already in use") {
 		s.t.Errorf("after %s: %v", took, err)
 	}
+	s.t.Logf("an init on a busy port ended after %s", time.Since(start).Round(10*time.Millisecond))
 	text, err := os.ReadFile(filepath.Join(dir, "run", "cloudcore-supervisor.pid"))
 	s.must(err)
 	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))

@@ -36,3 +36,27 @@ func TestARenewalOfTheOwnCertificateBringsNoFormerCABack(t *testing.T) {
 		}
 	}
 }
+
+// A revocation is dropped once what it revokes can no longer be renewed. A configuration that gives more time for that
+// later brings nothing back.
+func TestALongerGraceBringsNoRevokedCertificateBack(t *testing.T) {
+	e := newEnv(t)
+	j := e.join("edge-1")
+	if _, err := e.store.Revoke(t.Context(), "edge-1"); err != nil {
+		t.Fatal(err)
+	}
+	e.add(98 * day)
+	e.reload()
+	e.join("edge-2")
+	if _, err := e.store.Revoke(t.Context(), "edge-2"); err != nil {
+		t.Fatal(err)
+	}
+	e.reload()
+	if e.trusted.Revoked("edge-1", j.cert) {
+		t.Fatal("the revocation is kept")
+	}
+	e.issuer.cfg.Grace = 365 * day // as a CloudCore that was started anew has it
+	_, err := j.Renew(t.Context(), []byte(csr(t, "edge-1", j.key)))
+	wantRefusal(t, "a renewal", err, "Revoked")
+	wantRefusal(t, "giving the name back", j.Leave(t.Context()), "Revoked")
+}

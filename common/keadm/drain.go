@@ -49,7 +49,7 @@ type refusal struct {
 
 // drained is what came of it, for programs.
 type drained struct {
-	// Pods were moved.
+	// Pods is how many were evicted.
 	Pods int `json:"pods"`
 	// Failed says why the node was not drained, or not wholly; empty if it was.
 	Failed string `json:"failed,omitempty"`

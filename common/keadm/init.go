@@ -437,7 +437,7 @@ func (c *clusterClient) whyNot(ctx context.Context) string {
 	for _, p := range pods.Items {
 		for _, s := range p.Status.ContainerStatuses {
 			if s.State.Waiting != nil {
-				return fmt.Sprintf("pod %s: %s: %s", p.Name, s.State.Waiting.Reason, s.State.Waiting.Message)
+				return fmt.Sprintf("pod %s: %s: %s%s", p.Name, s.State.Waiting.Reason, s.State.Waiting.Message, c.lastWords(ctx, p.Name, &s))
 			}
 		}
 		for _, cond := range p.Status.Conditions {
@@ -447,4 +447,16 @@ func (c *clusterClient) whyNot(ctx context.Context) string {
 		}
 	}
 	return fmt.Sprintf("%d pods, none available", len(pods.Items))
+}
+
+// lastWords are what a container that has ended said last; empty if it has not ended, or nothing tells.
+func (c *clusterClient) lastWords(ctx context.Context, pod string, s *corev1.ContainerStatus) string {
+	if s.LastTerminationState.Terminated == nil {
+		return ""
+	}
+	b, err := c.CoreV1().Pods(build.Namespace).GetLogs(pod, &corev1.PodLogOptions{Container: s.Name, Previous: true, TailLines: new(int64(1))}).DoRaw(ctx)
+	if text := strings.TrimSpace(string(b)); err == nil && text != "" {
+		return "; its last words were: " + redactor{}.text(text)
+	}
+	return ""
 }

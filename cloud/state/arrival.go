@@ -9,6 +9,7 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/tether-edge/tether/apis/devices/v1beta1"
 	"github.com/tether-edge/tether/common/object"
 	"github.com/tether-edge/tether/common/wire"
 )
@@ -21,9 +22,9 @@ type arrival struct {
 	metav1.ObjectMeta
 	name    name
 	content *content
-	// node of a bound Pod or of a VolumeAttachment.
+	// node of a bound Pod, a VolumeAttachment or a Device.
 	node string
-	// refs of a Pod, or the Secrets of a PersistentVolume.
+	// refs of a Pod, the Secrets of a PersistentVolume, or the model of a Device.
 	refs []ref
 	// claim of a PersistentVolume.
 	claim name
@@ -69,6 +70,11 @@ func newArrival(k object.Kind, o object.Object) *arrival {
 		}
 	case *storagev1.VolumeAttachment:
 		a.node = obj.Spec.NodeName
+	case *v1beta1.Device:
+		if a.node = obj.Spec.NodeName; a.node != "" {
+			a.node = unique.Make(a.node).Value()
+			a.refs = deviceRefs(obj)
+		}
 	}
 	return a
 }

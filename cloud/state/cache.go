@@ -59,7 +59,7 @@ type Deps struct {
 	Compressor Compressor
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
-	// Kinds are the kinds to sync; nil means object.Synced().
+	// Kinds are the kinds to sync; nil means object.Watched().
 	Kinds []object.Kind
 }
 
@@ -89,7 +89,7 @@ type Cache struct {
 func New(cfg Config, deps Deps) *Cache {
 	cfg = cfg.withDefaults()
 	if deps.Kinds == nil {
-		deps.Kinds = object.Synced()
+		deps.Kinds = object.Watched()
 	}
 	c := &Cache{
 		cfg: cfg, deps: deps, g: newGraph(deps.Kinds, cfg.MaxCauses), sem: make(chan struct{}, cfg.Lookups),
@@ -236,7 +236,7 @@ func (c *Cache) missing() []object.ID {
 	return out
 }
 
-// Kinds returns the kinds that are synced, in rank order. Optional kinds that the API server lacks leave the list
+// Kinds returns the kinds that are watched, in rank order. Optional kinds that the API server lacks leave the list
 // during Start, before Synced.
 func (c *Cache) Kinds() []object.ID {
 	c.mu.RLock()

@@ -37,9 +37,9 @@ type entry struct {
 
 // relations are an entry's links to others. Which fields are used depends on the kind.
 type relations struct {
-	// node is where a Pod is bound or a VolumeAttachment attaches; nil if nowhere.
+	// node is where a Pod is bound, a VolumeAttachment attaches or a Device is; nil if nowhere.
 	node *nodeState
-	// refs are what a bound Pod refers to, or the Secrets of a PersistentVolume; without duplicates.
+	// refs are what a bound Pod refers to, the Secrets of a PersistentVolume, or a Device's model; without duplicates.
 	refs []*entry
 	// claim is the PersistentVolumeClaim that a PersistentVolume is reserved for.
 	claim *entry

@@ -131,6 +131,8 @@ func (g *graph) put(k *kindState, a *arrival, first bool, ch *changes) {
 		g.relateVolume(e, a, ch)
 	case object.VolumeAttachments:
 		g.attach(e, a.node, ch)
+	case object.Devices:
+		g.placeDevice(e, a.node, g.entries(a.refs), ch)
 	case object.Services:
 		if old == nil {
 			g.namespace(e.name.namespace).services[e] = struct{}{}
@@ -157,6 +159,8 @@ func (g *graph) remove(k *kindState, n name, collected bool, ch *changes) {
 		g.relateVolume(e, nil, ch)
 	case object.VolumeAttachments:
 		g.attach(e, "", ch)
+	case object.Devices:
+		g.placeDevice(e, "", nil, ch)
 	case object.Services:
 		delete(g.namespace(e.name.namespace).services, e)
 		g.dropNamespace(e.name.namespace)
@@ -385,6 +389,36 @@ func (g *graph) attach(e *entry, nodeName string, ch *changes) {
 	if old != nil {
 		g.unrefer(old, e, ch)
 		g.dropNode(old)
+	}
+}
+
+// placeDevice sets the node of a Device ("": nowhere) and its model, which the node sees for as long as it has the device.
+func (g *graph) placeDevice(e *entry, nodeName string, refs []*entry, ch *changes) {
+	var n *nodeState
+	if nodeName != "" {
+		n = g.node(nodeName)
+	}
+	if e.rel == nil && n == nil {
+		return
+	}
+	old, oldRefs := e.links().node, e.rel.refs
+	e.rel.node, e.rel.refs = n, refs
+	// The new ones are counted before the old ones are taken back, so that what stays is never unseen.
+	if n != nil {
+		g.refer(n, e, ch)
+		for _, r := range refs {
+			g.refer(n, r, ch)
+		}
+	}
+	if old != nil {
+		for _, r := range oldRefs {
+			g.unrefer(old, r, ch)
+		}
+		g.unrefer(old, e, ch)
+		g.dropNode(old)
+	}
+	if n == nil {
+		e.rel = nil
 	}
 }
 

@@ -3,6 +3,7 @@ package state
 import (
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/tether-edge/tether/apis/devices/v1beta1"
 	"github.com/tether-edge/tether/common/object"
 )
 
@@ -49,6 +50,15 @@ func (s *refSet) secretIn(r *corev1.SecretReference, fallback string) {
 func podRefs(p *corev1.Pod) []ref {
 	s := &refSet{}
 	object.VisitReferences(p, func(k object.Key) { s.addIn(k.Kind, k.Namespace, k.Name) })
+	return s.list
+}
+
+// deviceRefs returns the device's model.
+func deviceRefs(d *v1beta1.Device) []ref {
+	s := &refSet{}
+	if d.Spec.DeviceModelRef != nil {
+		s.addIn(object.DeviceModels, d.Namespace, d.Spec.DeviceModelRef.Name)
+	}
 	return s.list
 }
 

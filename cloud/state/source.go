@@ -29,7 +29,7 @@ type Source interface {
 }
 
 // NewSource returns the Source of an API server. It reads protobuf. Its client is not rate limited: the Cache makes
-// one watch per kind and bounds its reads itself. It needs the verbs get, list and watch on all of object.Synced().
+// one watch per kind and bounds its reads itself. It needs the verbs get, list and watch on all of object.Watched().
 func NewSource(config *rest.Config) (Source, error) {
 	cfg := rest.CopyConfig(config)
 	cfg.QPS = -1
@@ -44,7 +44,7 @@ func NewSource(config *rest.Config) (Source, error) {
 		scheme: scheme, params: runtime.NewParameterCodec(scheme), clients: map[schema.GroupVersion]rest.Interface{},
 	}
 	cfg.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
-	for _, k := range object.Synced() {
+	for _, k := range object.Watched() {
 		gv := k.GroupVersion()
 		if s.clients[gv] != nil {
 			continue

@@ -237,7 +237,7 @@ func TestOptionalKindThatIsNotServedIsNotSynced(t *testing.T) {
 	if l, n := cluster.Requests(object.ResourceClaims); l+n > 0 {
 		t.Errorf("%d lists and %d watches of a kind that is not served", l, n)
 	}
-	if len(w.cache.Kinds()) != len(object.Synced())-1 {
+	if len(w.cache.Kinds()) != len(object.Watched())-1 {
 		t.Errorf("kinds %v", w.cache.Kinds())
 	}
 }

@@ -3,6 +3,7 @@ package state
 import (
 	"bytes"
 	"hash/maphash"
+	"slices"
 	"sync"
 
 	"github.com/tether-edge/tether/common/object"
@@ -45,8 +46,13 @@ func (v *View) List(kind object.ID, visit func(object.Key, object.Version)) {
 	}
 }
 
-// Kinds returns the kinds that are synced, in rank order.
-func (v *View) Kinds() []object.ID { return v.c.Kinds() }
+// Kinds returns the kinds that are sent to nodes, in rank order.
+func (v *View) Kinds() []object.ID {
+	return slices.DeleteFunc(v.c.Kinds(), func(id object.ID) bool {
+		k, _ := object.Lookup(id)
+		return k.CloudOnly
+	})
+}
 
 // Get returns an object that the node sees; false if it is absent or not for this node. The body is shared: it must not
 // be changed.

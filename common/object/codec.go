@@ -2,6 +2,7 @@ package object
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
 
@@ -15,6 +16,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+
+	"github.com/tether-edge/tether/apis/devices/v1beta1"
 )
 
 // Object is any typed Kubernetes API object with metadata.
@@ -28,6 +31,7 @@ func NewScheme() *runtime.Scheme {
 	s := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{
 		corev1.AddToScheme, storagev1.AddToScheme, nodev1.AddToScheme, coordinationv1.AddToScheme, resourcev1.AddToScheme,
+		v1beta1.AddToScheme,
 	} {
 		utilruntime.Must(add(s))
 	}
@@ -49,12 +53,19 @@ func New(k Kind) (Object, error) {
 }
 
 // Encode returns o as Kubernetes protobuf, enveloped with its apiVersion and kind (the API server's storage format,
-// described in k8s.io/apimachinery/pkg/runtime/serializer/protobuf).
+// described in k8s.io/apimachinery/pkg/runtime/serializer/protobuf). Of a custom kind it is JSON, as the API server stores it.
 func Encode(k Kind, o runtime.Object) ([]byte, error) {
 	// The serializer reads the type from the object; lists and watches leave it empty.
 	if o.GetObjectKind().GroupVersionKind() != k.GroupVersionKind {
 		o = o.DeepCopyObject()
 		o.GetObjectKind().SetGroupVersionKind(k.GroupVersionKind)
+	}
+	if k.Custom {
+		b, err := json.Marshal(o)
+		if err != nil {
+			return nil, fmt.Errorf("encode %s: %w", k.ID(), err)
+		}
+		return b, nil
 	}
 	var b bytes.Buffer
 	if err := codec.Encode(o, &b); err != nil {
@@ -66,6 +77,9 @@ func Encode(k Kind, o runtime.Object) ([]byte, error) {
 // Decode reads what Encode wrote. It returns an error, never a panic, for any input, and refuses a body of another
 // kind.
 func Decode(k Kind, body []byte) (Object, error) {
+	if k.Custom {
+		return decodeJSON(k, body)
+	}
 	o, gvk, err := codec.Decode(body, nil, nil)
 	if err != nil {
 		return nil, fmt.Errorf("decode %s of %d bytes: %w", k.ID(), len(body), err)
@@ -78,6 +92,20 @@ func Decode(k Kind, body []byte) (Object, error) {
 		return nil, fmt.Errorf("decode %s: %T has no metadata: %w", k.ID(), o, io.ErrUnexpectedEOF)
 	}
 	return obj, nil
+}
+
+func decodeJSON(k Kind, body []byte) (Object, error) {
+	o, err := New(k)
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(body, o); err != nil {
+		return nil, fmt.Errorf("decode %s of %d bytes: %w", k.ID(), len(body), err)
+	}
+	if gvk := o.GetObjectKind().GroupVersionKind(); gvk != k.GroupVersionKind {
+		return nil, fmt.Errorf("decode %s: the body is a %s, expected %s", k.ID(), gvk, k.GroupVersionKind)
+	}
+	return o, nil
 }
 
 // KeyOf returns the key of o.

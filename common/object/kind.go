@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/tether-edge/tether/apis/devices/v1beta1"
 )
 
 // A Kind is one type of object that Tether knows, in the version that it stores and sends.
@@ -22,8 +24,12 @@ type Kind struct {
 	Namespaced bool
 	// Rank orders kinds inside a batch: an object is sent before those of higher rank that make it visible.
 	Rank int
-	// Optional kinds are absent from some supported API servers (1.31 on) and are then not synced.
+	// Optional kinds are absent from some API servers (older ones, or without their definitions) and are then not synced.
 	Optional bool
+	// Custom kinds are defined by a CustomResourceDefinition: they travel as JSON.
+	Custom bool
+	// CloudOnly kinds are watched by CloudCore and sent to nobody.
+	CloudOnly bool
 }
 
 // ID is the name of a kind on the wire and in the store: "pods", "csinodes.storage.k8s.io".
@@ -64,12 +70,21 @@ const (
 	CSIDrivers             ID = "csidrivers.storage.k8s.io"
 	RuntimeClasses         ID = "runtimeclasses.node.k8s.io"
 	ResourceClaims         ID = "resourceclaims.resource.k8s.io"
+	Devices                ID = "devices.devices.kubeedge.io"
+	DeviceModels           ID = "devicemodels.devices.kubeedge.io"
+	DeviceStatuses         ID = "devicestatuses.devices.kubeedge.io"
 	Events                 ID = "events"
 	Leases                 ID = "leases.coordination.k8s.io"
 )
 
-// synced lists what the hub sends to an edge, in rank order. Pods come last: a pod follows every object it makes
-// visible.
+func deviceKind(name, resource string, rank int) Kind {
+	k := kind(v1beta1.GroupVersion.Group, v1beta1.GroupVersion.Version, name, resource, true, rank)
+	k.Custom, k.Optional = true, true
+	return k
+}
+
+// synced lists what the hub sends to an edge, in rank order. Pods and devices come last: they follow every object that they
+// make visible.
 var synced = func() []Kind {
 	claims := kind("resource.k8s.io", "v1", "ResourceClaim", "resourceclaims", true, 2)
 	claims.Optional = true
@@ -86,8 +101,17 @@ var synced = func() []Kind {
 		kind("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims", true, 2),
 		kind("storage.k8s.io", "v1", "VolumeAttachment", "volumeattachments", false, 2),
 		claims,
+		deviceKind("DeviceModel", "devicemodels", 2),
 		kind("", "v1", "Pod", "pods", true, 3),
+		deviceKind("Device", "devices", 3),
 	}
+}()
+
+// cloudOnly: an edge writes a DeviceStatus and needs none.
+var cloudOnly = func() []Kind {
+	status := deviceKind("DeviceStatus", "devicestatuses", 4)
+	status.CloudOnly = true
+	return []Kind{status}
 }()
 
 // localOnly lists what the edge serves and keeps but the hub never sends.
@@ -98,7 +122,7 @@ var localOnly = []Kind{
 
 var byID = func() map[ID]Kind {
 	m := map[ID]Kind{}
-	for _, k := range slices.Concat(synced, localOnly) {
+	for _, k := range slices.Concat(synced, cloudOnly, localOnly) {
 		m[k.ID()] = k
 	}
 	return m
@@ -106,6 +130,9 @@ var byID = func() map[ID]Kind {
 
 // Synced returns the kinds that the hub sends, in the order in which a batch carries them.
 func Synced() []Kind { return slices.Clone(synced) }
+
+// Watched returns the kinds that CloudCore watches: those of Synced, and some that it sends to nobody.
+func Watched() []Kind { return slices.Concat(synced, cloudOnly) }
 
 // Lookup returns the kind of that name. ok is false for a kind that this version does not know.
 func Lookup(id ID) (k Kind, ok bool) {

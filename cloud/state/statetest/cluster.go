@@ -57,7 +57,7 @@ type kind struct {
 // New returns an empty cluster at revision 1.
 func New() *Cluster {
 	c := &Cluster{rv: 1, scheme: object.NewScheme(), kinds: map[object.ID]*kind{}, reads: map[object.Key]int{}, gates: map[object.Key]chan struct{}{}}
-	for _, k := range object.Synced() {
+	for _, k := range object.Watched() {
 		c.kinds[k.ID()] = &kind{Kind: k, objects: map[object.Key]object.Object{}, watchers: map[*watcher]struct{}{}}
 	}
 	return c

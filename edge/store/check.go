@@ -29,7 +29,7 @@ func check(path string, scripts []string) (version int, err error) {
 		}
 		return 0, err
 	}
-	return version, checkRows(c)
+	return version, checkRows(c, version)
 }
 
 // quickCheck runs SQLite's check on the whole database or on one table.
@@ -54,18 +54,27 @@ func quickCheck(c *conn, table string) error {
 	return nil
 }
 
-// checkRows reads every row that Open will read or that has a checksum. A table that is missing is damage, too.
-func checkRows(c *conn) error {
-	for _, t := range []struct {
+// notesSince is the schema that brought table notes.
+const notesSince = 2
+
+// checkRows reads every row that Open will read or that has a checksum. A table that the schema has and the database lacks
+// is damage, too.
+func checkRows(c *conn, schema int) error {
+	type table struct {
 		q    string
 		scan func(func(...any) error) error
-	}{
+	}
+	tables := []table{
 		{selectAll, func(scan func(...any) error) error { _, err := scanRecord(scan); return err }},
 		{selectOutbox, func(scan func(...any) error) error { _, err := scanOutgoing(scan); return err }},
 		{"SELECT key, pod_uid, expires, key_id, sum, body FROM tokens", func(scan func(...any) error) error { _, err := scanToken(scan); return err }},
 		{"SELECT kind FROM kinds", func(scan func(...any) error) error { return ours(scan(new(object.ID))) }},
 		{"SELECT class, reason, count FROM losses", func(scan func(...any) error) error { return ours(scan(new(int64), new(string), new(int64))) }},
-	} {
+	}
+	if schema >= notesSince {
+		tables = append(tables, table{"SELECT " + noteColumns + " FROM notes", func(scan func(...any) error) error { _, err := scanNote(scan); return err }})
+	}
+	for _, t := range tables {
 		if err := c.query(t.q, nil, t.scan); err != nil {
 			return wrap("check", err)
 		}

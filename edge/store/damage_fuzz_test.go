@@ -68,6 +68,13 @@ func anyTables(body []byte) map[string]anyTable {
 				err := scan(&r.key, &r.podUID, &r.expires, &id, &r.sum, &r.body)
 				return sumToken(r.key, r.podUID, r.expires, r.body), err
 			}},
+		"notes": {noteColumns, []any{"b", "k", int64(0), int64(0), []byte("note")},
+			func(scan func(...any) error) (int64, error) {
+				var n Note
+				var id, sum int64
+				err := scan(&n.Bucket, &n.Key, &id, &sum, &n.Value)
+				return sumNote(&n), err
+			}},
 		"objects": {objectColumns, []any{"pods", "shop", "a", "u1", int64(5), int64(7), int64(0), int64(0), int64(0), int64(0), int64(0), body, nil, nil},
 			func(scan func(...any) error) (int64, error) {
 				var r object.Record
@@ -119,7 +126,7 @@ func damagedDatabase(t *testing.T, path string, d dice, body []byte) {
 	if _, err := c.putOutgoing(&object.Outgoing{Key: sound.Key, UID: "u9", Op: object.OpOverlay, Body: []byte("{}")}); err != nil {
 		t.Fatal(err)
 	}
-	names := []string{"tokens", "objects", "outbox", "losses", "kinds", "meta"}
+	names := []string{"tokens", "objects", "outbox", "losses", "kinds", "meta", "notes"}
 	name := names[int(d.byte())%len(names)]
 	table := anyTables(body)[name]
 	right := d.byte()%2 == 1

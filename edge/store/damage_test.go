@@ -465,6 +465,7 @@ func TestARowThatIsNoneOfOursIsMendedAtOpen(t *testing.T) {
 		"an unknown class":         "UPDATE outbox SET class = 99",
 		"a version beyond all":     "UPDATE meta SET value = '18446744073709551615' WHERE name = 'rv_block'",
 		"a sealed token":           "INSERT INTO tokens (key, pod_uid, expires, key_id, sum, body) VALUES ('k', 'u1', 5, 7, 0, x'00')",
+		"a note that was changed":  "INSERT INTO notes (bucket, key, key_id, sum, body) VALUES ('b', 'k', 0, 7, x'00')",
 		"a token without its body": "INSERT INTO tokens (key, pod_uid, expires, key_id, sum, body) VALUES ('k', 'u1', 5, 0, 0, x'')",
 	} {
 		t.Run(name, func(t *testing.T) {

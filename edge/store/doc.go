@@ -1,5 +1,5 @@
 // Package store keeps what an edge node needs to live without the cloud, in one SQLite database: objects, the outbox
-// of writes that wait for the cloud, and service account tokens.
+// of writes that wait for the cloud, service account tokens, and what other parts of edgecore keep for themselves (notes).
 //
 // It promises:
 //   - an Apply or ApplyBatch that returned nil is committed; one that queues a write is on the disk (I2);

@@ -51,6 +51,9 @@ func (v *salvage) from(path, scratch string, scripts []string) error {
 	if err := v.tokenRows(c); err != nil {
 		return err
 	}
+	if err := v.noteRows(c); err != nil {
+		return err
+	}
 	if err := v.lossRows(c); err != nil {
 		return err
 	}
@@ -152,6 +155,17 @@ func (v *salvage) tokenRows(c *conn) error {
 		_, err = v.to.exec("INSERT OR REPLACE INTO tokens (key, pod_uid, expires, key_id, sum, body) VALUES (?,?,?,?,?,?)",
 			r.key, r.podUID, r.expires, plain, r.sum, r.body)
 		return target(err)
+	})
+	return err
+}
+
+func (v *salvage) noteRows(c *conn) error {
+	_, err := v.rows(c, "notes", noteColumns, func(scan func(...any) error) error {
+		n, err := scanNote(scan)
+		if err != nil {
+			return err
+		}
+		return target(v.to.putNote(&n))
 	})
 	return err
 }

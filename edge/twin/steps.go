@@ -1,0 +1,162 @@
+package twin
+
+import (
+	"maps"
+
+	"github.com/tether-edge/tether/apis/devices/v1beta1"
+)
+
+// A Declared property is one that the Device names.
+type Declared struct {
+	Name    string
+	Type    v1beta1.PropertyType
+	Desired *v1beta1.TwinProperty
+}
+
+// Declare takes what the Device says. Properties of the Device that it names no longer are removed, whatever they
+// reported; those that came from clients stay.
+func (t *Twin) Declare(all []Declared, at Stamp) (Changes, error) {
+	s := t.step()
+	named := map[string]bool{}
+	for _, d := range all {
+		if named[d.Name] {
+			continue // the first one counts; common/device judges such a Device
+		}
+		named[d.Name] = true
+		s.declare(d, at)
+	}
+	for name, p := range t.properties {
+		if p.Own && !named[name] {
+			s.remove(name)
+		}
+	}
+	c, err := s.done()
+	if err == nil {
+		t.advance(at)
+	}
+	return c, err
+}
+
+func (s *step) declare(d Declared, at Stamp) {
+	before := s.t.properties[d.Name]
+	var was Property
+	if before != nil {
+		was = *before
+	}
+	want := ""
+	if d.Desired != nil {
+		want = d.Desired.Value
+	}
+	changed := want != was.Cloud.text()
+	if before != nil && was.Own && was.Type == d.Type && !changed && sameMetadata(was.Cloud, d.Desired) {
+		return
+	}
+	p := s.change(d.Name)
+	p.Own, p.Type = true, d.Type
+	if !changed && p.Cloud != nil {
+		p.Cloud.Metadata = metadataOf(d.Desired)
+		return
+	}
+	if !changed {
+		return
+	}
+	p.Cloud = nil
+	if want != "" {
+		p.Cloud = &Value{Value: want, Metadata: metadataOf(d.Desired), Stamp: at}
+	}
+	p.DesiredVersions.Cloud++
+	if p.Edge != nil {
+		if p.Edge.Value != want {
+			s.changes.Conflicts = append(s.changes.Conflicts, Conflict{Property: d.Name, Lost: p.Edge.Value, Won: want})
+		}
+		p.Edge = nil
+	}
+	s.changes.Desired = s.changes.Desired || was.Desired().text() != want
+}
+
+func metadataOf(v *v1beta1.TwinProperty) map[string]string {
+	if v == nil {
+		return nil
+	}
+	return maps.Clone(v.Metadata)
+}
+
+func sameMetadata(v *Value, d *v1beta1.TwinProperty) bool {
+	if v == nil || d == nil {
+		return true // an empty desire has none
+	}
+	return maps.Equal(v.Metadata, d.Metadata)
+}
+
+// An Update is what a client says of a property. Nil parts are left as they are.
+type Update struct {
+	Desired, Reported *v1beta1.TwinProperty
+	// Type is set where it is not empty and the Device does not name the property.
+	Type v1beta1.PropertyType
+	// Remove removes a property that the Device does not name, and the edge's desire and what was reported of one that it
+	// does.
+	Remove bool
+}
+
+// Apply takes what a client at the edge says: all of it, or none where it is beyond the limits.
+func (t *Twin) Apply(updates map[string]Update, at Stamp) (Changes, error) {
+	s := t.step()
+	for name, u := range updates {
+		if u.Remove {
+			s.forget(name)
+			continue
+		}
+		if u.Desired != nil {
+			s.desire(name, u.Desired, at)
+		}
+		if u.Reported != nil {
+			s.report(name, u.Reported, at)
+		}
+		if before := t.properties[name]; u.Type != "" && (before == nil || !before.Own && before.Type != u.Type) {
+			s.change(name).Type = u.Type
+		}
+	}
+	c, err := s.done()
+	if err == nil {
+		t.advance(at)
+	}
+	return c, err
+}
+
+func (s *step) desire(name string, v *v1beta1.TwinProperty, at Stamp) {
+	p := s.change(name)
+	was := p.Desired().text()
+	p.Edge = &Value{Value: v.Value, Metadata: maps.Clone(v.Metadata), Stamp: at}
+	if v.Value == p.Cloud.text() {
+		p.Edge = nil // as the cloud has it: there is nothing to lose
+	}
+	if v.Value != was {
+		p.DesiredVersions.Edge++
+		s.changes.Desired = true
+	}
+}
+
+func (s *step) report(name string, v *v1beta1.TwinProperty, at Stamp) {
+	p := s.change(name)
+	if p.Reported == nil || p.Reported.Value != v.Value {
+		p.ReportedVersions.Edge++
+		s.changes.Reported = true
+	}
+	p.Reported = &Value{Value: v.Value, Metadata: maps.Clone(v.Metadata), Stamp: at}
+}
+
+func (s *step) forget(name string) {
+	before := s.t.properties[name]
+	if before == nil {
+		return
+	}
+	if !before.Own {
+		s.remove(name)
+		return
+	}
+	p := s.change(name)
+	was := p.Desired().text()
+	s.changes.Reported = s.changes.Reported || p.Reported != nil
+	p.Edge, p.Reported = nil, nil
+	s.changes.Desired = s.changes.Desired || p.Desired().text() != was
+}

@@ -85,7 +85,7 @@ func (g *gateway) get(ctx context.Context, w IO, f *getFlags, args []string) err
 	}
 	var answers [][]byte
 	for _, one := range list {
-		b, err := g.request(f, one).Do(ctx).Raw()
+		b, err := raw(ctx, g.request(f, one))
 		if err != nil {
 			return err
 		}
@@ -189,6 +189,16 @@ func (g *gateway) request(f *getFlags, one wanted) *rest.Request {
 		return r.SetHeader("Accept", "application/json")
 	}
 	return r.SetHeader("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io,application/json")
+}
+
+// raw makes a request and returns the answer as it came. An error is the API's own.
+func raw(ctx context.Context, r *rest.Request) ([]byte, error) {
+	result := r.Do(ctx)
+	// Raw alone would say of an error only what its code means.
+	if err := result.Error(); err != nil {
+		return nil, err
+	}
+	return result.Raw()
 }
 
 // printAnswers prints tables or names and returns the version of the last.

@@ -31,13 +31,13 @@ func newCtlRestart(w IO) *cobra.Command {
 		Short: "Restart the containers of a pod, here and now",
 		Long: "Stop the containers of a pod, each with the pod's grace period and without preStop hooks; the kubelet starts them again in\n" +
 			"the same pod, and their restart count rises. The pod keeps its name, its address and its volumes, and the cluster is not\n" +
-			"asked: it works offline. Returns when all of them run. What ran for less than 10 minutes may be started with a delay.\n\n" +
+			"asked: it works offline. Returns when all of them are ready. What ran for less than 10 minutes may be started with a delay.\n\n" +
 			"Refused where the kubelet would not start them again: a pod with another restart policy than Always.",
 		Args: usage(cobra.ExactArgs(1)),
 	}
 	f.in(c)
 	c.Flags().StringVarP(&container, "container", "c", "", "only this container (default: all of the pod, but for init containers)")
-	c.Flags().DurationVar(&timeout, "timeout", 2*time.Minute, "how long to wait for them to run again, beside the grace period")
+	c.Flags().DurationVar(&timeout, "timeout", 2*time.Minute, "how long to wait for them to be ready again, beside the grace period")
 	c.RunE = f.on(func(ctx context.Context, g *gateway, args []string) error {
 		pod, err := g.pod(ctx, f.namespace, args[0])
 		if err != nil {
@@ -157,10 +157,10 @@ func stopContainers(ctx context.Context, w IO, endpoint string, pod *corev1.Pod,
 	return names, longest, nil
 }
 
-// waitRestarted waits until each of the containers runs as another one than before.
+// waitRestarted waits until each of the containers is ready as another one than before.
 func (g *gateway) waitRestarted(ctx context.Context, w IO, before *corev1.Pod, names []string, limit time.Duration) error {
 	old := statuses(before)
-	return waitFor(ctx, w, limit, often, "pod "+before.Name+" to run again", func(ctx context.Context) answer {
+	return waitFor(ctx, w, limit, often, "pod "+before.Name+" to be ready", func(ctx context.Context) answer {
 		now, err := g.client.CoreV1().Pods(before.Namespace).Get(ctx, before.Name, metav1.GetOptions{})
 		if err != nil {
 			return answer{missing: g.explain(err).Error()}
@@ -168,13 +168,16 @@ func (g *gateway) waitRestarted(ctx context.Context, w IO, before *corev1.Pod, n
 		if now.UID != before.UID {
 			return answer{missing: "the cluster has replaced the pod meanwhile"}
 		}
-		for name, s := range statuses(now) {
-			if slices.Contains(names, name) && (s.State.Running == nil || s.ContainerID == old[name].ContainerID) {
-				missing := "container " + name + " to start"
-				if s.State.Waiting != nil {
-					missing += ": " + told(s.State.Waiting.Reason, s.State.Waiting.Message)
-				}
-				return answer{missing: missing}
+		present := statuses(now)
+		for _, name := range names {
+			s := present[name]
+			switch missing := "container " + name; {
+			case s.State.Waiting != nil:
+				return answer{missing: missing + " waits: " + told(s.State.Waiting.Reason, s.State.Waiting.Message)}
+			case s.State.Running == nil || s.ContainerID == old[name].ContainerID:
+				return answer{missing: missing + " is not started yet"}
+			case !s.Ready:
+				return answer{missing: missing + " runs and is not ready yet"}
 			}
 		}
 		return answer{ok: true}

@@ -18,11 +18,13 @@ import (
 type measured struct {
 	Metadata   metav1.ObjectMeta   `json:"metadata"`
 	Usage      corev1.ResourceList `json:"usage"`
-	Containers []struct {
-		Name  string              `json:"name"`
-		Usage corev1.ResourceList `json:"usage"`
-	} `json:"containers"`
-	Items []measured `json:"items"`
+	Containers []usedByContainer   `json:"containers"`
+	Items      []measured          `json:"items"`
+}
+
+type usedByContainer struct {
+	Name  string              `json:"name"`
+	Usage corev1.ResourceList `json:"usage"`
 }
 
 // total is the sum of the containers, in thousandths of a processor and in MiB.
@@ -119,6 +121,7 @@ func writeUsage(t io.Writer, list []measured, spaces, containers bool) {
 	}
 	for _, m := range list {
 		if containers {
+			slices.SortFunc(m.Containers, func(a, b usedByContainer) int { return strings.Compare(a.Name, b.Name) })
 			for _, c := range m.Containers {
 				put(m.Metadata.Namespace, m.Metadata.Name, c.Name, fmt.Sprintf("%dm", c.Usage.Cpu().MilliValue()), fmt.Sprintf("%dMi", c.Usage.Memory().Value()>>20))
 			}
@@ -131,7 +134,7 @@ func writeUsage(t io.Writer, list []measured, spaces, containers bool) {
 
 // measure asks the local API, which asks the kubelet.
 func (g *gateway) measure(ctx context.Context, path ...string) (*measured, error) {
-	b, err := g.client.Discovery().RESTClient().Get().AbsPath(append([]string{"/apis/metrics.k8s.io/v1beta1"}, path...)...).Do(ctx).Raw()
+	b, err := raw(ctx, g.client.Discovery().RESTClient().Get().AbsPath(append([]string{"/apis/metrics.k8s.io/v1beta1"}, path...)...))
 	if err != nil {
 		return nil, err
 	}

@@ -42,8 +42,14 @@ func (r *podRuntime) ListPodSandbox(context.Context, *runtimeapi.ListPodSandboxR
 	return &runtimeapi.ListPodSandboxResponse{Items: r.pods}, nil
 }
 
-func (r *podRuntime) ListContainers(context.Context, *runtimeapi.ListContainersRequest) (*runtimeapi.ListContainersResponse, error) {
-	return &runtimeapi.ListContainersResponse{Containers: r.containers}, nil
+func (r *podRuntime) ListContainers(_ context.Context, q *runtimeapi.ListContainersRequest) (*runtimeapi.ListContainersResponse, error) {
+	out := &runtimeapi.ListContainersResponse{}
+	for _, c := range r.containers {
+		if uid := q.Filter.GetLabelSelector()[podLabel]; uid == "" || c.Labels[podLabel] == uid {
+			out.Containers = append(out.Containers, c)
+		}
+	}
+	return out, nil
 }
 
 func (r *podRuntime) StopContainer(_ context.Context, q *runtimeapi.StopContainerRequest) (*runtimeapi.StopContainerResponse, error) {

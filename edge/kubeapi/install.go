@@ -74,6 +74,10 @@ func (s *Server) install() error {
 			}
 		}
 	}
+	var err error
+	if s.descriptions, err = s.openAPIPaths(); err != nil {
+		return err
+	}
 	s.handler = s.newHandler(nil, nil)
 	s.local = s.newHandler(s.forPeople, s.peoplesResources())
 	return nil

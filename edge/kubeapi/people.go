@@ -29,7 +29,11 @@ var losses = map[written]string{
 // what is the API's own.
 func (s *Server) forPeople(w http.ResponseWriter, req *http.Request, info *request.RequestInfo) bool {
 	if !info.IsResourceRequest {
-		return false
+		h, ok := s.descriptions[req.URL.Path]
+		if ok && req.Method == http.MethodGet {
+			h.ServeHTTP(w, req)
+		}
+		return ok && req.Method == http.MethodGet
 	}
 	if s.deps.Kubelet != nil {
 		if info.APIGroup == usageVersion.Group && info.APIVersion == usageVersion.Version {

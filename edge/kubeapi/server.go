@@ -92,6 +92,8 @@ type Server struct {
 	metrics *metrics
 	// What pods and nodes are, for those who ask for something that the kubelet serves.
 	podReader, nodeReader *resource
+	// descriptions are of the API, by path, for kubectl.
+	descriptions map[string]http.Handler
 }
 
 const (

@@ -17,7 +17,7 @@ import (
 	"github.com/tether-edge/tether/common/object"
 )
 
-// tableOf returns what `kubectl get` prints of a kind: the columns that people know for pods and nodes, name and
+// tableOf returns what `kubectl get` prints of a kind: the columns that people know for what they look at most, name and
 // creation time for the rest.
 func tableOf(r *resource) rest.TableConvertor {
 	switch r.kind.ID() {
@@ -25,6 +25,12 @@ func tableOf(r *resource) rest.TableConvertor {
 		return columns{clock: r.s.deps.Clock, heads: podHeads, cells: podCells}
 	case object.Nodes:
 		return columns{clock: r.s.deps.Clock, heads: nodeHeads, cells: nodeCells}
+	case object.Events:
+		return columns{clock: r.s.deps.Clock, heads: eventHeads, cells: eventCells}
+	case object.ConfigMaps:
+		return columns{clock: r.s.deps.Clock, heads: configMapHeads, cells: configMapCells}
+	case object.Secrets:
+		return columns{clock: r.s.deps.Clock, heads: secretHeads, cells: secretCells}
 	}
 	return rest.NewDefaultTableConvertor(r.groupResource())
 }

@@ -13,7 +13,7 @@ import (
 var eventHeads = []metav1.TableColumnDefinition{
 	head("Last Seen", "string", 0), head("Type", "string", 0), head("Reason", "string", 0), head("Object", "string", 0),
 	head("Subobject", "string", 1), head("Source", "string", 1), head("Message", "string", 0), head("First Seen", "string", 1),
-	head("Count", "integer", 1), head("Name", "string", 1),
+	head("Count", "string", 1), head("Name", "string", 1),
 }
 
 func eventCells(o runtime.Object, now time.Time) []any {
@@ -22,10 +22,17 @@ func eventCells(o runtime.Object, now time.Time) []any {
 		return make([]any, len(eventHeads))
 	}
 	first := cmp.Or(e.FirstTimestamp, metav1.NewTime(e.EventTime.Time))
-	last := cmp.Or(e.LastTimestamp, first)
+	last, count := cmp.Or(e.LastTimestamp, first), max(e.Count, 1)
+	if e.Series != nil {
+		last, count = metav1.NewTime(e.Series.LastObservedTime.Time), e.Series.Count
+	}
+	source := cmp.Or(e.Source.Component, e.ReportingController)
+	if host := cmp.Or(e.Source.Host, e.ReportingInstance); host != "" {
+		source += ", " + host
+	}
 	return []any{
 		ageOf(last, now), e.Type, e.Reason, strings.ToLower(e.InvolvedObject.Kind) + "/" + e.InvolvedObject.Name, e.InvolvedObject.FieldPath,
-		cmp.Or(e.Source.Component, e.ReportingController), strings.TrimSpace(e.Message), ageOf(first, now), int64(max(e.Count, 1)), e.Name,
+		source, strings.TrimSpace(e.Message), ageOf(first, now), int64(count), e.Name,
 	}
 }
 

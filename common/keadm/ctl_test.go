@@ -112,7 +112,8 @@ func TestStatusOfANodeWithNothingToSay(t *testing.T) {
 // Without edgecore there is what the machine itself shows, and the exit code.
 func TestStatusWithoutEdgecore(t *testing.T) {
 	files, cfg := atGateway(t, allWell, nil)
-	_, endpoint := onePod(t)
+	runtime, endpoint := onePod(t)
+	runtime.pods = append(runtime.pods, &runtimeapi.PodSandbox{Id: "over", Labels: map[string]string{podLabel: "u"}, State: runtimeapi.PodSandboxState_SANDBOX_NOTREADY})
 	cfg.Metrics.BindAddress, cfg.Kubelet.ContainerRuntimeEndpoint = freePort(t), endpoint
 	writeEdgeConfig(t, files, cfg)
 	code, out, errOut := call(t, today, "ctl", "status", "--config", files.config)
@@ -290,13 +291,28 @@ func TestATableIsPrintedAsKubectlDoes(t *testing.T) {
 		"cm/a\ncm/longer\n": {title: "cm", names: true, headers: true},
 	} {
 		table, err := readTable([]byte(answer))
-		if err != nil || table.ResourceVersion != "7" {
-			t.Fatal(table, err)
+		if err != nil {
+			t.Fatal(err)
 		}
 		var out strings.Builder
 		if err := p.print(&out, table); err != nil || out.String() != want {
 			t.Errorf("printed\n%s%v\nexpected\n%s", out.String(), err, want)
 		}
+	}
+	// What a watch brings later stands below what there was, and its columns are those of the first table.
+	p := &tablePrinter{headers: true}
+	var out strings.Builder
+	for _, text := range []string{answer, `{"kind":"Table","rows":[{"cells":["b",1,"x","9m"]}]}`} {
+		table, err := readTable([]byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.print(&out, table); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want := "\nb        1                      9m\n"; !strings.HasSuffix(out.String(), want) {
+		t.Errorf("printed\n%s\nexpected at the end %q", out.String(), want)
 	}
 	if _, err := readTable([]byte(`{"kind":"PodList"}`)); err == nil {
 		t.Error("a list passes for a table")
@@ -363,6 +379,39 @@ func TestADescriptionTellsWhyAPodDoesNotRun(t *testing.T) {
 	} {
 		if !strings.Contains(plain, want) {
 			t.Errorf("expected %q in\n%s", want, out.String())
+		}
+	}
+}
+
+// What was asked for of one kind is one table, of several kinds one below another, each with its own heading.
+func TestGetPrintsATableForEachKind(t *testing.T) {
+	table := func(name string) string {
+		return fmt.Sprintf(`{"kind":"Table","columnDefinitions":[{"name":"Name"},{"name":"Age"}],"rows":[{"cells":[%q,"1m"],"object":{"metadata":{"name":%q}}}]}`, name, name)
+	}
+	const none = `{"kind":"Table","columnDefinitions":[{"name":"Name"},{"name":"Age"}],"rows":[]}`
+	of := func(k, name string) wanted {
+		return wanted{kind{APIResource: metav1.APIResource{Kind: k, Namespaced: k == "Pod"}}, name}
+	}
+	for _, c := range []struct {
+		list           []wanted
+		answers        []string
+		flags          getFlags
+		want, wantsErr string
+	}{
+		{[]wanted{of("Pod", "a"), of("Pod", "longer")}, []string{table("a"), table("longer")}, getFlags{}, "NAME     AGE\na        1m\nlonger   1m\n", ""},
+		{[]wanted{of("Pod", ""), of("Node", "")}, []string{table("a"), table("n")}, getFlags{}, "NAME    AGE\npod/a   1m\n\nNAME     AGE\nnode/n   1m\n", ""},
+		{[]wanted{of("Pod", ""), of("Node", "")}, []string{none, table("n")}, getFlags{}, "NAME     AGE\nnode/n   1m\n", ""},
+		{[]wanted{of("Pod", ""), of("Node", "")}, []string{table("a"), table("n")}, getFlags{output: "name"}, "pod/a\nnode/n\n", ""},
+		{[]wanted{of("Pod", "")}, []string{none}, getFlags{ctlFlags: ctlFlags{namespace: "shop"}}, "", "No resources found in shop namespace.\n"},
+		{[]wanted{of("Pod", "")}, []string{none}, getFlags{ctlFlags: ctlFlags{namespace: "shop", all: true}}, "", "No resources found.\n"},
+	} {
+		var answers [][]byte
+		for _, a := range c.answers {
+			answers = append(answers, []byte(a))
+		}
+		var out, errOut bytes.Buffer
+		if _, err := c.flags.printAnswers(IO{Out: &out, Err: &errOut}, c.list, answers); err != nil || out.String() != c.want || errOut.String() != c.wantsErr {
+			t.Errorf("printed\n%s%s%v\nexpected\n%s%s", out.String(), errOut.String(), err, c.want, c.wantsErr)
 		}
 	}
 }

@@ -120,7 +120,7 @@ func (d *description) table(rows [][]string) {
 	var b strings.Builder
 	tw := tabwriter.NewWriter(&b, 0, 4, 2, ' ', 0)
 	for _, r := range rows {
-		line(tw, r)
+		fmt.Fprintln(tw, strings.Join(r, "\t"))
 	}
 	_ = tw.Flush() // into memory
 	for l := range strings.Lines(b.String()) {

@@ -80,6 +80,9 @@ func (g *gateway) get(ctx context.Context, w IO, f *getFlags, args []string) err
 	if err != nil {
 		return err
 	}
+	if f.all && slices.ContainsFunc(list, func(o wanted) bool { return o.name != "" && o.kind.Namespaced }) {
+		return fmt.Errorf("%w: a name goes with one namespace: say -n instead of -A", errUsage)
+	}
 	if f.watch && len(list) > 1 {
 		return fmt.Errorf("%w: --watch: expected one kind, found %d", errUsage, len(list))
 	}
@@ -91,16 +94,22 @@ func (g *gateway) get(ctx context.Context, w IO, f *getFlags, args []string) err
 		}
 		answers = append(answers, b)
 	}
-	version := ""
+	var p *tablePrinter
 	if f.output == "json" || f.output == "yaml" {
-		err = printObjects(w.Out, f.output, answers, len(list) == 1 && list[0].name != "")
+		err = printObjects(w.Out, f.output, answers, len(list) == 1 && list[0].name != "" && !f.watch)
 	} else {
-		version, err = f.printAnswers(w, list, answers)
+		p, err = f.printAnswers(w, list, answers)
 	}
 	if err != nil || !f.watch {
 		return err
 	}
-	return g.follow(ctx, w, f, list[0], version)
+	var shown struct {
+		Metadata metav1.ListMeta `json:"metadata"`
+	}
+	if err := json.Unmarshal(answers[0], &shown); err != nil {
+		return fmt.Errorf("expected a list: %w", err)
+	}
+	return g.follow(ctx, w, f, list[0], p, shown.Metadata.ResourceVersion)
 }
 
 // wanted reads KIND[,KIND] [NAME...] or KIND/NAME....
@@ -201,58 +210,61 @@ func raw(ctx context.Context, r *rest.Request) ([]byte, error) {
 	return result.Raw()
 }
 
-// printAnswers prints tables or names and returns the version of the last.
-func (f *getFlags) printAnswers(w IO, list []wanted, answers [][]byte) (version string, err error) {
-	empty, various := true, slices.ContainsFunc(list, func(o wanted) bool { return o.kind.title() != list[0].kind.title() })
-	for i, one := range list {
-		t, err := readTable(answers[i])
-		if err != nil {
-			return "", err
+// printer is for the objects of one kind.
+func (f *getFlags) printer(one wanted, titled bool) *tablePrinter {
+	p := &tablePrinter{wide: f.output == "wide", names: f.output == "name", labels: f.showLabels, headers: !f.noHeaders,
+		spaces: f.all && one.kind.Namespaced}
+	if titled || p.names {
+		p.title = one.kind.title()
+	}
+	return p
+}
+
+// printAnswers prints tables or names, and returns the last printer, for what comes later.
+func (f *getFlags) printAnswers(w IO, list []wanted, answers [][]byte) (*tablePrinter, error) {
+	same := func(a, b wanted) bool { return a.kind.title() == b.kind.title() }
+	various := slices.ContainsFunc(list, func(o wanted) bool { return !same(o, list[0]) })
+	p, empty := f.printer(list[0], various), true
+	for i := 0; i < len(list); {
+		t := &table{}
+		// Objects of one kind that were named one by one are one table.
+		first := i
+		for ; i < len(list) && same(list[first], list[i]); i++ {
+			one, err := readTable(answers[i])
+			if err != nil {
+				return nil, err
+			}
+			t.ColumnDefinitions, t.Rows = one.ColumnDefinitions, append(t.Rows, one.Rows...)
 		}
-		version = t.ResourceVersion
 		if len(t.Rows) == 0 {
 			continue
 		}
-		// Objects of one kind that were named one by one are one table, and so the heading is for the first.
-		same := i > 0 && list[i-1].kind.title() == one.kind.title()
-		if !empty && !same && f.output != "name" {
+		p = f.printer(list[first], various)
+		if !empty && !p.names {
 			fmt.Fprintln(w.Out)
 		}
-		p := &tablePrinter{wide: f.output == "wide", names: f.output == "name", labels: f.showLabels,
-			headers: !f.noHeaders && (empty || !same), spaces: f.spaces() == "" && one.kind.Namespaced && one.name == ""}
-		if various || p.names {
-			p.title = one.kind.title()
-		}
 		if err := p.print(w.Out, t); err != nil {
-			return "", err
+			return nil, err
 		}
 		empty = false
 	}
 	if empty && !f.watch {
 		where := ""
-		if list[0].kind.Namespaced && f.spaces() != "" {
+		if list[0].kind.Namespaced && !f.all {
 			where = " in " + f.namespace + " namespace"
 		}
 		fmt.Fprintf(w.Err, "No resources found%s.\n", where)
 	}
-	return version, nil
+	return p, nil
 }
 
 // follow shows each change until the person has seen enough.
-func (g *gateway) follow(ctx context.Context, w IO, f *getFlags, one wanted, version string) error {
-	r := g.request(f, one).Param("watch", "true")
-	if version != "" {
-		r = r.Param("resourceVersion", version)
-	}
-	stream, err := r.Stream(ctx)
+func (g *gateway) follow(ctx context.Context, w IO, f *getFlags, one wanted, p *tablePrinter, version string) error {
+	stream, err := g.request(f, one).Param("watch", "true").Param("resourceVersion", version).Stream(ctx)
 	if err != nil {
 		return err
 	}
 	defer stream.Close()
-	p := &tablePrinter{wide: f.output == "wide", names: f.output == "name", labels: f.showLabels, spaces: f.spaces() == "" && one.kind.Namespaced}
-	if p.names {
-		p.title = one.kind.title()
-	}
 	for d := json.NewDecoder(stream); ; {
 		var event struct {
 			Type   string          `json:"type"`

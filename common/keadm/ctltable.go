@@ -5,9 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
-	"text/tabwriter"
+	"unicode/utf8"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -16,7 +15,6 @@ import (
 // table is a metav1.Table with what is printed of it.
 type table struct {
 	Kind              string                         `json:"kind"`
-	Metadata          metav1.ListMeta                `json:"metadata"`
 	ColumnDefinitions []metav1.TableColumnDefinition `json:"columnDefinitions"`
 	Rows              []struct {
 		Cells  []any `json:"cells"`
@@ -28,7 +26,6 @@ type table struct {
 			} `json:"metadata"`
 		} `json:"object"`
 	} `json:"rows"`
-	ResourceVersion string `json:"-"`
 }
 
 func readTable(b []byte) (*table, error) {
@@ -38,42 +35,43 @@ func readTable(b []byte) (*table, error) {
 	if err := d.Decode(t); err != nil || t.Kind != "Table" {
 		return nil, fmt.Errorf("expected a table of edgecore's API, found %.100q: %w", b, err)
 	}
-	t.ResourceVersion = t.Metadata.ResourceVersion
 	return t, nil
 }
 
 // A tablePrinter writes tables as kubectl does.
 type tablePrinter struct {
-	wide, names, labels, headers bool
+	wide, names, labels bool
+	// headers: the heading is still to come.
+	headers bool
 	// spaces: the namespace is the first column.
 	spaces bool
 	// title, if there is one, comes before each name with a slash.
 	title string
-	// columns are the latest table's: those of a watch come once.
+	// columns are the latest table's: those of a watch come once. widths are of all lines so far.
 	columns []metav1.TableColumnDefinition
+	widths  []int
 }
 
 func (p *tablePrinter) print(out io.Writer, t *table) error {
 	if len(t.ColumnDefinitions) > 0 {
 		p.columns = t.ColumnDefinitions
 	}
-	if p.names {
-		for _, r := range t.Rows {
-			fmt.Fprintf(out, "%s/%s\n", p.title, r.Object.Metadata.Name)
-		}
-		return nil
-	}
-	tw := tabwriter.NewWriter(out, 6, 4, 3, ' ', 0)
-	if p.headers {
-		line(tw, p.cells("NAMESPACE", "LABELS", func(i int) string { return strings.ToUpper(p.columns[i].Name) }))
+	var lines [][]string
+	if p.headers && !p.names {
+		p.headers = false
+		lines = append(lines, p.cells("NAMESPACE", "LABELS", func(i int) string { return strings.ToUpper(p.columns[i].Name) }))
 	}
 	for _, r := range t.Rows {
 		m := r.Object.Metadata
+		if p.names {
+			lines = append(lines, []string{p.title + "/" + m.Name})
+			continue
+		}
 		shown := "<none>"
 		if len(m.Labels) > 0 {
 			shown = labels.FormatLabels(m.Labels)
 		}
-		line(tw, p.cells(m.Namespace, shown, func(i int) string {
+		lines = append(lines, p.cells(m.Namespace, shown, func(i int) string {
 			text := ""
 			if i < len(r.Cells) && r.Cells[i] != nil {
 				text, _, _ = strings.Cut(fmt.Sprint(r.Cells[i]), "\n")
@@ -84,7 +82,31 @@ func (p *tablePrinter) print(out io.Writer, t *table) error {
 			return text
 		}))
 	}
-	return tw.Flush()
+	_, err := io.WriteString(out, p.align(lines))
+	return err
+}
+
+// align puts cells below each other, three blanks apart and no column narrower than six.
+func (p *tablePrinter) align(lines [][]string) string {
+	for _, cells := range lines {
+		for i, c := range cells {
+			if i == len(p.widths) {
+				p.widths = append(p.widths, 6)
+			}
+			p.widths[i] = max(p.widths[i], utf8.RuneCountInString(c)+3)
+		}
+	}
+	var b strings.Builder
+	for _, cells := range lines {
+		for i, c := range cells {
+			b.WriteString(c)
+			if i < len(cells)-1 {
+				b.WriteString(strings.Repeat(" ", p.widths[i]-utf8.RuneCountInString(c)))
+			}
+		}
+		b.WriteByte('\n')
+	}
+	return b.String()
 }
 
 // cells puts a line together.
@@ -102,12 +124,4 @@ func (p *tablePrinter) cells(space, labels string, cell func(i int) string) []st
 		out = append(out, labels)
 	}
 	return out
-}
-
-// line writes cells. The last one ends a line without blanks.
-func line(w io.Writer, cells []string) {
-	for len(cells) > 0 && cells[len(cells)-1] == "" {
-		cells = slices.Delete(cells, len(cells)-1, len(cells))
-	}
-	fmt.Fprintln(w, strings.Join(cells, "\t"))
 }

@@ -38,8 +38,14 @@ func (r *podRuntime) note(format string, args ...any) {
 	r.ended = append(r.ended, fmt.Sprintf(format, args...))
 }
 
-func (r *podRuntime) ListPodSandbox(context.Context, *runtimeapi.ListPodSandboxRequest) (*runtimeapi.ListPodSandboxResponse, error) {
-	return &runtimeapi.ListPodSandboxResponse{Items: r.pods}, nil
+func (r *podRuntime) ListPodSandbox(_ context.Context, q *runtimeapi.ListPodSandboxRequest) (*runtimeapi.ListPodSandboxResponse, error) {
+	out := &runtimeapi.ListPodSandboxResponse{}
+	for _, p := range r.pods {
+		if want := q.Filter.GetState(); want == nil || p.State == want.State {
+			out.Items = append(out.Items, p)
+		}
+	}
+	return out, nil
 }
 
 func (r *podRuntime) ListContainers(_ context.Context, q *runtimeapi.ListContainersRequest) (*runtimeapi.ListContainersResponse, error) {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"time"
 
 	"github.com/tether-edge/tether/common/object"
 	"github.com/tether-edge/tether/edge/kubelet"
@@ -36,8 +37,13 @@ func (e *EdgeCore) status(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(s)
 }
 
+// storeTimeout bounds the wait for the database: the rest of the status is not to wait for a disk that hangs.
+const storeTimeout = 2 * time.Second
+
 // stored fills in what only the database knows.
 func (e *EdgeCore) stored(ctx context.Context, s *Status) error {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
 	waiting, err := e.store.Waiting(ctx)
 	s.Outbox = append([]store.Waiting{}, waiting...)
 	pods, _, lerr := e.store.List(ctx, object.Pods, "")

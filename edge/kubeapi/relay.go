@@ -56,11 +56,11 @@ func (s *Server) relay(w http.ResponseWriter, req *http.Request, info *request.R
 		return
 	}
 	target.Scheme, target.Host = "https", "kubelet"
+	// What has no length, as a log, is passed on as it comes.
 	proxy := &httputil.ReverseProxy{
-		Transport:     s.deps.Kubelet,
-		FlushInterval: -1, // logs are read as they come
-		ErrorLog:      slog.NewLogLogger(s.deps.Log.Handler(), slog.LevelDebug),
-		Rewrite:       func(p *httputil.ProxyRequest) { p.Out.URL, p.Out.Host = target, "" },
+		Transport: s.deps.Kubelet,
+		ErrorLog:  slog.NewLogLogger(s.deps.Log.Handler(), slog.LevelDebug),
+		Rewrite:   func(p *httputil.ProxyRequest) { p.Out.URL, p.Out.Host = target, "" },
 		ErrorHandler: func(w http.ResponseWriter, req *http.Request, err error) {
 			var status apierrors.APIStatus
 			if !errors.As(err, &status) {

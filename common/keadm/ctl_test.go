@@ -372,7 +372,7 @@ func TestADescriptionTellsWhyAPodDoesNotRun(t *testing.T) {
 	}
 	plain := strings.Join(strings.Fields(out.String()), " ")
 	for _, want := range []string{
-		"Name: web Namespace: shop Node: edge-1 Made: 2030-06-01 11:00:00 UTC (1h) Held: the cluster has lost this node; the pod runs on",
+		"Name: web Namespace: shop Node: edge-1 Created: 2030-06-01 11:00:00 UTC (1h) Held: the cluster has lost this node; the pod runs on",
 		"Controlled By: ReplicaSet/web-1", "a: Image: demo:1", "State: Waiting, CrashLoopBackOff: back-off 40s",
 		"Last State: Terminated at 2030-06-01 11:59:50 UTC (10s), exit code 137, OOMKilled", "Restart Count: 4", "late: Image: demo:2 State: not reported yet",
 		"Ready False 60s ContainersNotReady: a", "v: Secret key",

@@ -165,7 +165,7 @@ func (d *description) pod(p *corev1.Pod, held bool, now time.Time) {
 	d.say(0, "Name", p.Name)
 	d.say(0, "Namespace", p.Namespace)
 	d.say(0, "Node", p.Spec.NodeName)
-	d.say(0, "Made", when(p.CreationTimestamp, now))
+	d.say(0, "Created", when(p.CreationTimestamp, now))
 	if p.DeletionTimestamp != nil {
 		d.say(0, "Ends", fmt.Sprintf("asked to at %s, grace period %d s", when(*p.DeletionTimestamp, now), *cmp.Or(p.DeletionGracePeriodSeconds, new(int64(0)))))
 	}
@@ -306,7 +306,7 @@ func (d *description) volumes(list []corev1.Volume) {
 
 func (d *description) node(n *corev1.Node, pods []corev1.Pod, now time.Time) {
 	d.say(0, "Name", n.Name)
-	d.say(0, "Made", when(n.CreationTimestamp, now))
+	d.say(0, "Created", when(n.CreationTimestamp, now))
 	d.pairs("Labels", n.Labels)
 	d.pairs("Annotations", n.Annotations)
 	var taints []string

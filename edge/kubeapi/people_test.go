@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -195,6 +196,32 @@ func TestAConnectionToAContainerIsPassedOn(t *testing.T) {
 	}
 	if b, err := io.ReadAll(r); err != nil || string(b) != "heard hello\n" {
 		t.Errorf("%q, %v", b, err)
+	}
+	if err := conn.Close(); err != nil {
+		t.Fatal(err)
+	}
+	// It counts as a request once it is over, and not as one that took so long to answer.
+	counted := func() (requests, durations int) {
+		found, err := p.reg.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range found {
+			switch m.GetName() {
+			case "tether_edge_api_requests_total":
+				requests = len(m.Metric)
+			case "tether_edge_api_request_duration_seconds":
+				durations = len(m.Metric)
+			}
+		}
+		return requests, durations
+	}
+	deadline := time.Now().Add(patient)
+	for requests, durations := counted(); requests != 1 || durations != 0; requests, durations = counted() {
+		if durations != 0 || time.Now().After(deadline) {
+			t.Fatalf("%d requests and %d durations are counted, expected 1 and 0", requests, durations)
+		}
+		<-time.After(time.Millisecond)
 	}
 }
 

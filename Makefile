@@ -105,7 +105,7 @@ STATICCHECK := v0.8.2
 LINT_LIST = go list -f '{{.ImportPath}} {{join .Deps " "}}' ./... | awk '!/ k8s\.io\/(client-go|kubernetes|apiserver)\// { print $$1 }'
 
 .PHONY: generate
-generate: tools ## regenerate code (needs protoc and protoc-gen-go)
+generate: tools ## regenerate code (needs protoc, protoc-gen-go and protoc-gen-go-grpc v1.6.1; the network once)
 	@go generate ./...
 
 # Programs of tests/cmd run as built files, not by `go run`, which stands between them and the signals of a terminal.

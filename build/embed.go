@@ -1,12 +1,13 @@
 // Package build holds the files that Tether's programs and its installer carry inside them: the Kubernetes manifests
-// that cloudcore needs in a cluster.
+// that cloudcore needs in a cluster, the custom resource definitions of devices among them.
 //
-// It promises that what is embedded is what the repository shows under build/manifests, and that applying Manifests
-// gives CloudCore exactly the rights it uses, never cluster-admin (tests/upstream runs every write with them). keadm,
+// It promises that what is embedded is what the repository shows under build/manifests and build/crds, and that applying
+// the manifests gives CloudCore exactly the rights it uses, never cluster-admin (tests/upstream runs every write with them). keadm,
 // the quickstart and the tests apply them.
 package build
 
 import (
+	"bytes"
 	_ "embed"
 	"slices"
 )
@@ -29,6 +30,12 @@ var (
 	constrained []byte
 	//go:embed manifests/impersonation-legacy.yaml
 	legacy []byte
+	//go:embed crds/devices.kubeedge.io_devicemodels.yaml
+	deviceModels []byte
+	//go:embed crds/devices.kubeedge.io_devices.yaml
+	devices []byte
+	//go:embed crds/devices.kubeedge.io_devicestatuses.yaml
+	deviceStatuses []byte
 	//go:embed systemd/cloudcore.service
 	cloudUnit []byte
 	//go:embed systemd/edgecore.service
@@ -51,3 +58,12 @@ func Unit(program string) []byte {
 // LegacyImpersonation returns the rights to act as a node on API servers before 1.36, as YAML documents. They are
 // nearly cluster-admin: the file says why.
 func LegacyImpersonation() []byte { return slices.Clone(legacy) }
+
+// CRDs returns the custom resource definitions of DeviceModel, Device and DeviceStatus, as YAML documents. They are
+// generated from apis/devices.
+func CRDs() []byte {
+	return bytes.Join([][]byte{document(deviceModels), document(devices), document(deviceStatuses)}, []byte("---\n"))
+}
+
+// document returns a generated file without the line that opens it.
+func document(file []byte) []byte { return bytes.TrimPrefix(file, []byte("---\n")) }

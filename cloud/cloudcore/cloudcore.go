@@ -54,8 +54,10 @@ type CloudCore struct {
 	up     *upstream.Applier
 	nodes  *node.Keeper
 	codec  *wire.Compressor
-	tunnel *tunnel.Server          // nil if there is to be none
-	hub    atomic.Pointer[hub.Hub] // nil until the caches are synced
+	tunnel *tunnel.Server // nil if there is to be none
+	// serving is the cluster's certificate for it; nil if there is to be none.
+	serving *tunnel.Serving
+	hub     atomic.Pointer[hub.Hub] // nil until the caches are synced
 	// trusted holds nothing before it is loaded.
 	trusted trusted
 	store   *trust.Store
@@ -112,7 +114,7 @@ func (c *CloudCore) Start(ctx context.Context) error {
 		return fmt.Errorf("metrics.bindAddress: %w: end what uses the port, or choose another", err)
 	}
 	group := run.New(c.deps.Log)
-	group.Add("memory", run.Func(run.SaveMemory))
+	group.Add("memory", &run.Memory{})
 	group.Add("metrics", run.HTTP(metrics, c.handler()))
 	group.Add("state", c.cache)
 	group.Add("node", c.nodes)
@@ -121,6 +123,9 @@ func (c *CloudCore) Start(ctx context.Context) error {
 	group.Add("trust", run.Func(c.followTrust))
 	if c.tunnel != nil {
 		group.Add("tunnel", run.Func(c.serveKubelets))
+	}
+	if c.serving != nil {
+		group.Add("tunnel certificate", c.serving)
 	}
 	return group.Start(ctx)
 }

@@ -2,9 +2,11 @@ package cloudcore
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
 
+	"github.com/tether-edge/tether/apis/config/v1alpha1"
 	"github.com/tether-edge/tether/cloud/hub"
 	"github.com/tether-edge/tether/cloud/node"
 	"github.com/tether-edge/tether/cloud/tunnel"
@@ -29,9 +31,12 @@ func (c *CloudCore) buildTunnel() error {
 	if err != nil {
 		return err
 	}
+	if t.ServingCertificate == v1alpha1.ServingCertificateCluster {
+		c.serving = tunnel.NewServing(c.client, address, c.deps.Now, c.deps.Log.With("part", "tunnel"))
+	}
 	c.tunnel = tunnel.New(tunnel.Config{Address: address, BindAddress: c.cfg.Hub.BindAddress, FirstPort: t.FirstPort, LastPort: t.LastPort},
 		tunnel.Deps{Client: c.client, Cache: c.cache, IsEdge: node.IsEdge, Open: c.open, Holds: c.holds, Holder: c.holder, LastHeard: c.nodes.LastHeard, Callers: callers,
-			Certificate: c.trusted.Certificate, Log: c.deps.Log.With("part", "tunnel"), Registerer: c.reg})
+			Certificate: c.kubeletCertificate, Log: c.deps.Log.With("part", "tunnel"), Registerer: c.reg})
 	return nil
 }
 
@@ -41,6 +46,17 @@ func (c *CloudCore) serveKubelets(ctx context.Context) error {
 		return nil
 	}
 	return c.tunnel.Start(ctx)
+}
+
+// kubeletCertificate is the cluster's where there is one: everybody who asks kubelets knows the cluster's CA, and the edge CA
+// only who was told.
+func (c *CloudCore) kubeletCertificate() *tls.Certificate {
+	if c.serving != nil {
+		if cert := c.serving.Certificate(); cert != nil {
+			return cert
+		}
+	}
+	return c.trusted.Certificate()
 }
 
 func (c *CloudCore) open(ctx context.Context, name string) (net.Conn, error) {

@@ -257,7 +257,7 @@ func (t *tunnel) wanted() bool {
 }
 
 // take makes s the session's connection for streams.
-func (t *tunnel) take(s transport.Stream) {
+func (t *tunnel) take(s *transport.TunnelConn) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.asked == nil || t.over {
@@ -281,7 +281,7 @@ func (t *tunnel) take(s transport.Stream) {
 }
 
 // tunnelFor finds who waits for the second connection of a session: that node's session, by its certificate.
-func (h *Hub) tunnelFor(peer *x509.Certificate, id string) func(transport.Stream) {
+func (h *Hub) tunnelFor(peer *x509.Certificate, id string) func(*transport.TunnelConn) {
 	node, err := pki.NodeName(peer)
 	if err != nil || h.revoked(node, peer) {
 		return nil

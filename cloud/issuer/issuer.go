@@ -298,7 +298,8 @@ func mayTake(q join.Request, token *trust.Token, held *trust.Identity, taken boo
 	case held.Machine == q.Machine && !taken:
 		return nil
 	case taken:
-		what = "is connected now with another key: another machine has the name, which may share this one's machine-id if both were made from one image"
+		what = "is connected now with another key: another machine has the name, which may share this one's machine-id if both were made from one image. " +
+			"(If this is that machine, set up anew, its old session is over in a minute at most: join again then.)"
 	}
 	switch {
 	case !q.Replace:
@@ -336,8 +337,11 @@ func (i *Issuer) renew(ctx context.Context, r *http.Request, body []byte) (any, 
 		return nil, err
 	}
 	known := func(held *trust.Identity) error {
-		if held == nil {
+		switch {
+		case held == nil:
 			return refuse(http.StatusForbidden, "UnknownNode", fmt.Sprintf("node %q was removed: join again with a token", node))
+		case !held.Valid(pki.Issued(cert)):
+			return revoked(node)
 		}
 		return nil
 	}
@@ -391,9 +395,13 @@ func (i *Issuer) peer(r *http.Request, grace time.Duration) (string, *x509.Certi
 		return "", nil, refuse(http.StatusUnauthorized, "BadCertificate", err.Error())
 	}
 	if i.deps.CA.Revoked(node, cert) {
-		return "", nil, refuse(http.StatusForbidden, "Revoked", fmt.Sprintf("the certificates of node %q were revoked: join again with a token", node))
+		return "", nil, revoked(node)
 	}
 	return node, cert, nil
+}
+
+func revoked(node string) *join.Refusal {
+	return refuse(http.StatusForbidden, "Revoked", fmt.Sprintf("the certificates of node %q were revoked: join again with a token", node))
 }
 
 func (i *Issuer) node(ctx context.Context, r *http.Request, _ []byte) (any, error) {
@@ -421,6 +429,9 @@ func (i *Issuer) hasAnother(ctx context.Context, node string, cert *x509.Certifi
 	held, err := i.deps.Trust.Identity(ctx, node)
 	if err != nil {
 		return false, false, err
+	}
+	if held != nil && !held.Valid(pki.Issued(cert)) {
+		return false, false, revoked(node)
 	}
 	present, live, err := i.deps.Nodes.Session(ctx, node)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -32,6 +33,8 @@ type Trusted struct {
 	changed func()
 	log     *slog.Logger
 
+	// mu is held while authority and own change, which belong together.
+	mu        sync.Mutex
 	authority atomic.Pointer[trust.Authority]
 	own       atomic.Pointer[tls.Certificate]
 	revoked   atomic.Pointer[trust.Revocations]
@@ -65,7 +68,22 @@ func (t *Trusted) Derive(purpose string) ([32]byte, error) {
 	return t.authority.Load().CA.Derive(purpose)
 }
 
+// take makes a the CA, with a certificate of it for this CloudCore.
 func (t *Trusted) take(a *trust.Authority) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.takeLocked(a)
+}
+
+// renew makes this CloudCore's next certificate, of the CA that is the present one by then.
+func (t *Trusted) renew() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.takeLocked(t.authority.Load())
+}
+
+// takeLocked wants mu held.
+func (t *Trusted) takeLocked(a *trust.Authority) error {
 	cert, err := a.Server(t.hosts, serverValidity)
 	if err != nil {
 		return err
@@ -111,7 +129,7 @@ func (t *Trusted) Start(ctx context.Context) error {
 			return nil
 		case <-renew.C:
 			if leaf := t.own.Load().Leaf; leaf == nil || time.Until(leaf.NotAfter) < serverValidity*2/3 {
-				if err := t.take(t.authority.Load()); err != nil {
+				if err := t.renew(); err != nil {
 					t.log.Error("cannot renew CloudCore's certificate", "error", err)
 				}
 			}

@@ -31,8 +31,9 @@ var gettable = []object.ID{
 // queryKeys are the URL parameters that a call may carry.
 var queryKeys = []string{"fieldManager", "fieldValidation", "dryRun"}
 
-// Call makes a request that waits for the API server's answer, in the node's name: the first POST of its Node, a
-// TokenRequest, a mirror pod, a read, the status of a resized claim. Anything else gets 403. It blocks until there is
+// Call makes a request that waits for the API server's answer, in the node's name: the first POST of its Node, that it
+// takes no more pods, an eviction, a TokenRequest, a mirror pod, a read, the status of a resized claim. Anything else
+// gets 403. It blocks until there is
 // an answer, or at most Config.Timeout and the wait for a free request; without an answer the Reply is 504 or 503.
 // It never returns nil.
 func (a *Applier) Call(ctx context.Context, node string, c *wire.Call) (r *wire.Reply) {
@@ -86,8 +87,10 @@ func (a *Applier) checkCall(node string, key object.Key, c *wire.Call) (request,
 	case !ok, node == "":
 	case call == "create nodes/" && (key.Name == "" || key.Name == node), call == "create pods/":
 		verb, name = http.MethodPost, ""
-	case call == "create serviceaccounts/token":
+	case (call == "create serviceaccounts/token" || call == "create pods/eviction") && key.Name != "":
 		verb = http.MethodPost
+	case call == "patch nodes/" && key.Name == node && c.GetContentType() == mergePatchType && string(c.GetBody()) == object.Cordon:
+		verb = http.MethodPatch
 	case call == "patch persistentvolumeclaims/status":
 		verb = http.MethodPatch
 	case call == "update persistentvolumeclaims/status":

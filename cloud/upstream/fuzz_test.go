@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"encoding/json"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -27,6 +28,9 @@ func FuzzCall(f *testing.F) {
 	f.Add("create", "serviceaccounts", "shop", "default", "token", jsonType+"\r\nImpersonate-Group: system:masters", "", []byte(`{}`))
 	f.Add("create", "serviceaccounts", "shop", "default", "token", jsonType, "fieldManager=%00&%zz", []byte(`{}`))
 	f.Add("create", "pods", "shop", "", "", protobufType, "", []byte{0xff})
+	f.Add("create", "pods", "shop", "a", "eviction", jsonType, "dryRun=All", []byte(`{}`))
+	f.Add("patch", "nodes", "", "n1", "", mergePatchType, "", []byte(object.Cordon))
+	f.Add("patch", "nodes", "", "n1", "", mergePatchType, "", []byte(`{"spec":{"taints":null}}`))
 	f.Add("patch", "persistentvolumeclaims", "shop", "a", "status", mergePatchType, "fieldValidation=", []byte(`{}`))
 	f.Add("update", "persistentvolumeclaims", "shop", "%2e%2e", "status", "", "", []byte(nil))
 	f.Fuzz(func(t *testing.T, verb, kind, namespace, name, subresource, contentType, query string, body []byte) {
@@ -87,7 +91,11 @@ func checkRequest(t *testing.T, req *http.Request) {
 	switch what := req.Method + " " + strings.Join(append([]string{string(id)}, parts[min(2, len(parts)):]...), "/"); {
 	case req.Method == http.MethodGet && len(parts) == 2 && slices.Contains(gettable, id):
 	case (what == "POST nodes" || what == "POST pods") && len(parts) == 1:
-	case len(parts) == 3 && (what == "POST serviceaccounts/token" || what == "PATCH persistentvolumeclaims/status" || what == "PUT persistentvolumeclaims/status"):
+	case what == "PATCH nodes" && len(parts) == 2 && parts[1] == "n1":
+		if body, err := io.ReadAll(req.Body); err != nil || string(body) != object.Cordon {
+			t.Errorf("%s %s: patches %q, expected %s alone", req.Method, req.URL, body, object.Cordon)
+		}
+	case len(parts) == 3 && (what == "POST serviceaccounts/token" || what == "POST pods/eviction" || what == "PATCH persistentvolumeclaims/status" || what == "PUT persistentvolumeclaims/status"):
 	default:
 		t.Errorf("%s %s: no kubelet makes that request", req.Method, req.URL)
 	}

@@ -71,7 +71,7 @@ func certificateState(id trust.Identity, a *trust.Authority, revoked trust.Revoc
 		standing = a.Standing(id)
 	}
 	switch {
-	case id.Issued.Before(revoked[id.Node]):
+	case id.Issued.Before(revoked[id.Node]), !id.Valid(id.Issued):
 		return "revoked"
 	case standing == trust.Retired:
 		return "of a retired CA: must join again"

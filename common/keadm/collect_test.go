@@ -168,6 +168,12 @@ func TestABundleHoldsTheEndOfALongLog(t *testing.T) {
 	if want := strings.Repeat(line, 9) + "last\n"; err != nil || string(got) != want {
 		t.Errorf("%v\n%s\nexpected\n%s", err, got, want)
 	}
+	// A log that was turned over just now has its end in the former one.
+	put(t, s.state, "edgecore.log.1", "first\n"+strings.Repeat(line, 50))
+	put(t, s.state, "edgecore.log", "last\n")
+	if got, err = s.log(t.Context(), 1000); err != nil || string(got) != strings.Repeat(line, 9)+"last\n" {
+		t.Errorf("over two files: %v\n%s", err, got)
+	}
 	b := &bundle{}
 	b.add("f", 1000, []byte("first\n"+strings.Repeat(line, 50)+"last\n\xff"), nil)
 	if text := b.files[0].text; len(text) > 1000 || !strings.HasSuffix(text, line+"last\n?") || !strings.HasPrefix(text, line) {

@@ -6,8 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
-	"net/http"
-	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -80,8 +79,23 @@ func (f *ctlFlags) node() (*v1alpha1.EdgeCore, error) {
 }
 
 // localKubeconfig is what edgecore writes for people at the node.
-func localKubeconfig(cfg *v1alpha1.EdgeCore) string {
-	return filepath.Join(cfg.DataDir, "admin.kubeconfig")
+func localKubeconfig(dataDir string) string { return filepath.Join(dataDir, "admin.kubeconfig") }
+
+// localConfig is how the node's own API is reached.
+func localConfig(dataDir string) (*rest.Config, error) {
+	file := localKubeconfig(dataDir)
+	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("expected edgecore's %s, found none: it never ran here", file)
+	}
+	config, err := clientcmd.BuildConfigFromFlags("", file)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, fmt.Errorf("read %s: %w; run keadm as root", file, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", file, err)
+	}
+	config.QPS = -1
+	return config, nil
 }
 
 // open returns a client of the local API.
@@ -91,20 +105,11 @@ func (f *ctlFlags) open() (*gateway, error) {
 		return nil, err
 	}
 	g := &gateway{cfg: cfg}
-	g.rest, err = clientcmd.BuildConfigFromFlags("", localKubeconfig(cfg))
-	switch {
-	case errors.Is(err, fs.ErrPermission):
-		return nil, fmt.Errorf("%w; run keadm as root", err)
-	case err != nil:
-		return nil, fmt.Errorf("%w; edgecore writes this file when it starts: 'keadm debug diagnose edge' says how it is", err)
+	if g.rest, err = localConfig(cfg.DataDir); err != nil {
+		return nil, err
 	}
-	g.rest.QPS = -1
-	// The way to this machine leads through no proxy, whatever the environment says.
-	g.rest.Proxy = func(*http.Request) (*url.URL, error) { return nil, nil }
-	if g.client, err = kubernetes.NewForConfig(g.rest); err != nil {
-		return nil, fmt.Errorf("%s: %w", localKubeconfig(cfg), err)
-	}
-	return g, nil
+	g.client, err = kubernetes.NewForConfig(g.rest)
+	return g, err
 }
 
 // explain says what to do about an edgecore that does not answer. What its API said is left as it is.

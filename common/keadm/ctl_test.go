@@ -143,7 +143,7 @@ func TestCtlOfAMachineThatHasNotJoined(t *testing.T) {
 
 func TestCtlSaysThatEdgecoreIsSilent(t *testing.T) {
 	files, cfg := atGateway(t, allWell, nil)
-	put(t, files.data, "admin.kubeconfig", strings.Replace(string(read(t, localKubeconfig(cfg))), cfg.API.BindAddress, freePort(t), 1))
+	put(t, files.data, "admin.kubeconfig", strings.Replace(string(read(t, localKubeconfig(cfg.DataDir))), cfg.API.BindAddress, freePort(t), 1))
 	for _, args := range [][]string{{"get", "pods"}, {"describe", "node"}, {"logs", "web"}, {"exec", "web", "--", "sh"}, {"top", "pods"}} {
 		at := max(slices.Index(args, "--"), 0)
 		if at == 0 {
@@ -154,10 +154,10 @@ func TestCtlSaysThatEdgecoreIsSilent(t *testing.T) {
 			t.Errorf("%q: exit %d\n%s%s", args, code, out, errOut)
 		}
 	}
-	if err := os.Remove(localKubeconfig(cfg)); err != nil {
+	if err := os.Remove(localKubeconfig(cfg.DataDir)); err != nil {
 		t.Fatal(err)
 	}
-	if code, _, errOut := call(t, today, "ctl", "get", "pods", "--config", files.config); code != 1 || !strings.Contains(errOut, "edgecore writes this file when it starts") {
+	if code, _, errOut := call(t, today, "ctl", "get", "pods", "--config", files.config); code != 1 || !strings.Contains(errOut, "found none: it never ran here") {
 		t.Errorf("without its kubeconfig: exit %d\n%s", code, errOut)
 	}
 }

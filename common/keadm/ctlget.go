@@ -163,7 +163,7 @@ func (g *gateway) find(name string) (kind, error) {
 			}
 		}
 	}
-	return kind{}, fmt.Errorf("this node holds no kind %q: expected one of those that 'kubectl --kubeconfig %s api-resources' lists", name, localKubeconfig(g.cfg))
+	return kind{}, fmt.Errorf("this node holds no kind %q: expected one of those that 'kubectl --kubeconfig %s api-resources' lists", name, localKubeconfig(g.cfg.DataDir))
 }
 
 // request asks for one object or a list.

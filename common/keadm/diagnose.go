@@ -16,9 +16,12 @@ import (
 // silent tells of an edgecore that does not answer.
 func (r *machineReport) silent(ctx context.Context, why error, s *service, p *preflight) {
 	found := fmt.Sprintf("edgecore does not answer (%v): ", why)
-	if own, _ := kubelets(p.root, p.file); len(own) > 0 {
+	switch own, _, err := kubelets(p.root, p.file); {
+	case err != nil:
+		found += "whether it runs is not known: " + err.Error()
+	case len(own) > 0:
 		found += "it runs as process " + own[0].pid + " and is either just starting or hangs"
-	} else {
+	default:
 		found += "it does not run"
 	}
 	start, log := s.advice()

@@ -49,8 +49,8 @@ func newInit(w IO) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "init --advertise-address ADDRESS (--local | --image-repository REPOSITORY)",
 		Short: "Set up CloudCore beside a cluster and print the line that joins a node",
-		Long: "Give a cluster what CloudCore needs (namespace, rights, edge CA), start CloudCore, and print the line that joins a node.\n" +
-			"Run it again to change something: what is there stays, earlier --set and the edge CA above all.\n\n" +
+		Long: "Give a cluster what CloudCore needs (kinds of devices, namespace, rights, edge CA), start CloudCore, and print the line\n" +
+			"that joins a node. Run it again to change something: what is there stays, earlier --set and the edge CA above all.\n\n" +
 			"CloudCore runs as a Deployment from REPOSITORY/cloudcore:TAG, or with --local as a service of this machine.",
 		Example: "  keadm init --local --advertise-address cloud.example.org\n" +
 			"  keadm init --image-repository registry.example/tether --advertise-address 192.0.2.1 --advertise-address 2001:db8::1\n" +
@@ -63,13 +63,24 @@ func newInit(w IO) *cobra.Command {
 			if f.local == (f.image.repository != "") {
 				return fmt.Errorf("%w: expected either --local or --image-repository: there is no default host for images", errUsage)
 			}
-			if f.output != "" && (f.output != "yaml" || !f.dryRun) {
-				return fmt.Errorf("%w: expected --output yaml together with --dry-run", errUsage)
+			if f.dryRun && f.output == "json" {
+				return fmt.Errorf("%w: --output: expected yaml with --dry-run, which prints manifests, found \"json\"", errUsage)
 			}
 			if err := nodePattern("token-node", f.token.Nodes); err != nil {
 				return err
 			}
-			return initCloud(c.Context(), w, &f)
+			progress, err := progressOf(w, f.output)
+			if err != nil {
+				return err
+			}
+			if f.dryRun {
+				progress.Out = w.Out // the manifests are the result
+			}
+			done, err := initCloud(c.Context(), progress, &f)
+			if err != nil || done == nil {
+				return err
+			}
+			return showResult(w, f.output, done)
 		},
 	}
 	fl := c.Flags()
@@ -82,76 +93,97 @@ func newInit(w IO) *cobra.Command {
 	f.image.add(c)
 	fl.BoolVar(&f.keepOff, "keep-off-edge", false, "keep the DaemonSets that would land on edge nodes off them, as 'keadm check --keep-off-edge' does")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "print what would be applied and change nothing")
-	fl.StringVarP(&f.output, "output", "o", "", "yaml, with --dry-run")
+	outputFlag(c, &f.output)
 	fl.StringVar(&f.token.Nodes, "token-node", "*", "name or pattern of the nodes that may use the printed token")
 	fl.IntVar(&f.token.MaxUses, "token-uses", 1, "how many nodes may use the printed token; 0 for any number")
 	fl.DurationVar(&f.token.Life, "token-ttl", 24*time.Hour, "how long the printed token is valid")
 	choices(c, "service", services...)
-	choices(c, "output", "yaml")
 	return c
+}
+
+// initialized is what init did, for programs.
+type initialized struct {
+	// CA is the SHA-256 of the edge CA, which every join token begins with.
+	CA string `json:"ca"`
+	// Config is where CloudCore's configuration is: a file of this machine, or a ConfigMap of the cluster.
+	Config string `json:"config"`
+	// Token is the one in Join, the line that joins a node.
+	Token madeToken `json:"token"`
+	Join  string    `json:"join"`
+	// OnEdgeNodes are the DaemonSets that will put pods on edge nodes without being meant for them.
+	OnEdgeNodes []string `json:"daemonSetsOnEdgeNodes"`
 }
 
 // oldest and constrained are versions of API servers: the oldest that is supported, and the first that can be told verb
 // by verb what CloudCore may do as a node.
 var oldest, constrained = utilversion.MustParseGeneric("1.31.0"), utilversion.MustParseGeneric("1.36.0")
 
-func initCloud(ctx context.Context, w IO, f *initFlags) error {
+// initCloud returns nothing for a dry run.
+func initCloud(ctx context.Context, w IO, f *initFlags) (*initialized, error) {
 	client, lost := connect(f.kubeconfig)
 	if lost != nil && !f.local {
-		return lost
+		return nil, lost
 	}
 	// A configuration on this machine is judged whether there is a cluster or not.
 	before, err := f.before(ctx, client)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	cfg, file, err := cloudConfig(f, before)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if lost != nil {
-		return lost
+		return nil, lost
 	}
 	manifests, err := f.manifests(ctx, w, client, cfg, file)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if f.dryRun {
-		return f.show(w, manifests, file)
+		return nil, f.show(w, manifests, file)
 	}
 	objects, err := documents(manifests)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := client.apply(ctx, objects); err != nil {
-		return err
+		return nil, err
 	}
-	fmt.Fprintf(w.Out, "applied  namespace %s, CloudCore's rights%s\n", build.Namespace, map[bool]string{false: " and its Deployment"}[f.local])
+	fmt.Fprintf(w.Out, "applied  the kinds of devices, namespace %s, CloudCore's rights%s\n", build.Namespace, map[bool]string{false: " and its Deployment"}[f.local])
+	if err := client.served(ctx, w); err != nil {
+		return nil, err
+	}
 	if before != nil {
 		fmt.Fprintf(w.Out, "kept     the settings in %s, but for what was said now\n", f.where())
 	}
 	store := trust.New(client, w.Now)
-	a, made, err := store.EnsureCA(ctx)
+	a, fresh, err := store.EnsureCA(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	fmt.Fprintf(w.Out, "%s     the edge CA, SHA-256 %s\n", map[bool]string{true: "made", false: "kept"}[made], a.Pin())
+	fmt.Fprintf(w.Out, "%s     the edge CA, SHA-256 %s\n", map[bool]string{true: "made", false: "kept"}[fresh], a.Pin())
 	if f.local {
 		if err := installCloud(ctx, w, client, f, cfg, file); err != nil {
-			return err
+			return nil, err
 		}
 	} else if err := client.deployed(ctx, w); err != nil {
-		return err
+		return nil, err
 	}
-	if err := client.strays(ctx, w, f.keepOff); err != nil {
-		return err
-	}
-	token, err := store.NewToken(ctx, f.token)
+	stray, err := client.strays(ctx, w, f.keepOff)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	fmt.Fprintf(w.Out, "\nTo join a node, run there as root, within %s:\n\n  %s\n\n%s\n", f.token.Life, joinLine(cfg, token), tokenScope(f.token))
-	return nil
+	token, made, err := makeToken(ctx, w, store, f.token)
+	if err != nil {
+		return nil, err
+	}
+	done := &initialized{a.Pin(), f.where(), made, joinLine(cfg, token), stray}
+	if f.output != "" {
+		return done, nil // a token is not for the log of what runs keadm
+	}
+	fmt.Fprintf(w.Out, "\nTo join a node, run there as root, within %s:\n\n  %s\n\n%s\n", f.token.Life, done.Join, tokenScope(f.token))
+	return done, nil
 }
 
 // manifests are what the cluster is to hold. A cluster that is too old is refused.
@@ -167,10 +199,12 @@ func (f *initFlags) manifests(ctx context.Context, w IO, client *clusterClient, 
 	if v.LessThan(oldest) {
 		return nil, fmt.Errorf("the cluster is of Kubernetes %s: expected 1.31 or later", info.GitVersion)
 	}
-	manifests := [][]byte{build.RBAC(), build.ConstrainedImpersonation()}
+	manifests := [][]byte{build.CRDs(), build.RBAC()}
 	if v.LessThan(constrained) {
-		manifests[1] = build.LegacyImpersonation()
+		manifests = append(manifests, build.LegacyImpersonation())
 		fmt.Fprintf(w.Err, "keadm: this cluster (%s) cannot limit what CloudCore does as a node: it gets the right to impersonate any user, which is nearly cluster-admin. From 1.36 on it needs less.\n", info.GitVersion)
+	} else {
+		manifests = append(manifests, build.ConstrainedImpersonation())
 	}
 	if !f.local {
 		deployment, err := f.deployment(ctx, w, client, cfg, file)
@@ -299,16 +333,29 @@ func installCloud(ctx context.Context, w IO, client *clusterClient, f *initFlags
 	return s.waitReady(ctx, w, cfg, time.Minute)
 }
 
-// waitReady waits until CloudCore is. What keeps it from that, its log says.
+// errEnded: what was started has ended. It is started again, to the same end.
+var errEnded = errors.New("expected it to go on running, found that its process ended")
+
+// waitReady waits until CloudCore is, and no longer than it runs. What keeps it from that, its log says.
 func (s *service) waitReady(ctx context.Context, w IO, cfg *v1alpha1.CloudCore, limit time.Duration) error {
-	err := waitFor(ctx, w, limit, often, "CloudCore to be ready", func(ctx context.Context) answer {
+	every := often
+	if s.kind == serviceSystemd {
+		every = seldom // each look at its process is a program
+	}
+	running := 0
+	err := waitFor(ctx, w, limit, every, "CloudCore to be ready", func(ctx context.Context) answer {
+		pid := s.pid(ctx)
+		if running != 0 && pid != running && ctx.Err() == nil {
+			return answer{failed: errEnded}
+		}
+		running = pid
 		if _, err := fetch(ctx, "http://"+cfg.Metrics.BindAddress+"/readyz", maxStatus); err != nil {
 			return answer{missing: err.Error()}
 		}
 		return answer{ok: true}
 	})
 	if err != nil {
-		return fmt.Errorf("%w\nCloudCore is started again and again%s", err, s.end(ctx))
+		return fmt.Errorf("%w\nCloudCore is started again and again%s\nmend what it says, and run 'keadm init' again; --set changes its configuration, such as a port", err, s.end(ctx))
 	}
 	return nil
 }
@@ -395,7 +442,7 @@ func (c *clusterClient) whyNot(ctx context.Context) string {
 	for _, p := range pods.Items {
 		for _, s := range p.Status.ContainerStatuses {
 			if s.State.Waiting != nil {
-				return fmt.Sprintf("pod %s: %s: %s", p.Name, s.State.Waiting.Reason, s.State.Waiting.Message)
+				return fmt.Sprintf("pod %s: %s: %s%s", p.Name, s.State.Waiting.Reason, s.State.Waiting.Message, c.lastWords(ctx, p.Name, &s))
 			}
 		}
 		for _, cond := range p.Status.Conditions {
@@ -405,4 +452,16 @@ func (c *clusterClient) whyNot(ctx context.Context) string {
 		}
 	}
 	return fmt.Sprintf("%d pods, none available", len(pods.Items))
+}
+
+// lastWords are what a container that has ended said last; empty if it has not ended, or nothing tells.
+func (c *clusterClient) lastWords(ctx context.Context, pod string, s *corev1.ContainerStatus) string {
+	if s.LastTerminationState.Terminated == nil {
+		return ""
+	}
+	b, err := c.CoreV1().Pods(build.Namespace).GetLogs(pod, &corev1.PodLogOptions{Container: s.Name, Previous: true, TailLines: new(int64(1))}).DoRaw(ctx)
+	if text := strings.TrimSpace(string(b)); err == nil && text != "" {
+		return "; its last words were: " + redactor{}.text(text)
+	}
+	return ""
 }

@@ -137,3 +137,23 @@ func TestTheUnitOfCloudCoreHidesNoDirectory(t *testing.T) {
 		}
 	}
 }
+
+// A CloudCore that ends in the cluster, since a port of its machine is in use, has said why.
+func TestAPodThatEndsIsToldWithItsLastWords(t *testing.T) {
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: build.Namespace, Name: "cloudcore-1", Labels: map[string]string{"app.kubernetes.io/name": "cloudcore"}}}
+	for ended, want := range map[bool]string{
+		false: "pod cloudcore-1: ImagePullBackOff: no such image",
+		true:  "pod cloudcore-1: CrashLoopBackOff: back-off 10s; its last words were: fake logs",
+	} {
+		s := corev1.ContainerStatus{Name: "cloudcore", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ImagePullBackOff", Message: "no such image"}}}
+		if ended {
+			s.State.Waiting = &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff", Message: "back-off 10s"}
+			s.LastTerminationState.Terminated = &corev1.ContainerStateTerminated{ExitCode: 1}
+		}
+		pod.Status.ContainerStatuses = []corev1.ContainerStatus{s}
+		c := &clusterClient{Interface: fake.NewClientset(pod)}
+		if got := c.whyNot(t.Context()); got != want {
+			t.Errorf("says %q, expected %q", got, want)
+		}
+	}
+}

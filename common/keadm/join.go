@@ -66,6 +66,19 @@ type joinFlags struct {
 	ignore   []string
 	replace  bool
 	timeout  time.Duration
+	output   string
+}
+
+// joinResult is what join did, for programs.
+type joinResult struct {
+	Node        string `json:"node"`
+	Config      string `json:"config"`
+	Key         string `json:"key"`
+	Certificate string `json:"certificate"`
+	// Service is how edgecore is kept running: systemd, process or none.
+	Service string `json:"service"`
+	// Ready is whether the cluster says so; with the service none nothing was started, and it was not asked.
+	Ready bool `json:"ready"`
 }
 
 func newJoin(w IO) *cobra.Command {
@@ -83,7 +96,15 @@ func newJoin(w IO) *cobra.Command {
 			if len(f.servers) == 0 || f.token == "" {
 				return fmt.Errorf("%w: expected --cloudcore-ipport and --token, as 'keadm init' printed them", errUsage)
 			}
-			return joinEdge(c.Context(), w, &f)
+			progress, err := progressOf(w, f.output)
+			if err != nil {
+				return err
+			}
+			done, err := joinEdge(c.Context(), progress, &f)
+			if err != nil {
+				return err
+			}
+			return showResult(w, f.output, done)
 		},
 	}
 	f.machineFlags(c)
@@ -96,6 +117,7 @@ func newJoin(w IO) *cobra.Command {
 	fl.StringSliceVar(&f.ignore, "ignore-preflight-errors", nil, "names of findings that do not stop the join, or all")
 	fl.BoolVar(&f.replace, "replace", false, "take the name over from a machine that this one replaces; needs a token for this name alone")
 	fl.DurationVar(&f.timeout, "timeout", 3*time.Minute, "how long to wait until the node is Ready")
+	outputFlag(c, &f.output)
 	choices(c, "service", services...)
 	return c
 }
@@ -114,64 +136,65 @@ func (f *joinFlags) machineFlags(c *cobra.Command) {
 	choices(c, "cgroupdriver", cgroupDrivers...)
 }
 
-func joinEdge(ctx context.Context, w IO, f *joinFlags) error {
+func joinEdge(ctx context.Context, w IO, f *joinFlags) (*joinResult, error) {
 	bearer, err := trust.ParseBearer(f.token)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := f.complete(); err != nil {
-		return err
+		return nil, err
 	}
 	if err := knownFindings(f.ignore); err != nil {
-		return err
+		return nil, err
 	}
 	cfg, file, err := f.edgeConfig()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	s, err := newService(f.service, "edgecore", f.config, runDir(cfg.DataDir))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	p, err := newPreflight(w, cfg, f.config)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := f.earlier(ctx, w, p, bearer); err != nil {
-		return err
+		return nil, err
 	}
 	if err := admit(w, p.run(ctx), f.ignore); err != nil {
-		return err
+		return nil, err
 	}
 	machine, err := machineHash("/")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	key, err := f.nodeKey()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	resp, err := f.obtain(ctx, w, p.ports, bearer, key, machine)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if file, err = f.withQUIC(file, cfg, resp.QUICPort); err != nil {
-		return err
+		return nil, err
 	}
 	if err := f.write(resp, file); err != nil {
-		return err
+		return nil, err
 	}
 	fmt.Fprintf(w.Out, "joined   as node %s; key and certificate in %s, configuration in %s\n", f.name, f.pki, f.config)
 	if err := writeNetwork(w, "/", f.podCIDR); err != nil {
-		return err
+		return nil, err
 	}
 	if err := s.install(ctx, w); err != nil {
-		return err
+		return nil, err
 	}
+	done := &joinResult{Node: f.name, Config: f.config, Key: f.key(), Certificate: f.cert(), Service: s.kind, Ready: s.kind != serviceNone}
 	if s.kind == serviceNone {
-		return nil
+		return done, nil
 	}
-	return f.waitReady(ctx, w, s, cfg, p.ports)
+	return done, f.waitReady(ctx, w, s, cfg, p.ports)
 }
 
 // complete fills in what was not said and checks what was.

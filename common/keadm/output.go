@@ -11,10 +11,31 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
+// formats are what -o takes.
+var formats = []string{"json", "yaml"}
+
 // outputFlag adds -o to a command.
 func outputFlag(c *cobra.Command, into *string) {
 	c.Flags().StringVarP(into, "output", "o", "", "json or yaml, for programs; without it, text for people")
-	choices(c, "output", "json", "yaml")
+	choices(c, "output", formats...)
+}
+
+// progressOf returns where a command that changes something tells how it goes: with -o that is standard error, and
+// standard output has one document, the result, once all is done. A format that is not known is said before anything is.
+func progressOf(w IO, format string) (IO, error) {
+	if format == "" {
+		return w, nil
+	}
+	w.Out = w.Err
+	return w, oneOf("output", format, formats)
+}
+
+// showResult writes a result for programs; people have read all of it.
+func showResult(w IO, format string, value any) error {
+	if format == "" {
+		return nil
+	}
+	return show(w.Out, format, value, nil)
 }
 
 // show writes a value for programs, or calls table.

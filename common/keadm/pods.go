@@ -33,7 +33,7 @@ type podEnder struct {
 }
 
 // endPods ends every pod of the kubelet, each container with the grace period of its pod, and returns how many there
-// were. A runtime that is not there has none.
+// were. What is left in the runtime of pods that have ended goes too. A runtime that is not there has none.
 func endPods(ctx context.Context, w IO, endpoint string) (int, error) {
 	if socket, ok := strings.CutPrefix(endpoint, "unix://"); ok {
 		if _, err := os.Stat(socket); errors.Is(err, fs.ErrNotExist) {
@@ -50,14 +50,22 @@ func endPods(ctx context.Context, w IO, endpoint string) (int, error) {
 	if err != nil || len(pods) == 0 {
 		return 0, err
 	}
-	fmt.Fprintf(w.Err, "ending %d pods: their grace periods are of up to %s\n", len(pods), longest)
+	running := 0
+	for _, p := range pods {
+		if p.State == runtimeapi.PodSandboxState_SANDBOX_READY {
+			running++
+		}
+	}
+	if running > 0 {
+		fmt.Fprintf(w.Err, "ending %d pods: their grace periods are of up to %s\n", running, longest)
+	}
 	failed := make([]error, len(pods))
 	var wg sync.WaitGroup
 	for i, p := range pods {
 		wg.Go(func() { failed[i] = e.end(ctx, p) })
 	}
 	wg.Wait()
-	return len(pods), errors.Join(failed...)
+	return running, errors.Join(failed...)
 }
 
 // list returns the pods and the longest grace period.

@@ -147,8 +147,13 @@ func (p *preflight) disk(add adder) {
 
 // others looks for another kubelet: two on one machine end each other's pods.
 func (p *preflight) others(add adder) {
-	if _, others := kubelets(p.root, p.file); len(others) > 0 {
-		add(true, "other-kubelet", others[0].String(), "end and disable it: two kubelets on one machine end each other's pods; a node that 'keadm join' made is ended by 'keadm reset edge', with its --config")
+	const name = "other-kubelet"
+	_, others, err := kubelets(p.root, p.file)
+	if err != nil {
+		add(true, name, "whether another kubelet runs is not known: "+err.Error(), "mount it: mount -t proc proc /proc; two kubelets on one machine end each other's pods")
+	}
+	if len(others) > 0 {
+		add(true, name, others[0].String(), "end and disable it: two kubelets on one machine end each other's pods; a node that 'keadm join' made is ended by 'keadm reset edge', with its --config")
 	}
 }
 

@@ -1,6 +1,8 @@
 package keadm
 
 import (
+	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -26,12 +28,16 @@ func (k kubelet) String() string {
 }
 
 // kubelets splits those of the machine below root into the edgecore of that configuration file and all others. A process
-// with a network of its own is in a container: it is another machine's, and its pods are in another runtime.
-func kubelets(root, config string) (own, others []kubelet) {
+// with a network of its own is in a container: it is another machine's, and its pods are in another runtime. An error
+// means that it is not known which there are.
+func kubelets(root, config string) (own, others []kubelet, err error) {
 	proc := filepath.Join(root, "proc")
 	dirs, err := os.ReadDir(proc)
 	if err != nil {
-		return nil, nil
+		return nil, nil, fmt.Errorf("look for kubelets: %w", err)
+	}
+	if !slices.ContainsFunc(dirs, func(d fs.DirEntry) bool { return strings.Trim(d.Name(), "0123456789") == "" }) {
+		return nil, nil, fmt.Errorf("look for kubelets: expected processes in %s, found none: is it mounted?", proc)
 	}
 	if abs, err := filepath.Abs(config); err == nil {
 		config = abs
@@ -57,7 +63,7 @@ func kubelets(root, config string) (own, others []kubelet) {
 			others = append(others, k)
 		}
 	}
-	return own, others
+	return own, others, nil
 }
 
 // configOf reads the configuration file's name off the command line of an edgecore; empty if it tells none.

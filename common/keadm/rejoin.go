@@ -31,9 +31,9 @@ func (f *joinFlags) earlier(ctx context.Context, w IO, p *preflight, bearer trus
 	if err == nil && !slices.ContainsFunc(authorities, func(ca *x509.Certificate) bool { return pki.Pin(ca) == bearer.Pin }) {
 		return fmt.Errorf("this machine is node %q of another CloudCore: expected a token with one of the CAs in %s, found one with %s; %s ends that one", cfg.NodeName, cfg.Cloud.CAFile, bearer.Pin, resetLine(f.config))
 	}
-	own, _ := kubelets(p.root, f.config)
-	if len(own) == 0 {
-		return nil
+	own, _, err := kubelets(p.root, f.config)
+	if err != nil || len(own) == 0 {
+		return nil // the preflight says what cannot be read
 	}
 	if readyNow(ctx, w, cfg) {
 		return fmt.Errorf("this machine has joined already: it is node %q, and the cluster says that it is Ready (%s); %s ends that, 'keadm check' looks at it", cfg.NodeName, own[0], resetLine(f.config))

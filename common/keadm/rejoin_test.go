@@ -163,7 +163,7 @@ func TestAWaitThatFailsShowsTheLog(t *testing.T) {
 	cfg.Metrics.BindAddress = busy.Listener.Addr().String()
 	var out bytes.Buffer
 	err := s.waitReady(t.Context(), IO{Out: &out, Err: &out}, cfg, 10*time.Millisecond)
-	if err == nil || !strings.HasSuffix(err.Error(), "("+s.logFile()+") ends:\n"+strings.Repeat("  started again\n", 4)+"  listen tcp :10000: address already in use") {
+	if err == nil || !strings.HasSuffix(err.Error(), "("+s.logFile()+") ends:\n"+strings.Repeat("  started again\n", 4)+"  listen tcp :10000: address already in use\nmend what it says, and run 'keadm init' again; --set changes its configuration, such as a port") {
 		t.Errorf("%v", err)
 	}
 	if err := os.Remove(filepath.Join(s.state, "cloudcore.log")); err != nil {
@@ -171,5 +171,26 @@ func TestAWaitThatFailsShowsTheLog(t *testing.T) {
 	}
 	if err := s.waitReady(t.Context(), IO{Out: &out, Err: &out}, cfg, 10*time.Millisecond); err == nil || !strings.Contains(err.Error(), "; its log: ") {
 		t.Errorf("without a log: %v", err)
+	}
+}
+
+// A CloudCore that ends at its start is not waited for: it would end again.
+func TestAWaitForWhatHasEndedEndsAtOnce(t *testing.T) {
+	s := &service{kind: serviceProcess, name: "cloudcore", config: "/c.yaml", state: t.TempDir()}
+	put(t, s.state, "cloudcore.log", "hub.webSocketPort: listen tcp :10000: address already in use\n")
+	pids := []string{"7\n", "7\n", "8\n"}
+	unready := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if len(pids) > 0 {
+			put(t, s.state, "cloudcore.pid", pids[0])
+			pids = pids[1:]
+		}
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}))
+	defer unready.Close()
+	cfg := v1alpha1.DefaultCloudCore()
+	cfg.Metrics.BindAddress = unready.Listener.Addr().String()
+	err := s.waitReady(t.Context(), IO{Out: io.Discard, Err: io.Discard}, cfg, time.Hour)
+	if !errors.Is(err, errEnded) || !strings.Contains(err.Error(), "listen tcp :10000: address already in use") || len(pids) > 0 {
+		t.Errorf("%v, with %q to come", err, pids)
 	}
 }

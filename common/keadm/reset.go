@@ -10,8 +10,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
+	"k8s.io/client-go/kubernetes"
 
 	"github.com/tether-edge/tether/apis/config/v1alpha1"
 )
@@ -37,8 +39,8 @@ func confirmed(w IO, force bool, what string) error {
 }
 
 func newResetEdge(w IO) *cobra.Command {
-	r := &edgeReset{w: w, root: "/", links: kernelLinks{}, run: execute}
-	var service string
+	r := &edgeReset{w: w, root: "/", links: kernelLinks{}, run: execute, api: localAPI}
+	var service, output string
 	var force bool
 	c := &cobra.Command{
 		Use:   "edge",
@@ -46,10 +48,16 @@ func newResetEdge(w IO) *cobra.Command {
 		Long: "Stop edgecore, end the node's pods, give its name back to the cluster, and remove its files. Where everything is, the\n" +
 			"configuration says; --data-dir and --pki-dir say otherwise. Images, the container runtime and networks that were there before\n" +
 			"stay. Nothing is done to a machine where another kubelet runs.\n\n" +
-			"Pods are not evicted, which an edge node has no right to: each is ended with its grace period, without preStop hooks, and\n" +
-			"the cluster replaces those of Deployments elsewhere once the node is gone. To move them first: kubectl drain NODE.",
+			"First it drains, if edgecore runs and reaches the cluster: the node takes no more pods, and those that a Deployment or the like\n" +
+			"replaces are evicted, with their preStop hooks, as disruption budgets allow. The rest, and after --drain-timeout all that are\n" +
+			"left, end with their grace periods alone.",
 		Args: usage(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
+			progress, err := progressOf(w, output)
+			if err != nil {
+				return err
+			}
+			r.w = progress
 			r.user, r.dataSaid, r.pkiSaid = os.Geteuid(), c.Flags().Changed("data-dir"), c.Flags().Changed("pki-dir")
 			if err := r.look(service); err != nil {
 				return err
@@ -61,13 +69,19 @@ func newResetEdge(w IO) *cobra.Command {
 			if err := confirmed(w, force, question); err != nil {
 				return err
 			}
-			return r.do(c.Context())
+			if err := r.do(c.Context()); err != nil {
+				return err
+			}
+			return showResult(w, output, r.done)
 		},
 	}
 	r.files.flags(c)
+	outputFlag(c, &output)
 	c.Flags().StringVar(&service, "service", serviceAuto, "how edgecore was started: see join")
 	c.Flags().BoolVar(&force, "force", false, "ask nothing")
-	c.Flags().BoolVar(&r.keepNode, "keep-node", false, "do not tell the cluster: the Node stays, as NotReady")
+	c.Flags().BoolVar(&r.keepNode, "keep-node", false, "do not tell the cluster: the Node stays, as NotReady; nothing is drained")
+	c.Flags().BoolVar(&r.drains, "drain", true, "have the cluster move pods to other nodes first, if it can")
+	c.Flags().DurationVar(&r.drainTimeout, "drain-timeout", drainTimeout, "how long pods may take to move, before the reset goes on without them")
 	choices(c, "service", services...)
 	return c
 }
@@ -81,11 +95,31 @@ type edgeReset struct {
 	files             edgeFiles
 	dataSaid, pkiSaid bool
 	keepNode          bool
+	drains            bool
+	drainTimeout      time.Duration
+	// api makes a client of the API of the node with its data in a directory.
+	api func(dataDir string) (kubernetes.Interface, error)
 	// cfg is the node's configuration; nil if there is none, and then no pod is known to be this node's.
 	cfg     *v1alpha1.EdgeCore
 	service *service
 	links   links
 	run     func(ctx context.Context, input string, argv ...string) ([]byte, error)
+	done    edgeResetResult
+}
+
+// edgeResetResult is what a reset did, for programs.
+type edgeResetResult struct {
+	// Node is empty where no configuration says which it was.
+	Node string `json:"node"`
+	// Drained is absent where draining was not tried.
+	Drained *drained `json:"drained,omitempty"`
+	// Stopped is whether edgecore ran, Ended how many pods were ended.
+	Stopped bool `json:"stopped"`
+	Ended   int  `json:"ended"`
+	// Left is whether the cluster was told: the Node is gone there.
+	Left bool `json:"nodeRemoved"`
+	// Removed are the files and directories that are gone, or emptied of what was the node's.
+	Removed []string `json:"removed"`
 }
 
 // untouched ends what look says.
@@ -108,7 +142,10 @@ func (r *edgeReset) look(service string) (err error) {
 	if r.service, err = newService(service, "edgecore", r.files.config, runDir(r.files.data)); err != nil {
 		return err
 	}
-	_, others := kubelets(r.root, r.files.config)
+	_, others, err := kubelets(r.root, r.files.config)
+	if err != nil {
+		return fmt.Errorf("%w; expected to see whether another kubelet runs here, since resetting would end its pods; %s", err, untouched)
+	}
 	for _, k := range others {
 		if k.name == "edgecore" && k.config != "" {
 			return fmt.Errorf("%s: expected none but the edgecore of %s; to reset that node, name its configuration with --config; %s", k, r.files.config, untouched)
@@ -158,14 +195,24 @@ func isThere(path string) bool {
 
 // do undoes what look found. It can be run again until it has succeeded: the configuration goes last.
 func (r *edgeReset) do(ctx context.Context) error {
+	if r.cfg != nil && r.drains && !r.keepNode {
+		var err error
+		if r.done.Drained, err = r.drain(ctx); err != nil {
+			return err
+		}
+	}
 	stopped, err := r.service.remove(ctx)
 	if err != nil {
 		return err
 	}
-	if own, _ := kubelets(r.root, r.files.config); len(own) > 0 {
+	own, _, err := kubelets(r.root, r.files.config)
+	if err != nil {
+		return err
+	}
+	if len(own) > 0 {
 		return fmt.Errorf("%s still: neither systemd nor 'keadm supervise' with its files in %s started it; end it the way it was started, and run 'keadm reset edge' again", own[0], r.service.state)
 	}
-	if stopped {
+	if r.done.Stopped = stopped; stopped {
 		fmt.Fprintln(r.w.Out, "stopped  edgecore")
 	}
 	if r.cfg == nil {
@@ -185,7 +232,7 @@ func (r *edgeReset) giveBack(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("end the node's pods: %w; run 'keadm reset edge' again when the container runtime answers", err)
 	}
-	if n > 0 {
+	if r.done.Node, r.done.Ended = r.cfg.NodeName, n; n > 0 {
 		fmt.Fprintf(r.w.Out, "ended    %d pods\n", n)
 	}
 	if r.keepNode {
@@ -195,6 +242,7 @@ func (r *edgeReset) giveBack(ctx context.Context) error {
 		name := r.cfg.NodeName
 		fmt.Fprintf(r.w.Err, "keadm: the cluster was not told: %v\n      remove the node there: kubectl -n kube-node-lease annotate lease %s tether.io/removed=true; kubectl delete node %s\n", err, name, name)
 	} else {
+		r.done.Left = true
 		fmt.Fprintf(r.w.Out, "removed  node %s from the cluster\n", r.cfg.NodeName)
 	}
 	return nil
@@ -253,12 +301,16 @@ func (r *edgeReset) removeFiles(ctx context.Context) error {
 	}
 	removeEmpty(append(dirs, r.files.data, r.files.pki, filepath.Dir(r.files.config))...)
 	var what []string
-	for name, found := range map[string]bool{"data in " + r.files.data: data, "key and certificates in " + r.files.pki: identity, "configuration " + r.files.config: config} {
-		if found {
-			what = append(what, name)
+	r.done.Removed = []string{} // for programs an empty list, not null
+	for _, x := range []struct {
+		name, path string
+		found      bool
+	}{{"configuration ", r.files.config, config}, {"data in ", r.files.data, data}, {"key and certificates in ", r.files.pki, identity}} {
+		if x.found {
+			what, r.done.Removed = append(what, x.name+x.path), append(r.done.Removed, x.path)
 		}
 	}
-	if slices.Sort(what); len(what) > 0 {
+	if len(what) > 0 {
 		fmt.Fprintf(r.w.Out, "removed  %s\n", strings.Join(what, ", "))
 	}
 	if isThere(r.files.data) && data {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/tether-edge/tether/build"
 	"github.com/tether-edge/tether/common/pki"
+	"github.com/tether-edge/tether/common/supervise"
 )
 
 // Ways to run a service.
@@ -76,9 +77,10 @@ func isFile(p string) bool {
 	return err == nil && info.Mode().IsRegular()
 }
 
-func (s *service) unit() string    { return filepath.Join(s.units, s.name+".service") }
-func (s *service) pidFile() string { return filepath.Join(s.state, s.name+"-supervisor.pid") }
-func (s *service) logFile() string { return filepath.Join(s.state, s.name+".log") }
+func (s *service) unit() string         { return filepath.Join(s.units, s.name+".service") }
+func (s *service) pidFile() string      { return filepath.Join(s.state, s.name+"-supervisor.pid") }
+func (s *service) childPIDFile() string { return filepath.Join(s.state, s.name+".pid") }
+func (s *service) logFile() string      { return filepath.Join(s.state, s.name+".log") }
 
 // install makes it run now and after each boot, as far as this machine can.
 func (s *service) install(ctx context.Context, w IO) error {
@@ -111,16 +113,16 @@ func (s *service) install(ctx context.Context, w IO) error {
 		return err
 	}
 	fmt.Fprintf(w.Out, "started  %s under 'keadm supervise', log in %s\n", s.name, s.logFile())
-	fmt.Fprintf(w.Err, "keadm: this machine has no systemd: have its own init run this at boot: %s\n", strings.Join(s.supervise(program), " "))
+	fmt.Fprintf(w.Err, "keadm: this machine has no systemd: have its own init run this at boot: %s\n", strings.Join(s.supervised(program), " "))
 	return nil
 }
 
-func (s *service) supervise(program string) []string {
+func (s *service) supervised(program string) []string {
 	self, err := os.Executable()
 	if err != nil {
 		self = "keadm"
 	}
-	return []string{self, "supervise", "--pid-file", s.pidFile(), "--child-pid-file", filepath.Join(s.state, s.name+".pid"), "--", program, "--config", s.config}
+	return []string{self, "supervise", "--pid-file", s.pidFile(), "--child-pid-file", s.childPIDFile(), "--log-file", s.logFile(), "--", program, "--config", s.config}
 }
 
 // spawn starts the supervisor in a session of its own, so that it outlives keadm and its terminal.
@@ -133,7 +135,7 @@ func (s *service) spawn(program string) error {
 		return fmt.Errorf("start %s: %w", s.name, err)
 	}
 	defer log.Close()
-	argv := s.supervise(program)
+	argv := s.supervised(program)
 	c := exec.Command(argv[0], argv[1:]...)
 	c.Stdout, c.Stderr, c.Dir = log, log, "/"
 	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -181,6 +183,18 @@ func (s *service) supervisor() (int, error) {
 	return pid, nil
 }
 
+// pid is the process of the program itself; 0 where it does not run, or nothing says.
+func (s *service) pid(ctx context.Context) int {
+	var text []byte
+	if s.kind == serviceSystemd {
+		text, _ = exec.CommandContext(ctx, "systemctl", "show", "--property", "MainPID", "--value", s.name).Output()
+	} else {
+		text, _ = os.ReadFile(s.childPIDFile())
+	}
+	pid, _ := strconv.Atoi(strings.TrimSpace(string(text)))
+	return pid
+}
+
 // stop ends the service, whichever way it runs, and reports whether it ran.
 func (s *service) stop(ctx context.Context) (ran bool, err error) {
 	if s.kind == serviceSystemd && isFile(s.unit()) {
@@ -217,7 +231,7 @@ func (s *service) remove(ctx context.Context) (ran bool, err error) {
 			return ran, err
 		}
 	}
-	for _, f := range []string{s.pidFile(), filepath.Join(s.state, s.name+".pid"), s.logFile()} {
+	for _, f := range []string{s.pidFile(), s.childPIDFile(), s.logFile(), supervise.FormerLog(s.logFile())} {
 		if err := os.Remove(f); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return ran, err
 		}

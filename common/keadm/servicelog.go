@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/tether-edge/tether/common/supervise"
 )
 
 // advice says how an administrator starts it again, and where its log is.
@@ -23,12 +25,12 @@ func (s *service) advice() (start, log string) {
 		program = s.name
 	}
 	if isFile(s.logFile()) {
-		return strings.Join(s.supervise(program), " "), s.logFile()
+		return strings.Join(s.supervised(program), " "), s.logFile()
 	}
 	return program + " --config " + s.config, "what it writes to standard error"
 }
 
-// log returns the end of its log, at most limit bytes of whole lines.
+// log returns the end of its log, and of the former one before it, at most limit bytes of whole lines.
 func (s *service) log(ctx context.Context, limit int64) ([]byte, error) {
 	f, err := os.Open(s.logFile())
 	if errors.Is(err, os.ErrNotExist) {
@@ -47,7 +49,16 @@ func (s *service) log(ctx context.Context, limit int64) ([]byte, error) {
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
-	if b = b[:n]; size > limit {
+	if b = b[:n]; size < limit {
+		former, err := os.ReadFile(supervise.FormerLog(s.logFile())) // of bounded size
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
+		b = append(former, b...)
+		size = int64(len(b))
+		b = b[max(0, size-limit):]
+	}
+	if size > limit {
 		_, b, _ = bytes.Cut(b, []byte("\n"))
 	}
 	return b, nil

@@ -21,7 +21,7 @@ type daemonSet struct {
 	Name string `json:"name"` // namespace/name
 	// Meant: it asks for edge nodes. Else it is one that wants every node.
 	Meant bool `json:"meant"`
-	// KeptOff: it was patched, and puts no pod on edge nodes any more.
+	// KeptOff: it was patched, and puts no pod on edge nodes any more, or none but where it asks for them if it is Meant.
 	KeptOff bool `json:"keptOff"`
 }
 
@@ -43,6 +43,8 @@ func checkCluster(ctx context.Context, w IO, client *clusterClient, output strin
 		row(t, "DAEMONSET ON EDGE NODES", "")
 		for _, d := range found {
 			switch {
+			case d.Meant && d.KeptOff:
+				row(t, d.Name, "patched, but for where it asks for them")
 			case d.Meant:
 				row(t, d.Name, "meant for them, left alone")
 			case d.KeptOff:
@@ -64,14 +66,16 @@ func strays(sets []daemonSet) (names []string) {
 	return names
 }
 
-// keepAllOff patches those that are not meant for edge nodes, and marks them.
+// keepAllOff patches those that are not meant for edge nodes, and marks them. One of which a part asks for edge nodes is
+// meant for them in the end.
 func (c *clusterClient) keepAllOff(ctx context.Context, sets []daemonSet) error {
 	for i, d := range sets {
 		if d.Meant {
 			continue
 		}
 		namespace, name, _ := strings.Cut(d.Name, "/")
-		if err := c.keepOff(ctx, namespace, name); err != nil {
+		var err error
+		if sets[i].Meant, err = c.keepOff(ctx, namespace, name); err != nil {
 			return err
 		}
 		sets[i].KeptOff = true
@@ -79,25 +83,26 @@ func (c *clusterClient) keepAllOff(ctx context.Context, sets []daemonSet) error 
 	return nil
 }
 
-// strays tells, at the end of init, of the DaemonSets that would put pods on edge nodes, or keeps them off.
-func (c *clusterClient) strays(ctx context.Context, w IO, keepOff bool) error {
+// strays tells, at the end of init, of the DaemonSets that would put pods on edge nodes, or keeps them off. It returns
+// the names of those that are not kept off.
+func (c *clusterClient) strays(ctx context.Context, w IO, keepOff bool) ([]string, error) {
 	found, err := c.daemonSets(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	names := strays(found)
 	if len(names) == 0 {
-		return nil
+		return []string{}, nil // for programs an empty list, not null
 	}
 	if !keepOff {
 		fmt.Fprintf(w.Out, "\nThese DaemonSets will put pods on edge nodes too: %s.\nWhere that is not wanted, keep them off with: keadm check --keep-off-edge\n", strings.Join(names, ", "))
-		return nil
+		return names, nil
 	}
 	if err := c.keepAllOff(ctx, found); err != nil {
-		return err
+		return nil, err
 	}
 	fmt.Fprintf(w.Out, "patched  to keep off edge nodes: %s\n", strings.Join(names, ", "))
-	return nil
+	return []string{}, nil
 }
 
 // daemonSets lists the DaemonSets that would put a pod on a Ready edge node.
@@ -139,7 +144,11 @@ func onEdge(spec *corev1.PodSpec) (lands, meant bool) {
 
 const rolePrefix = "node-role.kubernetes.io/"
 
+// allowsEdge: an edge node may meet the term. One that asks for nothing is met by no node at all.
 func allowsEdge(term corev1.NodeSelectorTerm) bool {
+	if asksNothing(term) {
+		return false
+	}
 	for _, e := range term.MatchExpressions {
 		if e.Key == edgeRole && (e.Operator == corev1.NodeSelectorOpDoesNotExist || e.Operator == corev1.NodeSelectorOpNotIn && slices.Contains(e.Values, "")) {
 			return false
@@ -151,6 +160,10 @@ func allowsEdge(term corev1.NodeSelectorTerm) bool {
 	return true
 }
 
+func asksNothing(term corev1.NodeSelectorTerm) bool {
+	return len(term.MatchExpressions) == 0 && len(term.MatchFields) == 0
+}
+
 // asksForEdge: only an edge node meets the term.
 func asksForEdge(term corev1.NodeSelectorTerm) bool {
 	return slices.ContainsFunc(term.MatchExpressions, func(e corev1.NodeSelectorRequirement) bool {
@@ -159,22 +172,25 @@ func asksForEdge(term corev1.NodeSelectorTerm) bool {
 }
 
 // keepOff adds to each way in which a DaemonSet's pods may be placed, but for those that ask for an edge node, that the
-// node is none.
-func (c *clusterClient) keepOff(ctx context.Context, namespace, name string) error {
+// node is none. It reports whether there are such.
+func (c *clusterClient) keepOff(ctx context.Context, namespace, name string) (asks bool, err error) {
 	d, err := c.AppsV1().DaemonSets(namespace).Get(ctx, name, metav1.GetOptions{})
 	if err != nil {
-		return fmt.Errorf("read DaemonSet %s/%s: %w", namespace, name, err)
+		return false, fmt.Errorf("read DaemonSet %s/%s: %w", namespace, name, err)
 	}
 	noEdge := corev1.NodeSelectorRequirement{Key: edgeRole, Operator: corev1.NodeSelectorOpDoesNotExist}
-	terms := []corev1.NodeSelectorTerm{{}}
+	terms := []corev1.NodeSelectorTerm{{MatchExpressions: []corev1.NodeSelectorRequirement{noEdge}}}
 	if a := d.Spec.Template.Spec.Affinity; a != nil && a.NodeAffinity != nil && a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution != nil {
 		terms = a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms
-	}
-	for i := range terms {
-		if asksForEdge(terms[i]) {
-			continue
+		for i := range terms {
+			switch {
+			case asksNothing(terms[i]): // with what is added it would be met by every other node
+			case asksForEdge(terms[i]):
+				asks = true
+			default:
+				terms[i].MatchExpressions = append(terms[i].MatchExpressions, noEdge)
+			}
 		}
-		terms[i].MatchExpressions = append(terms[i].MatchExpressions, noEdge)
 	}
 	patch, err := json.Marshal(map[string]any{
 		"metadata": map[string]any{"resourceVersion": d.ResourceVersion},
@@ -182,10 +198,10 @@ func (c *clusterClient) keepOff(ctx context.Context, namespace, name string) err
 			"requiredDuringSchedulingIgnoredDuringExecution": corev1.NodeSelector{NodeSelectorTerms: terms}}}}}},
 	})
 	if err != nil {
-		return err
+		return false, err
 	}
 	if _, err := c.AppsV1().DaemonSets(namespace).Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager}); err != nil {
-		return fmt.Errorf("patch DaemonSet %s/%s: %w", namespace, name, err)
+		return false, fmt.Errorf("patch DaemonSet %s/%s: %w", namespace, name, err)
 	}
-	return nil
+	return asks, nil
 }

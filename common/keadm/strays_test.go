@@ -42,6 +42,8 @@ func TestWhichDaemonSetsLandOnEdgeNodesAndWhichAreMeantTo(t *testing.T) {
 		"kept off one of two ways":   {affinity(term(edgeRole, absent), term("zone", in, "a")), true, false},
 		"another role":               {affinity(term("node-role.kubernetes.io/control-plane", exists)), false, false},
 		"anything else of the nodes": {affinity(term("zone", in, "a")), true, false},
+		"nothing, which no node is":  {affinity(corev1.NodeSelectorTerm{}), false, false},
+		"nothing, or edges":          {affinity(corev1.NodeSelectorTerm{}, term(edgeRole, exists)), true, true},
 	} {
 		if lands, meant := onEdge(&c.spec); lands != c.lands || meant != c.meant {
 			t.Errorf("%s: lands %t, is meant to %t; expected %t, %t", name, lands, meant, c.lands, c.meant)
@@ -80,7 +82,7 @@ func TestDaemonSetsThatAskForEdgeNodesAreLeftAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	var got []daemonSet
-	want := []daemonSet{{"kube-system/edge-agent", true, false}, {"kube-system/proxy", false, true}}
+	want := []daemonSet{{"kube-system/edge-agent", true, false}, {"kube-system/proxy", true, true}}
 	if err := json.Unmarshal(out.Bytes(), &got); err != nil || !slices.Equal(got, want) {
 		t.Errorf("in JSON: %v\n%s", err, out.String())
 	}
@@ -116,15 +118,28 @@ func TestInitTellsOfDaemonSetsOrKeepsThemOff(t *testing.T) {
 	c := twoSets()
 	var out bytes.Buffer
 	w := IO{Out: &out, Err: io.Discard}
-	if err := c.strays(t.Context(), w, false); err != nil || !strings.Contains(out.String(), "edge nodes too: kube-system/proxy.") || len(c.terms(t, "proxy")[0].MatchExpressions) != 1 {
+	if left, err := c.strays(t.Context(), w, false); err != nil || !slices.Equal(left, []string{"kube-system/proxy"}) || !strings.Contains(out.String(), "edge nodes too: kube-system/proxy.") || len(c.terms(t, "proxy")[0].MatchExpressions) != 1 {
 		t.Errorf("%v\n%s", err, out.String())
 	}
 	out.Reset()
-	if err := c.strays(t.Context(), w, true); err != nil || out.String() != "patched  to keep off edge nodes: kube-system/proxy\n" || len(c.terms(t, "proxy")[0].MatchExpressions) != 2 {
+	if left, err := c.strays(t.Context(), w, true); err != nil || len(left) > 0 || out.String() != "patched  to keep off edge nodes: kube-system/proxy\n" || len(c.terms(t, "proxy")[0].MatchExpressions) != 2 {
 		t.Errorf("%v\n%s", err, out.String())
 	}
 	out.Reset()
-	if err := c.strays(t.Context(), w, false); err != nil || out.Len() > 0 {
+	if left, err := c.strays(t.Context(), w, false); err != nil || left == nil || len(left) > 0 || out.Len() > 0 {
 		t.Errorf("when none is left: %v\n%s", err, out.String())
+	}
+}
+
+// A way to be placed that no node meets is left alone: with the role's absence asked for it would be met by all others.
+func TestKeepingOffOpensNoWay(t *testing.T) {
+	c := &clusterClient{Interface: fake.NewClientset(&appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "proxy"},
+		Spec: appsv1.DaemonSetSpec{Template: corev1.PodTemplateSpec{Spec: affinity(corev1.NodeSelectorTerm{}, term("zone", corev1.NodeSelectorOpIn, "a"))}}})}
+	var out bytes.Buffer
+	if err := checkCluster(t.Context(), IO{Out: &out, Err: io.Discard}, c, "", true, true); err != nil {
+		t.Fatal(err)
+	}
+	if terms := c.terms(t, "proxy"); len(terms[0].MatchExpressions) != 0 || len(terms[1].MatchExpressions) != 2 || !strings.Contains(out.String(), "patched, kept off from now on") {
+		t.Errorf("it has %v\n%s", terms, out.String())
 	}
 }

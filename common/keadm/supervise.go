@@ -12,6 +12,7 @@ import (
 
 func newSupervise(w IO) *cobra.Command {
 	var cfg supervise.Config
+	var logFile string
 	c := &cobra.Command{
 		Use:   "supervise [flags] -- PROGRAM [ARGUMENT...]",
 		Short: "Keep a program running on a host without systemd",
@@ -24,7 +25,16 @@ func newSupervise(w IO) *cobra.Command {
 			return nil
 		},
 		RunE: func(c *cobra.Command, args []string) error {
-			log, err := run.Logger(w.Err, "info", "text")
+			out := w.Err
+			if logFile != "" {
+				l, err := supervise.OpenLog(logFile, supervise.LogSize)
+				if err != nil {
+					return err
+				}
+				defer l.Close()
+				cfg.Log, out = l, l.File()
+			}
+			log, err := run.Logger(out, "info", "text")
 			if err != nil {
 				return err
 			}
@@ -38,6 +48,7 @@ func newSupervise(w IO) *cobra.Command {
 	}
 	c.Flags().StringVar(&cfg.PIDFile, "pid-file", "", "file for this supervisor's process id")
 	c.Flags().StringVar(&cfg.ChildPIDFile, "child-pid-file", "", "file for the program's process id")
+	c.Flags().StringVar(&logFile, "log-file", "", fmt.Sprintf("file for what both write, instead of standard output and error; beyond %d MiB it becomes FILE.1 and begins anew", supervise.LogSize>>20))
 	c.Flags().DurationVar(&cfg.StopTimeout, "stop-timeout", 30*time.Second, "how long the program may take to end before it is killed; 0 waits for ever")
 	return c
 }

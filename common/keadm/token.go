@@ -41,19 +41,26 @@ func nodePattern(flag, pattern string) error {
 	return nil
 }
 
-func newToken(ctx context.Context, w IO, f *tokenFlags) (trust.Bearer, error) {
-	if err := nodePattern("node", f.request.Nodes); err != nil {
-		return trust.Bearer{}, err
-	}
-	client, err := connect(f.kubeconfig)
-	if err != nil {
-		return trust.Bearer{}, err
-	}
-	return trust.New(client, w.Now).NewToken(ctx, f.request)
+// madeToken is a new join token, for programs.
+type madeToken struct {
+	// Token is what keadm join takes.
+	Token string `json:"token"`
+	ID    string `json:"id"`
+	Nodes string `json:"nodes"`
+	// MaxUses is how often it may be used; 0 for any number.
+	MaxUses int       `json:"maxUses"`
+	Expires time.Time `json:"expires"`
+}
+
+func makeToken(ctx context.Context, w IO, store *trust.Store, r trust.TokenRequest) (trust.Bearer, madeToken, error) {
+	expires := w.Now().Add(r.Life).UTC().Truncate(time.Second)
+	b, err := store.NewToken(ctx, r)
+	return b, madeToken{b.String(), b.ID, r.Nodes, r.MaxUses, expires}, err
 }
 
 func newGetToken(w IO) *cobra.Command {
 	var f tokenFlags
+	var output string
 	c := &cobra.Command{
 		Use:   "gettoken",
 		Short: "Make a join token and print it",
@@ -62,15 +69,25 @@ func newGetToken(w IO) *cobra.Command {
 			"  keadm gettoken --node 'shop-*' --uses 50 --ttl 72h   # a batch of nodes",
 		Args: usage(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
-			b, err := newToken(c.Context(), w, &f)
+			if _, err := progressOf(w, output); err != nil {
+				return err
+			}
+			if err := nodePattern("node", f.request.Nodes); err != nil {
+				return err
+			}
+			client, err := connect(f.kubeconfig)
 			if err != nil {
 				return err
 			}
-			fmt.Fprintln(w.Out, b)
-			return nil
+			b, made, err := makeToken(c.Context(), w, trust.New(client, w.Now), f.request)
+			if err != nil {
+				return err
+			}
+			return show(w.Out, output, made, func(t io.Writer) { fmt.Fprintln(t, b) })
 		},
 	}
 	f.add(c)
+	outputFlag(c, &output)
 	return c
 }
 

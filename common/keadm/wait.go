@@ -20,6 +20,8 @@ type answer struct {
 	ok bool
 	// missing is what the wait is for, empty if this answer tells nothing of that.
 	missing string
+	// failed ends the wait: there is nothing to wait for any more.
+	failed error
 	// retryAfter is how long not to ask again, where the other side wants that.
 	retryAfter time.Duration
 }
@@ -38,7 +40,7 @@ const heartbeat = 15 * time.Second
 var ephemeral = regexp.MustCompile(`\S+->`)
 
 // waitFor asks about every so often until the answer is yes. It says once each thing that it waits for, that it still
-// does, and at last what was missing. The error matches errTimeout or errInterrupted.
+// does, and at last what was missing. The error matches errTimeout or errInterrupted, or is that of an answer that failed.
 func waitFor(parent context.Context, w IO, limit, every time.Duration, what string, ask func(context.Context) answer) error {
 	ctx, cancel := context.WithTimeout(parent, limit)
 	defer cancel()
@@ -49,6 +51,9 @@ func waitFor(parent context.Context, w IO, limit, every time.Duration, what stri
 		if a.ok {
 			fmt.Fprintf(w.Out, "ready    after %.1f s: %s\n", time.Since(start).Seconds(), strings.TrimSuffix(what, " to be ready"))
 			return nil
+		}
+		if a.failed != nil {
+			return fmt.Errorf("waited %.1f s for %s: %w", time.Since(start).Seconds(), what, a.failed)
 		}
 		// What is said of a request that the end cut off is not what was missing.
 		if ctx.Err() == nil && a.missing != "" {

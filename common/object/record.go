@@ -145,7 +145,7 @@ type Call struct {
 	// Verb is create, get, update, patch or delete.
 	Verb string
 	Key  Key
-	// Subresource is "token" for a TokenRequest, else empty.
+	// Subresource is "token" for a TokenRequest, "eviction" for a pod's, "status" for a claim's, else empty.
 	Subresource string
 	// ContentType is the media type of Body.
 	ContentType string
@@ -153,6 +153,10 @@ type Call struct {
 	// Query holds URL parameters that matter to the API server (fieldManager, dryRun), encoded.
 	Query string
 }
+
+// Cordon is the body, a merge patch, of the one patch of its Node's spec that a node may call for: that it takes no more
+// pods. Whether it takes them again is the cloud's to say.
+const Cordon = `{"spec":{"unschedulable":true}}`
 
 // A Reply is the API server's answer to a Call.
 type Reply struct {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"runtime/debug"
 	"runtime/metrics"
+	"sync"
 	"time"
 )
 
@@ -20,15 +21,53 @@ const (
 	tidyShare = 0.25
 )
 
-// SaveMemory makes the process collect garbage earlier than Go's default does, and give back once a minute what it does
-// not need: gateways are small, and a hub's memory is mostly sessions at rest, whose connecting leaves more garbage than
-// they are. Who sets GOGC decides for himself. It runs until ctx is done.
-func SaveMemory(ctx context.Context) error {
+// defaultPercent is Go's own.
+const defaultPercent = 100
+
+// Memory makes the process collect garbage earlier than Go's default does, and give back once a minute what it does not
+// need: gateways are small, and a hub's memory is mostly sessions at rest, whose connecting leaves more garbage than they
+// are. Who sets GOGC decides for himself. The zero Memory is ready.
+type Memory struct {
+	mu      sync.Mutex // guards all below
+	started bool
+	busy    int
+}
+
+// Busy lets garbage stand as Go does by default until done is called: what makes much of it, such as a kubelet that
+// prints a large file, would spend a third of its time on collecting.
+func (m *Memory) Busy() (done func()) {
+	m.count(1)
+	return sync.OnceFunc(func() { m.count(-1) })
+}
+
+func (m *Memory) count(n int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.busy += n
+	m.set()
+}
+
+// set applies what holds now. It is called with mu held.
+func (m *Memory) set() {
+	switch {
+	case !m.started:
+	case m.busy > 0:
+		debug.SetGCPercent(defaultPercent)
+	default:
+		debug.SetGCPercent(gcPercent)
+	}
+}
+
+// Start runs until ctx is done.
+func (m *Memory) Start(ctx context.Context) error {
 	if os.Getenv("GOGC") != "" {
 		<-ctx.Done()
 		return nil
 	}
-	debug.SetGCPercent(gcPercent)
+	m.mu.Lock()
+	m.started = true
+	m.set()
+	m.mu.Unlock()
 	tick := time.NewTicker(tidyEvery)
 	defer tick.Stop()
 	for {

@@ -43,7 +43,9 @@ type Config struct {
 	ChildPIDFile string
 	// StopTimeout is how long the command may take to end after SIGTERM before it is killed. Zero waits for ever.
 	StopTimeout time.Duration
-	// Stdout and Stderr are the command's; os.Stdout and os.Stderr if nil.
+	// Log, if set, is what the command writes to, and is kept from growing. It is the caller's to close.
+	Log *Log
+	// Stdout and Stderr are the command's where there is no Log; os.Stdout and os.Stderr if nil.
 	Stdout *os.File
 	Stderr *os.File
 }
@@ -67,6 +69,9 @@ func New(cfg Config, log *slog.Logger) (*Supervisor, error) {
 	if err != nil {
 		return nil, fmt.Errorf("supervise: %w", err)
 	}
+	if cfg.Log != nil {
+		cfg.Stdout, cfg.Stderr = cfg.Log.File(), cfg.Log.File()
+	}
 	if cfg.Stdout == nil {
 		cfg.Stdout = os.Stdout
 	}
@@ -89,6 +94,11 @@ func (s *Supervisor) Start(ctx context.Context) error {
 	// Orphans of the command become ours, so that await can collect them.
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("supervise: adopt orphans: %w", err)
+	}
+	if s.cfg.Log != nil {
+		watched := make(chan struct{})
+		go func() { defer close(watched); s.cfg.Log.watch(ctx, s.log) }()
+		defer func() { <-watched }()
 	}
 	for ctx.Err() == nil {
 		begun := time.Now()

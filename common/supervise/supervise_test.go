@@ -22,14 +22,29 @@ import (
 // its environment.
 const asSupervisor = "TETHER_TEST_SUPERVISE_DIR"
 
+// withLog, in its environment, gives it a log of testLogSize.
+const (
+	withLog     = "TETHER_TEST_SUPERVISE_LOG"
+	testLogSize = 1000
+)
+
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(asSupervisor); dir != "" {
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 		defer stop()
-		s, err := New(Config{
+		cfg := Config{
 			Command: os.Args[1:], PIDFile: filepath.Join(dir, "pid"), ChildPIDFile: filepath.Join(dir, "child"),
 			StopTimeout: 500 * time.Millisecond,
-		}, slog.New(slog.NewTextHandler(os.Stderr, nil)))
+		}
+		var err error
+		if os.Getenv(withLog) != "" {
+			if cfg.Log, err = OpenLog(filepath.Join(dir, "log"), testLogSize); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+			cfg.Log.check = 10 * time.Millisecond
+		}
+		s, err := New(cfg, slog.New(slog.NewTextHandler(os.Stderr, nil)))
 		if err == nil {
 			err = s.Start(ctx)
 		}

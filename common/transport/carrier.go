@@ -31,12 +31,6 @@ const (
 	MaxStreams = 64
 )
 
-// TunnelPath is the URL path of a WebSocket that carries streams. SessionHeader names the session that it belongs to.
-const (
-	TunnelPath    = "/tether/v1/tunnel"
-	SessionHeader = "Tether-Session"
-)
-
 // errPurpose: a peer opened a stream for something that this version does not know.
 var errPurpose = errors.New("unknown purpose of a stream")
 
@@ -129,9 +123,9 @@ func (s *sideStream) Close() error {
 func (s *sideStream) LocalAddr() net.Addr  { return s.conn.LocalAddr() }
 func (s *sideStream) RemoteAddr() net.Addr { return s.conn.RemoteAddr() }
 
-// NewMux carries streams over s, which it owns; opener says which of the two ends this is. Close ends it and all of its
+// NewMux carries streams over c, which it owns; opener says which of the two ends this is. Close ends it and all of its
 // streams.
-func NewMux(s Stream, opener bool) (*Mux, error) {
+func NewMux(c *TunnelConn, opener bool) (*Mux, error) {
 	cfg := yamux.DefaultConfig()
 	cfg.MaxStreamWindowSize = StreamWindow
 	cfg.AcceptBacklog = MaxStreams
@@ -144,19 +138,18 @@ func NewMux(s Stream, opener bool) (*Mux, error) {
 	if opener {
 		start = yamux.Client
 	}
-	session, err := start(&joined{Stream: s}, cfg)
+	session, err := start(&framed{TunnelConn: c}, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("carry streams: %w", err)
 	}
 	return &Mux{session}, nil
 }
 
-// joined puts the header of a frame of yamux and its body, which come in two Writes, into one: each is a message, a record
-// of TLS and a system call. yamux writes from one goroutine.
-type joined struct {
-	Stream
-	header []byte // of a frame whose body comes next
-	buf    []byte
+// framed sends the header of a frame of yamux and its body, which come in two Writes, at once. yamux writes from one
+// goroutine.
+type framed struct {
+	*TunnelConn
+	body bool // it comes next
 }
 
 // A header of yamux has 12 bytes: version, type, flags, stream and, last, the body's length where the type is data.
@@ -165,18 +158,19 @@ const (
 	yamuxData   = 0
 )
 
-func (j *joined) Write(p []byte) (int, error) {
-	if j.header == nil && len(p) == yamuxHeader && p[1] == yamuxData && binary.BigEndian.Uint32(p[8:]) > 0 {
-		j.header = append(j.header, p...)
-		return len(p), nil
+func (f *framed) Write(p []byte) (int, error) {
+	if !f.body {
+		if f.body = len(p) == yamuxHeader && p[1] == yamuxData && binary.BigEndian.Uint32(p[8:]) > 0; f.body {
+			f.wide.Hold()
+		}
+		return f.ReadWriteCloser.Write(p)
 	}
-	if j.header == nil {
-		return j.Stream.Write(p)
+	f.body = false
+	n, err := f.ReadWriteCloser.Write(p)
+	if err == nil {
+		err = f.wide.Flush()
 	}
-	j.buf = append(append(j.buf[:0], j.header...), p...)
-	j.header = nil
-	_, err := j.Stream.Write(j.buf)
-	return len(p), err
+	return n, err
 }
 
 // Mux is a Carrier over a Stream.

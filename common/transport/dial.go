@@ -24,15 +24,6 @@ func Dial(ctx context.Context, address string, config *tls.Config) (Stream, erro
 
 // DialThrough is Dial through a proxy. The TLS is the hub's, from end to end.
 func DialThrough(ctx context.Context, proxy Proxy, address string, config *tls.Config) (Stream, error) {
-	return dialPath(ctx, proxy, address, Path, nil, config)
-}
-
-// DialTunnel dials the second connection of a session, for a Mux.
-func DialTunnel(ctx context.Context, proxy Proxy, address, session string, config *tls.Config) (Stream, error) {
-	return dialPath(ctx, proxy, address, TunnelPath, http.Header{SessionHeader: {session}}, config)
-}
-
-func dialPath(ctx context.Context, proxy Proxy, address, path string, header http.Header, config *tls.Config) (Stream, error) {
 	// progressed tells whether the TCP connection stood: what fails after that, other than by time, is a refusal.
 	progressed := false
 	dialer := websocket.Dialer{
@@ -48,8 +39,8 @@ func dialPath(ctx context.Context, proxy Proxy, address, path string, header htt
 		WriteBufferPool:  writeBuffers,
 		HandshakeTimeout: time.Hour, // ctx bounds it
 	}
-	u := url.URL{Scheme: "wss", Host: address, Path: path}
-	ws, resp, err := dialer.DialContext(ctx, u.String(), header)
+	u := url.URL{Scheme: "wss", Host: address, Path: Path}
+	ws, resp, err := dialer.DialContext(ctx, u.String(), nil)
 	if resp != nil && resp.Body != nil {
 		defer resp.Body.Close()
 	}

@@ -26,9 +26,8 @@ type ServerConfig struct {
 	HandshakeTimeout time.Duration
 	// Admit is asked before a stream is accepted. A non-zero duration refuses it and says when to come back.
 	Admit func() time.Duration
-	// Tunnel, if not nil, is asked for the taker of a Stream for a Mux, which belongs to a session of that peer. Nil refuses
-	// it.
-	Tunnel func(peer *x509.Certificate, session string) (take func(Stream))
+	// Tunnel, if not nil, is asked for the taker of a session's second connection, by a session of that peer. Nil refuses it.
+	Tunnel func(peer *x509.Certificate, session string) (take func(*TunnelConn))
 	// Revoked, if not nil, tells a peer that gets no answer over HTTP. Its stream is accepted: who takes it says why it ends,
 	// which a TLS alert cannot.
 	Revoked func(peer *x509.Certificate) bool
@@ -107,27 +106,6 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "not now", http.StatusServiceUnavailable)
 		return
 	}
-	s.handOver(w, r, s.accept)
-}
-
-// tunnel accepts the second connection of a session.
-func (s *Server) tunnel(w http.ResponseWriter, r *http.Request) {
-	var take func(Stream)
-	if s.cfg.Tunnel != nil && len(r.TLS.PeerCertificates) > 0 {
-		take = s.cfg.Tunnel(r.TLS.PeerCertificates[0], r.Header.Get(SessionHeader))
-	}
-	if take == nil {
-		http.Error(w, "this CloudCore holds no session of that name that waits for a tunnel", http.StatusConflict)
-		return
-	}
-	s.handOver(w, r, func(stream Stream, greeted func()) {
-		greeted()
-		take(stream)
-	})
-}
-
-// handOver makes a request a WebSocket and hands it to accept, in a goroutine of its own.
-func (s *Server) handOver(w http.ResponseWriter, r *http.Request, accept func(s Stream, greeted func())) {
 	ws, err := s.upgrader.Upgrade(w, r, nil)
 	if err != nil {
 		s.cfg.Log.Info("upgrade to WebSocket failed", "remote", r.RemoteAddr, "error", err)
@@ -149,6 +127,6 @@ func (s *Server) handOver(w http.ResponseWriter, r *http.Request, accept func(s 
 	}
 	go func() {
 		defer greeted()
-		accept(stream, greeted)
+		s.accept(stream, greeted)
 	}()
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -29,6 +30,8 @@ const (
 	keyIssuer  = "ca"
 	// keyRenewable is not in records that versions before wrote.
 	keyRenewable = "renewableUntil"
+	// keyRevoked is not in records of nodes that were never revoked.
+	keyRevoked = "revoked"
 )
 
 // defaultGrace is what a record that does not say how long its certificate can be renewed is taken to mean: the default of
@@ -49,7 +52,14 @@ type Identity struct {
 	CA string `json:"ca,omitempty"`
 	// Renewable is when the last of all its certificates can no longer be renewed. After that the node must join again.
 	Renewable time.Time `json:"renewableUntil"`
+	// Revoked is the time before which its certificates are worth nothing, as in Revocations; zero if they never were
+	// revoked. It stays for as long as the record: a revocation is dropped once what it revokes can no longer be renewed, and
+	// a configuration that gives more time for that later must not bring it back.
+	Revoked time.Time `json:"revokedBefore,omitzero"`
 }
+
+// Valid reports whether a certificate of the node that was issued at a time is not revoked, as far as the record knows.
+func (id *Identity) Valid(issued time.Time) bool { return !issued.Before(id.Revoked) }
 
 // identityName is the Secret of a node. A Secret's name has the length of a node's, so a long one is hashed.
 func identityName(node string) string {
@@ -88,15 +98,15 @@ func (s *Store) Identities(ctx context.Context) ([]Identity, error) {
 
 func parseIdentity(x *corev1.Secret) *Identity {
 	id := &Identity{Node: string(x.Data[keyNode]), Machine: string(x.Data[keyMachine]), Key: string(x.Data[keyPublic]), CA: string(x.Data[keyIssuer]),
-		Issued: parseTime(x.Data[keyIssued]), Until: parseTime(x.Data[keyUntil]), Renewable: parseTime(x.Data[keyRenewable])}
+		Issued: parseTime(x.Data[keyIssued]), Until: parseTime(x.Data[keyUntil]), Renewable: parseTime(x.Data[keyRenewable]), Revoked: parseTime(x.Data[keyRevoked])}
 	if id.Renewable.IsZero() {
 		id.Renewable = id.Until.Add(defaultGrace)
 	}
 	return id
 }
 
-// Record writes a node's record after check accepted the one that is there (nil if none). Two that join as one node at
-// once are judged one after the other.
+// Record writes a node's record after check accepted the one that is there (nil if none), and keeps what that says of
+// revocations. Two that join as one node at once are judged one after the other.
 func (s *Store) Record(ctx context.Context, id Identity, check func(held *Identity) error) error {
 	err := s.change(ctx, identityName(id.Node), kindIdentity, func(data map[string][]byte) error {
 		var held *Identity
@@ -177,6 +187,9 @@ func (s *Store) Revocations(ctx context.Context) (Revocations, error) {
 func (s *Store) Revoke(ctx context.Context, node string) (time.Time, error) {
 	at := s.now().Truncate(time.Second).Add(time.Second)
 	id, err := s.Identity(ctx, node)
+	if err == nil && id != nil {
+		err = s.revokeRecord(ctx, node, at)
+	}
 	if err != nil {
 		return at, err
 	}
@@ -196,6 +209,23 @@ func (s *Store) Revoke(ctx context.Context, node string) (time.Time, error) {
 		return at, fmt.Errorf("revoke the certificates of node %s: %w", node, err)
 	}
 	return at, nil
+}
+
+// errNoRecord ends a change of a record that is gone.
+var errNoRecord = errors.New("no record")
+
+func (s *Store) revokeRecord(ctx context.Context, node string, at time.Time) error {
+	err := s.change(ctx, identityName(node), kindIdentity, func(data map[string][]byte) error {
+		if len(data) == 0 {
+			return errNoRecord
+		}
+		data[keyRevoked] = formatTime(at)
+		return nil
+	})
+	if err != nil && !errors.Is(err, errNoRecord) {
+		return fmt.Errorf("revoke the certificates of node %s: %w", node, err)
+	}
+	return nil
 }
 
 // prune drops the revocations made before a time.

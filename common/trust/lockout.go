@@ -60,7 +60,7 @@ func (s *Store) lockedOut(ctx context.Context, a *Authority, ends func(*former) 
 	}
 	var out []string
 	for _, id := range ids {
-		if !s.now().Before(id.Renewable) || id.Issued.Before(revoked[id.Node]) {
+		if !s.now().Before(id.Renewable) || id.Issued.Before(revoked[id.Node]) || !id.Valid(id.Issued) {
 			continue
 		}
 		issuer := a.issuer(id)

@@ -125,3 +125,42 @@ func TestTokensThatAreWorthNothingGoAfterADay(t *testing.T) {
 		t.Error("a token that can still be used is gone")
 	}
 }
+
+// A revocation is dropped once what it revokes can no longer be renewed. More time for that, given later, brings it not
+// back: the node's record remembers.
+func TestARecordRemembersItsRevocation(t *testing.T) {
+	e := newEnv(t)
+	first := e.issue("old")
+	e.revoke("old")
+	e.at = e.at.Add(98 * day)
+	e.issue("other")
+	e.revoke("other")
+	if e.revoked("old") {
+		t.Fatal("the revocation is kept")
+	}
+	held := func() *Identity {
+		t.Helper()
+		id, err := e.Identity(t.Context(), "old")
+		if err != nil || id == nil {
+			t.Fatalf("%v, %v", id, err)
+		}
+		return id
+	}
+	if held().Valid(first.Issued) {
+		t.Error("a certificate that was revoked is valid by the record")
+	}
+	next := e.issue("old")
+	if id := held(); id.Valid(first.Issued) || !id.Valid(next.Issued) {
+		t.Errorf("after it joined again the record says %+v", id)
+	}
+	// A record is revoked, never made.
+	if err := e.Forget(t.Context(), "old"); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.revokeRecord(t.Context(), "old", e.at); err != nil {
+		t.Fatal(err)
+	}
+	if id, err := e.Identity(t.Context(), "old"); err != nil || id != nil {
+		t.Errorf("a revocation made %+v, %v", id, err)
+	}
+}

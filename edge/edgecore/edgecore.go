@@ -61,6 +61,7 @@ type EdgeCore struct {
 	clock    *clock.Clock
 	proxy    transport.Proxy
 	joins    []string // host:port of the join ports
+	memory   run.Memory
 }
 
 // New opens the store and builds everything else. cfg is valid. The error says what is missing on this machine.
@@ -141,9 +142,14 @@ func (e *EdgeCore) build() error {
 	}
 	kubeletAddress := net.JoinHostPort("127.0.0.1", strconv.Itoa(cfg.Kubelet.Port))
 	relay := tunnel.New(kubeletAddress, kubeletTLS, e.part("tunnel"))
+	serve := func(ctx context.Context, stream net.Conn) {
+		done := e.memory.Busy()
+		defer done()
+		relay.Serve(ctx, stream)
+	}
 	e.link, err = link.New(link.Config{Node: cfg.NodeName, Servers: servers, Protocols: protocols(cfg.Cloud.Protocol), Software: version.String("edgecore"),
 		PingInterval: cfg.Cloud.PingInterval.Std()},
-		link.Deps{Dial: e.dial, Tunnel: relay.Serve, DialTunnel: e.dialTunnel, Store: linkStore{e.store}, LeaseAge: e.leaseAge, ServerTime: e.clock.Heard, Log: e.part("link"), Now: e.deps.Now, Registry: e.reg})
+		link.Deps{Dial: e.dial, Tunnel: serve, DialTunnel: e.dialTunnel, Store: linkStore{e.store}, LeaseAge: e.leaseAge, ServerTime: e.clock.Heard, Log: e.part("link"), Now: e.deps.Now, Registry: e.reg})
 	if err != nil {
 		return err
 	}
@@ -240,7 +246,7 @@ func (e *EdgeCore) reach(ctx context.Context, way link.Way) (transport.Stream, e
 }
 
 // dialTunnel opens the second connection of a session, the way that the session took.
-func (e *EdgeCore) dialTunnel(ctx context.Context, way link.Way, session string) (transport.Stream, error) {
+func (e *EdgeCore) dialTunnel(ctx context.Context, way link.Way, session string) (*transport.TunnelConn, error) {
 	return transport.DialTunnel(ctx, e.proxy, way.Server, session, pki.ClientTLS(e.identity, e.roots, pki.ServerName, e.deps.Now))
 }
 
@@ -289,7 +295,7 @@ func (e *EdgeCore) Start(ctx context.Context) error {
 	}
 	group := run.New(e.deps.Log)
 	group.Add("store", e.store)
-	group.Add("memory", run.Func(run.SaveMemory))
+	group.Add("memory", &e.memory)
 	group.Add("metrics", run.HTTP(metrics, e.handler()))
 	group.Add("kubeapi", run.Func(func(ctx context.Context) error { return e.serve(ctx, api, config) }))
 	group.Add("link", e.link)

@@ -22,7 +22,8 @@ func (s *Server) call(ctx context.Context, c object.Call) (object.Reply, error) 
 	if err != nil {
 		return object.Reply{}, fmt.Errorf("%s %s in the cloud: %w", c.Verb, c.Key, err)
 	}
-	if unanswered(reply.Code) {
+	// To an eviction 429 is an answer: a disruption budget does not allow it now.
+	if unanswered(reply.Code) && (c.Subresource != "eviction" || reply.Code != http.StatusTooManyRequests) {
 		return object.Reply{}, fmt.Errorf("%s %s in the cloud: it is busy or not ready (code %d)", c.Verb, c.Key, reply.Code)
 	}
 	return reply, nil

@@ -15,12 +15,14 @@ import (
 // A forwardKey names requests that the edge does not understand itself.
 type forwardKey struct{ group, resource, sub, verb string }
 
-// forwards are the kubelet's requests that only the cloud can answer, with what each is for. They pass as they are
-// while there is a link, and are a 503 with this reason while there is none. CloudCore makes those of claims; the rest,
-// which a kubelet that is set up by edge/kubelet does not need, it answers with 403.
+// forwards are the requests that only the cloud can answer, with what each is for. They pass as they are
+// while there is a link, and are a 503 with this reason while there is none. CloudCore makes those of claims, and the
+// evictions of who drains the node at its site; the rest, which a kubelet that is set up by edge/kubelet does not need,
+// it answers with 403.
 var forwards = map[forwardKey]string{
 	{"", "persistentvolumes", "", "patch"}:                              "a volume's size is recorded in the cloud",
 	{"", "persistentvolumes", "", "update"}:                             "a volume's size is recorded in the cloud",
+	{"", "pods", "eviction", "create"}:                                  "evictions are decided in the cloud",
 	{"", "persistentvolumeclaims", "status", "patch"}:                   "a claim's size is recorded in the cloud",
 	{"", "persistentvolumeclaims", "status", "update"}:                  "a claim's size is recorded in the cloud",
 	{"certificates.k8s.io", "certificatesigningrequests", "", "create"}: "certificates are signed in the cloud",

@@ -93,7 +93,9 @@ func (s *Server) storageOf(r *resource) rest.Storage {
 	}
 	switch r.kind.ID() {
 	case object.Nodes:
-		return &nodes{stored(s.changeNode(r))}
+		n := &nodes{stored(s.changeNode(r))}
+		n.ask = s.cordon
+		return n
 	case object.Pods:
 		return &pods{r}
 	case object.CSINodes:

@@ -10,6 +10,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/registry/rest"
 	kubeletapis "k8s.io/kubelet/pkg/apis"
 
@@ -43,19 +44,39 @@ func (s *Server) notOwnNode(r *resource, name string) error {
 	return forbidden(r.groupResource(), name, "node %q is not allowed to modify node %q", s.cfg.NodeName, name)
 }
 
-// changeNode accepts labels and annotations, and refuses what the cloud owns.
+// changeNode accepts labels and annotations, and that the node takes no more pods, which cordon does. It refuses what else
+// the cloud owns.
 func (s *Server) changeNode(r *resource) changeFunc {
 	return func(_ context.Context, rec *object.Record, o, n object.Object) (*object.Change, error) {
 		old, next := o.(*corev1.Node), n.(*corev1.Node)
 		if !apiequality.Semantic.DeepEqual(old.Spec.Taints, next.Spec.Taints) {
 			return nil, forbidden(r.groupResource(), old.Name, "node %q is not allowed to modify taints", s.cfg.NodeName)
 		}
-		if !apiequality.Semantic.DeepEqual(old.Spec, next.Spec) {
+		spec := *old.Spec.DeepCopy()
+		spec.Unschedulable = spec.Unschedulable || next.Spec.Unschedulable
+		if !apiequality.Semantic.DeepEqual(spec, next.Spec) {
 			return nil, forbidden(r.groupResource(), old.Name, "the cloud owns the spec of a Node: change it there")
 		}
 		next.Status = old.Status
 		return s.nodeOverlay(r, rec, old, next)
 	}
+}
+
+// cordon tells the cloud that this node is to take no more pods, where an update says so. The Node here follows when the
+// cloud's comes down.
+func (s *Server) cordon(ctx context.Context, o, n object.Object) error {
+	old, next := o.(*corev1.Node), n.(*corev1.Node)
+	if old.Spec.Unschedulable || !next.Spec.Unschedulable {
+		return nil
+	}
+	reply, err := s.call(ctx, object.Call{
+		Verb: "patch", Key: object.Key{Kind: object.Nodes, Name: s.cfg.NodeName}, ContentType: string(types.MergePatchType), Body: []byte(object.Cordon),
+	})
+	if err != nil {
+		return unavailable("the cloud owns the spec of a Node: %v", err)
+	}
+	_, err = s.readReply(ctx, reply)
+	return err
 }
 
 // changeNodeStatus accepts the status, and labels and annotations, which the kubelet sends through it.

@@ -67,7 +67,7 @@ func (s *Server) lost(info *request.RequestInfo) string {
 	}
 	_, forwarded := forwards[forwardKey{info.APIGroup, info.Resource, info.Subresource, info.Verb}]
 	if info.Subresource != "" && !forwarded && known("") && !known(info.Subresource) {
-		return cloudOwns // an ephemeral container, an eviction
+		return cloudOwns // an ephemeral container, a binding
 	}
 	return ""
 }
@@ -79,6 +79,8 @@ func (s *Server) peoplesResources() map[schema.GroupVersion][]metav1.APIResource
 	}
 	core := []metav1.APIResource{
 		{Name: "pods/log", Namespaced: true, Kind: "Pod", Verbs: metav1.Verbs{"get"}},
+		// Without it kubectl drain would delete, and be refused, where the cloud may evict.
+		{Name: "pods/eviction", Namespaced: true, Group: "policy", Version: "v1", Kind: "Eviction", Verbs: metav1.Verbs{"create"}},
 		{Name: "nodes/proxy", Kind: "NodeProxyOptions", Verbs: metav1.Verbs{"create", "delete", "get", "patch", "update"}},
 	}
 	for sub, kind := range map[string]string{"attach": "PodAttachOptions", "exec": "PodExecOptions", "portforward": "PodPortForwardOptions"} {

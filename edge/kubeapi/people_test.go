@@ -157,7 +157,7 @@ func TestPeopleReachTheKubeletAsThroughAnAPIServer(t *testing.T) {
 	for _, r := range list.APIResources {
 		found[r.Name] = true
 	}
-	for _, name := range []string{"pods", "pods/log", "pods/exec", "pods/attach", "pods/portforward", "nodes/proxy"} {
+	for _, name := range []string{"pods", "pods/log", "pods/exec", "pods/attach", "pods/portforward", "pods/eviction", "nodes/proxy"} {
 		if !found[name] {
 			t.Errorf("discovery names no %s: %v", name, found)
 		}
@@ -267,12 +267,12 @@ func TestWritesThatWouldBeLostAreRefusedWithTheReason(t *testing.T) {
 		{"PATCH", ns + "/pods/web", merge, `{"metadata":{"labels":{"a":"b"}}}`, "make it in the cluster"},
 		{"PATCH", ns + "/pods/web/status", merge, `{"status":{"phase":"Failed"}}`, "the kubelet reports it"},
 		{"PATCH", ns + "/pods/web/ephemeralcontainers", merge, `{}`, "make it in the cluster"},
-		{"POST", ns + "/pods/web/eviction", "application/json", `{}`, "make it in the cluster"},
+		{"POST", ns + "/pods/web/binding", "application/json", `{}`, "make it in the cluster"},
 		{"DELETE", ns + "/pods/web", "application/json", `{}`, "grace period 0"},
 		{"PATCH", ns + "/configmaps/settings", merge, `{"data":{"k":"w"}}`, "make it in the cluster"},
 		{"POST", ns + "/secrets", "application/json", `{"metadata":{"name":"x"}}`, "make it in the cluster"},
 		{"DELETE", ns + "/configmaps", "application/json", ``, "make it in the cluster"},
-		{"PATCH", "/api/v1/nodes/" + node, merge, `{"spec":{"unschedulable":true}}`, "the cloud owns the spec of a Node"},
+		{"PATCH", "/api/v1/nodes/" + node, merge, `{"spec":{"podCIDR":"10.0.0.0/24"}}`, "the cloud owns the spec of a Node"},
 		{"PATCH", "/api/v1/nodes/" + node + "/status", merge, `{}`, "the kubelet reports it"},
 		{"POST", "/api/v1/nodes", "application/json", `{"metadata":{"name":"x"}}`, "registers its own node"},
 		{"DELETE", "/api/v1/nodes/" + node, "application/json", `{}`, "make it in the cluster"},

@@ -23,6 +23,9 @@ type updater struct {
 	*resource
 	change changeFunc
 	apply  func(ctx context.Context, c object.Change) (*object.Record, error)
+	// ask, which may be nil, has the cloud do what only it can do of an update that change allows. It is not called for
+	// a dry run.
+	ask func(ctx context.Context, old, new object.Object) error
 }
 
 var _ rest.Patcher = &updater{}
@@ -75,6 +78,11 @@ func (u *updater) update(ctx context.Context, rec *object.Record, info rest.Upda
 	c, err := u.change(ctx, rec, old, next)
 	if err != nil {
 		return nil, err
+	}
+	if u.ask != nil && !dryRun {
+		if err := u.ask(ctx, old, next); err != nil {
+			return nil, err
+		}
 	}
 	if c == nil || dryRun {
 		return u.show(rec)

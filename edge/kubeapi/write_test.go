@@ -136,8 +136,8 @@ func TestWhatTheCloudOwnsIsRefused(t *testing.T) {
 	}
 	_, err := e.client.CoreV1().Nodes().Patch(ctx, node, merge, []byte(`{"spec":{"taints":[{"key":"a","effect":"NoSchedule"}]}}`), metav1.PatchOptions{})
 	check("taint the node", err)
-	_, err = e.client.CoreV1().Nodes().Patch(ctx, node, merge, []byte(`{"spec":{"unschedulable":true}}`), metav1.PatchOptions{})
-	check("cordon the node", err)
+	_, err = e.client.CoreV1().Nodes().Patch(ctx, node, merge, []byte(`{"spec":{"unschedulable":true,"podCIDR":"10.0.0.0/24"}}`), metav1.PatchOptions{})
+	check("give the node addresses", err)
 	_, err = e.client.CoreV1().Nodes().Patch(ctx, node, merge, []byte(`{"metadata":{"labels":{"node-role.kubernetes.io/control-plane":""}}}`), metav1.PatchOptions{})
 	check("take a role", err)
 	_, err = e.client.CoreV1().Nodes().Patch(ctx, node, merge, []byte(`{"metadata":{"labels":{"node-restriction.kubernetes.io/x":"y"}}}`), metav1.PatchOptions{})

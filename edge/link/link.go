@@ -85,7 +85,7 @@ type Deps struct {
 	// Tunnel, if not nil, serves streams that the hub opens; it owns them, and returns when one is done. DialTunnel opens
 	// the second connection of a session where its own cannot carry them.
 	Tunnel     func(ctx context.Context, stream net.Conn)
-	DialTunnel func(ctx context.Context, way Way, session string) (transport.Stream, error)
+	DialTunnel func(ctx context.Context, way Way, session string) (*transport.TunnelConn, error)
 	// LeaseAge is the time since the kubelet last renewed its lease; negative where it never did.
 	LeaseAge func() time.Duration
 	// ServerTime, if set, is told the hub's clock at each connect.

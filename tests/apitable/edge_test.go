@@ -32,7 +32,11 @@ type relay struct{ real *reality }
 
 func (r relay) Call(ctx context.Context, c object.Call) (object.Reply, error) {
 	path := "/api/v1/namespaces/" + c.Key.Namespace + "/" + string(c.Key.Kind) + "/" + c.Key.Name + "/" + c.Subresource
-	resp, err := send(ctx, r.real.node, r.real.base, row{method: http.MethodPost, path: path, contentType: c.ContentType, body: string(c.Body)})
+	method := http.MethodPost
+	if c.Verb == "patch" {
+		method, path = http.MethodPatch, "/api/v1/"+string(c.Key.Kind)+"/"+c.Key.Name
+	}
+	resp, err := send(ctx, r.real.node, r.real.base, row{method: method, path: path, contentType: c.ContentType, body: string(c.Body)})
 	if err != nil {
 		return object.Reply{}, err
 	}

@@ -46,6 +46,24 @@ func (c *Cluster) CloudAddress() (string, error) {
 	return cloudAddress(number), nil
 }
 
+// SecondAddress is another address of the cloud's side, for a second CloudCore. It is made at the first call.
+func (c *Cluster) SecondAddress() (string, error) {
+	first, err := c.CloudAddress()
+	if err != nil {
+		return "", err
+	}
+	bridge, err := netlink.LinkByName(fmt.Sprintf("te%s-c", c.state.ID))
+	if err != nil {
+		return "", fmt.Errorf("make the cloud's second address: %w", err)
+	}
+	ip := net.ParseIP(first).To4()
+	ip[3]++
+	if err := netlink.AddrReplace(bridge, &netlink.Addr{IPNet: &net.IPNet{IP: ip, Mask: net.CIDRMask(32, 32)}}); err != nil {
+		return "", fmt.Errorf("make the cloud's second address %s: %w", ip, err)
+	}
+	return ip.String(), nil
+}
+
 func cloudAddress(number int) string { return fmt.Sprintf("10.200.%d.1", number) }
 
 // FreePorts finds n TCP ports that are free on 127.0.0.1 and, if it is not empty, on address. Another program may take

@@ -80,6 +80,9 @@ func (c *Cluster) controlPlane(process *Process, port int, address string) *Cont
 
 func (c *Cluster) controlPlaneDir() string { return filepath.Join(c.dir, "controlplane") }
 
+// AuthorityFile is where the cluster's CA certificate is, once the control plane has started.
+func (c *Cluster) AuthorityFile() string { return filepath.Join(c.controlPlaneDir(), "pki", "ca.crt") }
+
 func (c *Cluster) readyFile() string { return filepath.Join(c.dir, "controlplane.ready") }
 
 // WaitReady waits until the control plane that runs now says that it is ready. Call it after Restart.

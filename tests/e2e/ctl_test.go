@@ -347,6 +347,7 @@ func (s *system) refusesWhatWouldBeLost() {
 		{"the cloud owns this pod: delete it there", []string{"delete", "pod", "web"}},
 		{"pods are made in the cluster", []string{"run", "x", "--image=y"}},
 		{"no link to the cloud", []string{"create", "token", "default"}},
+		{"evictions are decided in the cloud", []string{"drain", "edge-1", "--force", "--delete-emptydir-data"}},
 	} {
 		s.expects(1, c.want, "", append([]string{"kubectl"}, c.args...)...)
 	}

@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -38,7 +41,7 @@ func TestJoinRevokeAndReset(t *testing.T) {
 	p := s.parts
 	s.must(os.MkdirAll(p.edge.StaticPods(), 0o755))
 	before := look(t, host)
-	join := func(flags ...string) {
+	join := func(flags ...string) string {
 		t.Helper()
 		args, err := p.JoinArgs(ctx, host)
 		s.must(err)
@@ -46,6 +49,7 @@ func TestJoinRevokeAndReset(t *testing.T) {
 		out, err := host.Run(ctx, slices.Concat([]string{keadm}, args, []string{"--service", "process"}, flags)...)
 		s.must(err)
 		t.Logf("joined and Ready after %s:\n%s", time.Since(start).Round(10*time.Millisecond), out)
+		return out
 	}
 	files := []string{"--config", filepath.Join(host.Dir(), "tether", "edgecore.yaml"), "--data-dir", filepath.Join(host.Dir(), "tether", "data"),
 		"--pki-dir", filepath.Join(host.Dir(), "tether", "pki")}
@@ -67,6 +71,10 @@ func TestJoinRevokeAndReset(t *testing.T) {
 	s.must(p.edge.WaitReady(ctx, time.Second)) // join has waited for it
 	s.runPod("first")
 	lookAtNode(t, host, keadm, files)
+	// This API server verifies no kubelets; the one of the shared system does.
+	if r := s.kubectl("", "logs", "first"); r.code != 0 || !strings.Contains(r.out, "serving on") {
+		t.Errorf("logs of a pod by an API server that takes any certificate: exit code %d: %s%s", r.code, r.out, r.err)
+	}
 	args, err := p.JoinArgs(ctx, host)
 	s.must(err)
 	if out, err := host.Run(ctx, append([]string{keadm}, args...)...); err == nil || !strings.Contains(err.Error(), "has joined already") || !strings.Contains(err.Error(), "keadm reset edge --config") {
@@ -105,9 +113,33 @@ func TestJoinRevokeAndReset(t *testing.T) {
 	}
 	reset()
 
-	join()
+	// For programs each says what it did in one document on standard output.
+	var joined struct {
+		Node, Service string
+		Ready         bool
+	}
+	if err := json.Unmarshal([]byte(join("-o", "json")), &joined); err != nil || joined.Node != "edge-1" || joined.Service != "process" || !joined.Ready {
+		t.Errorf("a join says %+v to programs, %v", joined, err)
+	}
 	s.runPod("second")
-	reset()
+	out, err = host.Run(ctx, append([]string{keadm, "reset", "edge", "--force", "--service", "process", "-o", "json"}, files[:2]...)...)
+	s.must(err)
+	var undone struct {
+		Node                 string
+		Stopped, NodeRemoved bool
+		Ended                int
+		Drained              *struct {
+			Pods   int
+			Failed string
+		}
+	}
+	if err := json.Unmarshal([]byte(out), &undone); err != nil || undone.Node != "edge-1" || !undone.Stopped || !undone.NodeRemoved || undone.Ended == 0 ||
+		undone.Drained == nil || undone.Drained.Failed != "" {
+		t.Errorf("a reset says to programs, %v:\n%s", err, out)
+	}
+	cluster.Eventually(t, 30*time.Second, "the machine to be as it was", func() error { return differ(before, look(t, host)) })
+	s.initAgain()
+	s.initOnABusyPort()
 	if _, err := p.Admin.CoreV1().Nodes().Get(ctx, "edge-1", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
 		t.Errorf("after the reset the Node is still there: %v", err)
 	}
@@ -138,6 +170,50 @@ func TestJoinRevokeAndReset(t *testing.T) {
 			t.Errorf("of the pod network's addresses is left: %v, %v", left, err)
 		}
 	}
+}
+
+// initAgain: an init beside one that is there says to programs which CA it kept, and the line that joins a node.
+func (s *system) initAgain() {
+	s.t.Helper()
+	out, err := s.Keadm(s.t.Context(), "init", "--local", "--service", "none", "--config", filepath.Join(s.t.TempDir(), "cloudcore.yaml"),
+		"--advertise-address", "cloud.example.org", "-o", "json")
+	s.must(err)
+	var r struct {
+		CA, Join string
+		Token    struct{ Token string }
+	}
+	if err := json.Unmarshal([]byte(out), &r); err != nil || r.CA == "" || !strings.HasPrefix(r.Token.Token, r.CA+".") ||
+		r.Join != "keadm join --cloudcore-ipport cloud.example.org:10000 --token "+r.Token.Token {
+		s.t.Errorf("init says to programs, %v:\n%s", err, out)
+	}
+}
+
+// initOnABusyPort: a CloudCore that cannot listen is not waited for, and init says why it ended.
+func (s *system) initOnABusyPort() {
+	s.t.Helper()
+	dir := s.t.TempDir()
+	host, port, err := net.SplitHostPort(s.Server())
+	s.must(err)
+	ports, err := cluster.FreePorts(1, "")
+	s.must(err)
+	start := time.Now()
+	_, err = s.Keadm(s.t.Context(), "init", "--local", "--service", "process", "--config", filepath.Join(dir, "cloudcore.yaml"), "--advertise-address", host,
+		"--set", "hub.bindAddress="+host, "--set", "hub.webSocketPort="+port, "--set", fmt.Sprintf("metrics.bindAddress=127.0.0.1:%d", ports[0]))
+	if took := time.Since(start); err == nil || took > 30*time.Second || !strings.Contains(err.Error(), "hub.webSocketPort: listen tcp "+s.Server()+": bind: address already in use") {
+		s.t.Errorf("after %s: %v", took, err)
+	}
+	s.t.Logf("an init on a busy port ended after %s", time.Since(start).Round(10*time.Millisecond))
+	text, err := os.ReadFile(filepath.Join(dir, "run", "cloudcore-supervisor.pid"))
+	s.must(err)
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	s.must(err)
+	s.must(syscall.Kill(pid, syscall.SIGTERM))
+	cluster.Eventually(s.t, 30*time.Second, "the supervisor to end", func() error {
+		if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); err == nil {
+			return fmt.Errorf("process %d is there", pid)
+		}
+		return nil
+	})
 }
 
 // lookAtNode: keadm reads what edgecore tells of itself, and finds a node that has just joined well.

@@ -4,9 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/tether-edge/tether/apis/config/v1alpha1"
@@ -14,7 +19,8 @@ import (
 )
 
 // TestASecondCloudCoreTakesOver: an edge knows two CloudCores of one cluster. Whichever it is connected to is killed; it
-// goes to the other one, which takes the node over while what the dead one wrote still stands.
+// goes to the other one, which takes the node over while what the dead one wrote still stands. Its kubelet is asked through
+// either CloudCore, whichever holds the node, and its Node shows the same address and port as before.
 func TestASecondCloudCoreTakesOver(t *testing.T) {
 	s := sharedSystem(t)
 	ctx := t.Context()
@@ -43,6 +49,33 @@ func TestASecondCloudCoreTakesOver(t *testing.T) {
 		s.must(err)
 		return l.Spec.RenewTime.Time
 	}
+	token := s.user("prober", "nodes/metrics")
+	endpoint := func() (corev1.NodeDaemonEndpoints, []corev1.NodeAddress, string) {
+		n, err := s.Admin.CoreV1().Nodes().Get(ctx, s.edge.Name(), metav1.GetOptions{})
+		s.must(err)
+		return n.Status.DaemonEndpoints, n.Status.Addresses, n.Annotations["tether.io/kubelet-port"]
+	}
+	port, addresses, noted := endpoint()
+	throughEither := func() {
+		t.Helper()
+		for server := range clouds {
+			host, _, err := net.SplitHostPort(server)
+			s.must(err)
+			cluster.Eventually(t, 20*time.Second, "an answer of the kubelet through "+host, func() error {
+				if code, body := s.askKubelet(host, port.KubeletEndpoint.Port, "/metrics/resource", token); code != http.StatusOK || !strings.Contains(body, "node_cpu_usage") {
+					return fmt.Errorf("status %d: %.200s", code, body)
+				}
+				return nil
+			})
+		}
+		if r := s.kubectl("", "logs", "steady"); r.code != 0 || !strings.Contains(r.out, "serving on") {
+			t.Errorf("logs: exit code %d: %s%s", r.code, r.out, r.err)
+		}
+		if p, a, n := endpoint(); p != port || !slices.Equal(a, addresses) || n != noted {
+			t.Errorf("the Node shows %v, %v, %s; before it was %v, %v, %s", p, a, n, port, addresses, noted)
+		}
+	}
+	throughEither()
 	for i := range 2 {
 		was, err := s.edge.Status(ctx)
 		s.must(err)
@@ -69,5 +102,6 @@ func TestASecondCloudCoreTakesOver(t *testing.T) {
 		})
 		s.sameContainers(before)
 		s.must(dead.Restart())
+		throughEither()
 	}
 }

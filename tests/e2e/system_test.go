@@ -53,7 +53,8 @@ func bringUpCloud(ctx context.Context, c *cluster.Cluster, edge cluster.EdgeConf
 	if err != nil {
 		return nil, err
 	}
-	control, err := c.StartControlPlane(ctx, program)
+	// One that verifies kubelets; the one of TestJoinRevokeAndReset does not.
+	control, err := c.StartControlPlane(ctx, program, "--component-arg=kube-apiserver=--kubelet-certificate-authority="+c.AuthorityFile())
 	if err != nil {
 		return nil, err
 	}

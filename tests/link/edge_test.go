@@ -201,7 +201,7 @@ func (w *world) join(node string, c edgeConfig) *edge {
 			return s, pki.Explain(err, c.clock)
 		},
 		Tunnel: c.tunnel,
-		DialTunnel: func(ctx context.Context, way link.Way, session string) (transport.Stream, error) {
+		DialTunnel: func(ctx context.Context, way link.Way, session string) (*transport.TunnelConn, error) {
 			return transport.DialTunnel(ctx, nil, way.Server, session, pki.ClientTLS(id, w.trust, "127.0.0.1", c.clock))
 		},
 		ServerTime: func(hub time.Time) { e.hubTime.Store(&hub) },

@@ -199,19 +199,23 @@ func ready(ctx context.Context, cloud *cluster.Process, metrics string) error {
 	})
 }
 
-// SecondCloud starts another cloudcore of the same cluster beside the first, and returns it and the host:port that
-// edges dial by WebSocket.
+// SecondCloud starts another cloudcore of the same cluster, at an address of its own and with the first one's ports, and
+// returns it and the host:port that edges dial by WebSocket. Nodes show the first one's address, whoever holds them.
 func (s *Stack) SecondCloud(ctx context.Context) (*cluster.Process, string, error) {
 	cfg, err := v1alpha1.LoadCloudCore(s.config)
 	if err != nil {
 		return nil, "", err
 	}
-	ports, err := cluster.FreePorts(4, s.address)
+	address, err := s.Cluster.SecondAddress()
 	if err != nil {
 		return nil, "", err
 	}
-	cfg.Hub.WebSocketPort, cfg.Hub.QUICPort, cfg.Join.Port = ports[0], ports[1], ports[2]
-	cfg.Metrics.BindAddress = net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[3]))
+	ports, err := cluster.FreePorts(1, "")
+	if err != nil {
+		return nil, "", err
+	}
+	cfg.Hub.BindAddress, cfg.Hub.AdvertiseAddresses, cfg.Tunnel.AdvertiseAddress = address, []string{address}, s.address
+	cfg.Metrics.BindAddress = net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[0]))
 	config := s.path("cloudcore-2.yaml")
 	if err := writeConfig(config, cfg); err != nil {
 		return nil, "", err
@@ -224,7 +228,7 @@ func (s *Stack) SecondCloud(ctx context.Context) (*cluster.Process, string, erro
 	if err != nil {
 		return nil, "", err
 	}
-	return second, net.JoinHostPort(s.address, strconv.Itoa(ports[0])), ready(ctx, second, cfg.Metrics.BindAddress)
+	return second, net.JoinHostPort(address, strconv.Itoa(cfg.Hub.WebSocketPort)), ready(ctx, second, cfg.Metrics.BindAddress)
 }
 
 // CloudMetrics is the URL of cloudcore's metrics.

@@ -10,6 +10,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -51,7 +52,16 @@ func (s *Stack) StockKubelet(ctx context.Context, h *cluster.EdgeHost, sysResour
 	if err := os.WriteFile(ca, authority, 0o644); err != nil {
 		return nil, fmt.Errorf("prepare the stock kubelet: %w", err)
 	}
-	text, err := stockConfig(h, ca, sysResource)
+	serving := nodeRequest(name)
+	serving.IPAddresses = []net.IP{net.ParseIP(h.Address())}
+	cert, key, err := s.signed(ctx, name+"-serving", serving, certificatesv1.KubeletServingSignerName, certificatesv1.UsageServerAuth)
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(os.WriteFile(filepath.Join(dir, "serving.crt"), cert, 0o644), os.WriteFile(filepath.Join(dir, "serving.key"), key, 0o600)); err != nil {
+		return nil, fmt.Errorf("prepare the stock kubelet: %w", err)
+	}
+	text, err := stockConfig(h, ca, filepath.Join(dir, "serving"), sysResource)
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +96,7 @@ func buildStockKubelet(ctx context.Context) (string, error) {
 }
 
 // stockConfig is what edge/kubelet and tests/stack set for the kubelet in edgecore, in the stock one's own form.
-func stockConfig(h *cluster.EdgeHost, clientCA string, sysResource bool) ([]byte, error) {
+func stockConfig(h *cluster.EdgeHost, clientCA, serving string, sysResource bool) ([]byte, error) {
 	var b strings.Builder
 	add := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	add("apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration")
@@ -96,7 +106,7 @@ func stockConfig(h *cluster.EdgeHost, clientCA string, sysResource bool) ([]byte
 	add("cgroupDriver: cgroupfs\ncgroupRoot: %s\nfailCgroupV1: false\nfailSwapOn: false", h.Cgroup())
 	add("clusterDNS: [%s]\nclusterDomain: cluster.local", h.RootAddress())
 	add("evictionHard: {memory.available: 20Mi}")
-	add("rotateCertificates: false\nserverTLSBootstrap: false")
+	add("rotateCertificates: false\ntlsCertFile: %s.crt\ntlsPrivateKeyFile: %s.key", serving, serving)
 	if !sysResource {
 		// What such a machine refuses is asked for again every minute.
 		score, err := os.ReadFile("/proc/self/oom_score_adj")
@@ -116,28 +126,20 @@ func (s *Stack) clusterCA() ([]byte, error) {
 	return os.ReadFile(s.REST().CAFile)
 }
 
+// nodeRequest asks for a certificate of a node's.
+func nodeRequest(name string) *x509.CertificateRequest {
+	return &x509.CertificateRequest{Subject: pkix.Name{CommonName: "system:node:" + name, Organization: []string{"system:nodes"}}}
+}
+
 // nodeKubeconfig gives a node an identity from the cluster's own signer, as `kubeadm join` would.
 func (s *Stack) nodeKubeconfig(ctx context.Context, name, file string) error {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	cert, key, err := s.signed(ctx, name, nodeRequest(name), certificatesv1.KubeAPIServerClientKubeletSignerName, certificatesv1.UsageClientAuth)
 	if err != nil {
-		return fmt.Errorf("make the key of %s: %w", name, err)
-	}
-	keyDER, err := x509.MarshalECPrivateKey(key)
-	if err != nil {
-		return fmt.Errorf("make the key of %s: %w", name, err)
-	}
-	request, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
-		Subject: pkix.Name{CommonName: "system:node:" + name, Organization: []string{"system:nodes"}}}, key)
-	if err != nil {
-		return fmt.Errorf("make the request of %s: %w", name, err)
-	}
-	cert, err := s.sign(ctx, name, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: request}))
-	if err != nil {
-		return fmt.Errorf("sign the certificate of %s: %w", name, err)
+		return err
 	}
 	c, rest := clientcmdapi.NewConfig(), s.REST()
 	c.Clusters["c"] = &clientcmdapi.Cluster{Server: s.Control.Server, CertificateAuthorityData: rest.CAData, CertificateAuthority: rest.CAFile}
-	c.AuthInfos["n"] = &clientcmdapi.AuthInfo{ClientCertificateData: cert, ClientKeyData: pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER})}
+	c.AuthInfos["n"] = &clientcmdapi.AuthInfo{ClientCertificateData: cert, ClientKeyData: key}
 	c.Contexts["x"] = &clientcmdapi.Context{Cluster: "c", AuthInfo: "n"}
 	c.CurrentContext = "x"
 	if err := clientcmd.WriteToFile(*c, file); err != nil {
@@ -146,11 +148,31 @@ func (s *Stack) nodeKubeconfig(ctx context.Context, name, file string) error {
 	return nil
 }
 
-func (s *Stack) sign(ctx context.Context, name string, request []byte) ([]byte, error) {
+// signed makes a key and has the cluster sign a request for it, which the admin approves. Both are returned by PEM.
+func (s *Stack) signed(ctx context.Context, name string, request *x509.CertificateRequest, signer string, usage certificatesv1.KeyUsage) (cert, key []byte, err error) {
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make a key for %s: %w", name, err)
+	}
+	der, err := x509.MarshalECPrivateKey(private)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make a key for %s: %w", name, err)
+	}
+	raw, err := x509.CreateCertificateRequest(rand.Reader, request, private)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make the request %s: %w", name, err)
+	}
+	cert, err = s.sign(ctx, name, certificatesv1.CertificateSigningRequestSpec{Request: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: raw}),
+		SignerName: signer, Usages: []certificatesv1.KeyUsage{certificatesv1.UsageDigitalSignature, usage}})
+	if err != nil {
+		return nil, nil, fmt.Errorf("sign the request %s: %w", name, err)
+	}
+	return cert, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}), nil
+}
+
+func (s *Stack) sign(ctx context.Context, name string, spec certificatesv1.CertificateSigningRequestSpec) ([]byte, error) {
 	csrs := s.Admin.CertificatesV1().CertificateSigningRequests()
-	csr, err := csrs.Create(ctx, &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{Name: name},
-		Spec: certificatesv1.CertificateSigningRequestSpec{Request: request, SignerName: certificatesv1.KubeAPIServerClientKubeletSignerName,
-			Usages: []certificatesv1.KeyUsage{certificatesv1.UsageDigitalSignature, certificatesv1.UsageClientAuth}}}, metav1.CreateOptions{})
+	csr, err := csrs.Create(ctx, &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: spec}, metav1.CreateOptions{})
 	if err != nil {
 		return nil, err
 	}

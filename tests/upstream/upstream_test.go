@@ -14,6 +14,7 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -513,6 +514,38 @@ func TestCallsGetTheAPIServersAnswer(t *testing.T) {
 	k, _ := object.Lookup(object.Pods)
 	if o, err := object.Decode(k, r.Body); err != nil || o.GetUID() == "" {
 		t.Errorf("the reply to a protobuf request is %s: %v", r.ContentType, err)
+	}
+}
+
+// A node that is drained at its site takes no more pods, and evicts its own and no others, with the rights of
+// build/manifests.
+func TestANodeDrainsItselfAlone(t *testing.T) {
+	s := constrained(t, frozen{})
+	s.pod("mine", s.n1, nil)
+	s.pod("other", s.n2, nil)
+	evict := func(node, pod string) *wire.Reply {
+		body := fmt.Appendf(nil, `{"apiVersion":"policy/v1","kind":"Eviction","metadata":{"namespace":%q,"name":%q}}`, s.ns, pod)
+		return s.a.Call(t.Context(), node, &wire.Call{Verb: "create", Kind: "pods", Subresource: "eviction", Namespace: s.ns, Name: pod, ContentType: "application/json", Body: body})
+	}
+	if r := evict(s.n1, "other"); r.Code != 403 {
+		t.Errorf("the eviction of another node's pod got %d %s, expected 403", r.Code, r.Body)
+	}
+	var r *wire.Reply
+	eventually(t, 20*time.Second, func() (string, bool) {
+		r = evict(s.n1, "mine")
+		return fmt.Sprintf("%d %s", r.Code, r.Body), r.Code == 201
+	})
+	if p, err := shared.client.CoreV1().Pods(s.ns).Get(t.Context(), "mine", metav1.GetOptions{}); err == nil && p.DeletionTimestamp == nil {
+		t.Error("the pod is not on its way out")
+	} else if err != nil && !apierrors.IsNotFound(err) {
+		t.Error(err)
+	}
+	cordon := &wire.Call{Verb: "patch", Kind: "nodes", Name: s.n1, ContentType: "application/merge-patch+json", Body: []byte(object.Cordon)}
+	if r := s.a.Call(t.Context(), s.n1, cordon); r.Code != 200 {
+		t.Fatalf("the cordon got %d %s", r.Code, r.Body)
+	}
+	if n, err := shared.client.CoreV1().Nodes().Get(t.Context(), s.n1, metav1.GetOptions{}); err != nil || !n.Spec.Unschedulable {
+		t.Errorf("the Node takes pods: %v", err)
 	}
 }
 

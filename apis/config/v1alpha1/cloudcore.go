@@ -74,7 +74,19 @@ type Tunnel struct {
 	// ever. FirstPort 0 means no tunnel: no kubectl logs or exec.
 	FirstPort int `json:"firstPort"`
 	LastPort  int `json:"lastPort"`
+	// ServingCertificate says who signs the certificate of these ports.
+	ServingCertificate ServingCertificate `json:"servingCertificate"`
 }
+
+// ServingCertificate names a signer.
+type ServingCertificate string
+
+// The signers. Cluster is its signer of kubelets' certificates, which an API server that verifies kubelets trusts; where
+// it does not sign, and with EdgeCA, the edge CA does.
+const (
+	ServingCertificateCluster ServingCertificate = "cluster"
+	ServingCertificateEdgeCA  ServingCertificate = "edge-ca"
+)
 
 // Lease configures the Leases that CloudCore renews for connected nodes.
 type Lease struct {
@@ -100,7 +112,7 @@ func DefaultCloudCore() *CloudCore {
 		},
 		Join: Join{Port: 10002, CertificateLife: Duration(7 * 24 * time.Hour), RenewalGrace: Duration(90 * 24 * time.Hour),
 			MaxConnections: 256},
-		Tunnel:        Tunnel{FirstPort: 20000, LastPort: 59999},
+		Tunnel:        Tunnel{FirstPort: 20000, LastPort: 59999, ServingCertificate: ServingCertificateCluster},
 		Impersonation: ImpersonationAuto,
 		Lease:         Lease{RenewInterval: Duration(15 * time.Second), Duration: Duration(40 * time.Second)},
 		Metrics:       Metrics{BindAddress: "127.0.0.1:10004"},
@@ -137,6 +149,7 @@ func (c *CloudCore) Validate() error {
 	if c.Tunnel.AdvertiseAddress != "" {
 		f.host("tunnel.advertiseAddress", c.Tunnel.AdvertiseAddress)
 	}
+	oneOf(&f, "tunnel.servingCertificate", c.Tunnel.ServingCertificate, ServingCertificateCluster, ServingCertificateEdgeCA)
 	oneOf(&f, "impersonation", c.Impersonation, ImpersonationAuto, ImpersonationConstrained, ImpersonationLegacy)
 	f.duration("lease.duration", c.Lease.Duration, 10*time.Second, 10*time.Minute)
 	if c.Lease.Duration.Std()%time.Second != 0 {

@@ -35,6 +35,8 @@ func rows() []row {
 		{"sessions", measureSessions},
 		{"join", measureJoin},
 		{"tunnel", measureTunnel},
+		{"share", measureShare},
+		{"far", measureFar},
 	}
 }
 

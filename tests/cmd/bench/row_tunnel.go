@@ -52,12 +52,7 @@ func (s *system) relays(ctx context.Context) error {
 		if err := s.carryBy(ctx, e, p); err != nil {
 			return err
 		}
-		// A kubelet that has just started does not know its pods yet.
-		err := until(ctx, poll, readyTimeout, "an answer of the pod", func() error {
-			_, err := s.kubectl(ctx, -1, "exec", "deploy/edge-tether", "--", "/demo", "zeros", "1")
-			return err
-		})
-		if err != nil {
+		if err := s.answers(ctx, "deploy/edge-tether"); err != nil {
 			return err
 		}
 		size := tunnelBytes
@@ -110,6 +105,14 @@ func (s *system) carryBy(ctx context.Context, e *stack.Edge, p v1alpha1.Protocol
 		if err == nil && (!st.Link.Synced || st.Link.Protocol != string(p)) {
 			err = fmt.Errorf("it is %+v", st.Link)
 		}
+		return err
+	})
+}
+
+// answers waits until a pod can be asked: a kubelet that has just started does not know its pods yet.
+func (s *system) answers(ctx context.Context, pod string) error {
+	return until(ctx, poll, readyTimeout, "an answer of the pod", func() error {
+		_, err := s.kubectl(ctx, -1, "exec", pod, "--", "/demo", "zeros", "1")
 		return err
 	})
 }

@@ -1,0 +1,165 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/tether-edge/tether/apis/config/v1alpha1"
+	"github.com/tether-edge/tether/tests/cluster"
+)
+
+// leaseLimit is how old a node's Lease may become while streams take all they can, in seconds: renewed every 15.
+const leaseLimit = 20
+
+// measureShare changes ConfigMaps one by one while a stream to the node takes all it can, up or both ways, over both
+// transports: neither the changes nor the heartbeats may wait for it.
+func measureShare(ctx context.Context, b *bench) error {
+	m, err := b.mapsSystem(ctx, changeMaps, nil)
+	if err != nil {
+		return err
+	}
+	return m.down(m.share(ctx))
+}
+
+func (m *mapsSystem) share(ctx context.Context) error {
+	for _, p := range []v1alpha1.Protocol{v1alpha1.ProtocolWebSocket, v1alpha1.ProtocolQUIC} {
+		if err := m.carryBy(ctx, m.edge, p); err != nil {
+			return err
+		}
+		if err := m.answers(ctx, "reader"); err != nil {
+			return err
+		}
+		for _, load := range []struct {
+			what string
+			args []string
+		}{
+			{"nothing else", nil},
+			{"a stream up", []string{"exec", "reader", "--", "/demo", "zeros", "1000000000000"}},
+			{"a stream both ways", []string{"exec", "-i", "reader", "--", "/demo", "cat", "/dev/stdin"}},
+		} {
+			if err := m.shareWith(ctx, p, load.what, load.args); err != nil {
+				return fmt.Errorf("%s: %w", load.what, err)
+			}
+		}
+	}
+	return nil
+}
+
+// shareWith changes every map once while a kubectl runs.
+func (m *mapsSystem) shareWith(ctx context.Context, p v1alpha1.Protocol, what string, args []string) error {
+	end := func() (int64, error) { return 0, nil }
+	if args != nil {
+		var err error
+		if end, err = m.flood(ctx, args...); err != nil {
+			return err
+		}
+		// It is under way, and grew to its full rate.
+		if err := m.bench.rest(ctx, 3*time.Second); err != nil {
+			return errors.Join(err, ignore(end()))
+		}
+	}
+	before, err := m.edge.Status(ctx)
+	if err != nil {
+		return errors.Join(err, ignore(end()))
+	}
+	oldest := m.oldestLease(ctx)
+	var c changes
+	start := time.Now()
+	if err := m.changeAll(ctx, &c); err != nil {
+		return errors.Join(err, ignore(end()))
+	}
+	took := time.Since(start)
+	age := oldest()
+	moved, err := end()
+	if err != nil {
+		return err
+	}
+	after, err := m.edge.Status(ctx)
+	if err != nil {
+		return err
+	}
+	if before.Link.Since != after.Link.Since {
+		return fmt.Errorf("the session ended under it: connected since %v, then since %v", before.Link.Since, after.Link.Since)
+	}
+	sorted := slices.Sorted(slices.Values(c.farFromRequest))
+	note := fmt.Sprintf("p90 %s ms", number(percentile(sorted, 90)))
+	if args != nil {
+		note += fmt.Sprintf("; the stream moved %s MB/s", number(float64(moved)/1e6/took.Seconds()))
+	}
+	m.bench.figure(Figure{What: fmt.Sprintf("one change over %s beside %s, edge over plain watch, from the request", p, what), Limit: atMost(2),
+		Values: []float64{median(c.farFromRequest) / median(c.nearFromRequest)}})
+	m.bench.figure(Figure{What: fmt.Sprintf("one change over %s beside %s, request to edge commit", p, what), Unit: "ms", Values: c.farFromRequest, Note: note})
+	m.bench.figure(Figure{What: fmt.Sprintf("oldest Lease over %s beside %s", p, what), Unit: "s", Limit: atMost(leaseLimit), Values: []float64{age}})
+	return nil
+}
+
+func ignore(_ int64, err error) error { return err }
+
+// flood runs kubectl with endless input until end is called, which returns how many bytes it read or printed.
+func (s *system) flood(ctx context.Context, args ...string) (end func() (int64, error), err error) {
+	program, err := cluster.Program(ctx, "kubectl")
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.CommandContext(ctx, program, append([]string{"--kubeconfig", s.Control.Kubeconfig, "--cache-dir", filepath.Join(s.cluster.Dir(), "kubectl"), "-n", namespace}, args...)...)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	moved := make(chan int64, 2)
+	go func() {
+		n, _ := io.Copy(in, zeros{}) // until kubectl ends
+		moved <- n
+	}()
+	go func() {
+		n, _ := io.Copy(io.Discard, out)
+		moved <- n
+	}()
+	return func() (int64, error) {
+		if err := cmd.Process.Kill(); err != nil {
+			return 0, fmt.Errorf("kubectl ended by itself: %w", err)
+		}
+		n := max(<-moved, <-moved)
+		_ = cmd.Wait() // killed
+		if n == 0 {
+			return 0, errors.New("the stream moved nothing")
+		}
+		return n, nil
+	}, nil
+}
+
+// zeros never ends.
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { return len(p), nil }
+
+// oldestLease looks at the node's Lease until its result is called, which is the oldest that it became, in seconds.
+func (m *mapsSystem) oldestLease(ctx context.Context) (oldest func() float64) {
+	ctx, stop := context.WithCancel(ctx)
+	result := make(chan float64, 1)
+	go func() {
+		var age float64
+		for wait(ctx, poll) == nil {
+			if l, err := m.Admin.CoordinationV1().Leases("kube-node-lease").Get(ctx, m.edge.Name(), metav1.GetOptions{}); err == nil && l.Spec.RenewTime != nil {
+				age = max(age, time.Since(l.Spec.RenewTime.Time).Seconds())
+			}
+		}
+		result <- age
+	}()
+	return func() float64 { stop(); return <-result }
+}

@@ -117,7 +117,7 @@ func (r *machineReport) judgeCertificate(cfg *v1alpha1.EdgeCore, now time.Time) 
 		return
 	}
 	issued := pki.Issued(c)
-	due := c.NotAfter.Add(-c.NotAfter.Sub(issued) / 3)
+	due := renewal(issued, c.NotAfter)
 	late := c.NotAfter.Add(-c.NotAfter.Sub(issued) / 4)
 	switch {
 	case now.Before(issued.Add(-maxSkew)):

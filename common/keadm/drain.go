@@ -5,9 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -18,7 +15,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/tether-edge/tether/common/object"
 )
@@ -57,15 +53,11 @@ type drained struct {
 
 // localAPI returns a client of the node's own API.
 func localAPI(dataDir string) (kubernetes.Interface, error) {
-	file := filepath.Join(dataDir, "admin.kubeconfig")
-	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("expected edgecore's %s, found none: it never ran here", file)
-	}
-	config, err := clientcmd.BuildConfigFromFlags("", file)
+	config, err := localConfig(dataDir)
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", file, err)
+		return nil, err
 	}
-	config.QPS, config.Timeout = -1, askTimeout
+	config.Timeout = askTimeout
 	return kubernetes.NewForConfig(config)
 }
 

@@ -2,7 +2,7 @@
 //
 // It promises that every failure says what was expected, what was found and how to mend it, on standard error; that
 // standard output ends with what to do next; and that the exit code is 0 for done, 1 for failed and 2 for a command line
-// that it does not understand. common/cmd/keadm is its main.
+// that it does not understand; that of `keadm ctl exec` is the command's own. common/cmd/keadm is its main.
 package keadm
 
 import (
@@ -48,6 +48,9 @@ func Run(ctx context.Context, args []string, w IO) int {
 		return exitUsage
 	}
 	fmt.Fprintf(w.Err, "keadm: %v\n", err)
+	if status := exitStatus(0); errors.As(err, &status) {
+		return int(status)
+	}
 	return exitFailed
 }
 
@@ -61,6 +64,7 @@ func Command(w IO) *cobra.Command {
 			"'keadm init' sets up the one and prints the line, a 'keadm join', that makes a machine the other.",
 		Example: "  keadm init --local --advertise-address cloud.example.org                  # on a machine with the cluster's kubeconfig\n" +
 			"  keadm join --cloudcore-ipport cloud.example.org:10000 --token TOKEN       # on the edge node, as root\n" +
+			"  keadm ctl status                                                          # on the edge node: how it is\n" +
 			"  keadm debug diagnose edge                                                 # on the edge node, if it is not well",
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -83,7 +87,7 @@ func Command(w IO) *cobra.Command {
 		commands  []*cobra.Command
 	}{
 		{"cloud", "Beside the cluster:", []*cobra.Command{newInit(w), newGetToken(w), newTokens(w), newCerts(w), newConfig(w)}},
-		{"edge", "At an edge node:", []*cobra.Command{newJoin(w), newCheck(w), newDebug(w), newSupervise(w)}},
+		{"edge", "At an edge node:", []*cobra.Command{newJoin(w), newCtl(w), newCheck(w), newDebug(w), newSupervise(w)}},
 		{"both", "At both:", []*cobra.Command{newReset(w), newVersion(w)}},
 	} {
 		root.AddGroup(&cobra.Group{ID: g.id, Title: g.title})

@@ -82,6 +82,10 @@ func TestWrongInputSaysWhatToDo(t *testing.T) {
 		{2, "expected --image-repository", []string{"config", "images"}},
 		{2, "accepts 1 arg", []string{"token", "revoke"}},
 		{2, "accepts 1 arg", []string{"certs", "revoke"}},
+		{2, "expected a pod, -- and the command", []string{"ctl", "exec", "web", "sh"}},
+		{2, "expected a pod, -- and the command", []string{"ctl", "exec", "--", "sh"}},
+		{2, "accepts 1 arg", []string{"ctl", "logs"}},
+		{2, "requires at least 1 arg", []string{"ctl", "get"}},
 		{2, "expected -- and the program", []string{"supervise"}},
 		{2, "expected -- and the program", []string{"supervise", "edgecore"}},
 		{1, "/no/such", []string{"supervise", "--", "/no/such"}},
@@ -145,6 +149,7 @@ func TestShellsCompleteCommandsAndValues(t *testing.T) {
 		{"yaml", []string{"version", "-o", ""}},
 		{"yaml", []string{"init", "-o", ""}},
 		{"zsh", []string{"completion", ""}},
+		{"wide", []string{"ctl", "get", "pods", "-o", ""}},
 	} {
 		code, out, _ := call(t, today, append([]string{"__complete"}, c.args...)...)
 		if code != 0 || !strings.Contains("\n"+out, "\n"+c.want) {

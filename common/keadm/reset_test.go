@@ -38,12 +38,24 @@ func (r *podRuntime) note(format string, args ...any) {
 	r.ended = append(r.ended, fmt.Sprintf(format, args...))
 }
 
-func (r *podRuntime) ListPodSandbox(context.Context, *runtimeapi.ListPodSandboxRequest) (*runtimeapi.ListPodSandboxResponse, error) {
-	return &runtimeapi.ListPodSandboxResponse{Items: r.pods}, nil
+func (r *podRuntime) ListPodSandbox(_ context.Context, q *runtimeapi.ListPodSandboxRequest) (*runtimeapi.ListPodSandboxResponse, error) {
+	out := &runtimeapi.ListPodSandboxResponse{}
+	for _, p := range r.pods {
+		if want := q.Filter.GetState(); want == nil || p.State == want.State {
+			out.Items = append(out.Items, p)
+		}
+	}
+	return out, nil
 }
 
-func (r *podRuntime) ListContainers(context.Context, *runtimeapi.ListContainersRequest) (*runtimeapi.ListContainersResponse, error) {
-	return &runtimeapi.ListContainersResponse{Containers: r.containers}, nil
+func (r *podRuntime) ListContainers(_ context.Context, q *runtimeapi.ListContainersRequest) (*runtimeapi.ListContainersResponse, error) {
+	out := &runtimeapi.ListContainersResponse{}
+	for _, c := range r.containers {
+		if uid := q.Filter.GetLabelSelector()[podLabel]; uid == "" || c.Labels[podLabel] == uid {
+			out.Containers = append(out.Containers, c)
+		}
+	}
+	return out, nil
 }
 
 func (r *podRuntime) StopContainer(_ context.Context, q *runtimeapi.StopContainerRequest) (*runtimeapi.StopContainerResponse, error) {

@@ -17,6 +17,20 @@ type edgeStatus struct {
 	Link    linkStatus    `json:"link"`
 	Store   storeStatus   `json:"store"`
 	Kubelet kubeletStatus `json:"kubelet"`
+	Outbox  []waiting     `json:"outbox"`
+	// Held are the pods, as namespace/name, that run on though the cluster has lost their node.
+	Held []string `json:"held,omitempty"`
+	// Unread says why the last two are not known.
+	Unread string `json:"unread,omitempty"`
+}
+
+// waiting is what is read of edge/store's Waiting: the writes of a class that wait for the cloud.
+type waiting struct {
+	Class string `json:"class"`
+	Count int64  `json:"count"`
+	Bytes int64  `json:"bytes"`
+	// Oldest is when the one that waits longest was made.
+	Oldest time.Time `json:"oldest"`
 }
 
 // linkStatus is what is read of edge/link's Status.

@@ -2,6 +2,9 @@ package edgecore
 
 import (
 	"context"
+	"crypto/tls"
+	"net"
+	"net/http"
 	"time"
 
 	"github.com/tether-edge/tether/common/object"
@@ -14,6 +17,17 @@ import (
 type clockFunc func() time.Time
 
 func (c clockFunc) Now() time.Time { return c() }
+
+// kubeletTransport reaches the kubelet's own server at address, whatever host a request names.
+func kubeletTransport(address string, config *tls.Config) *http.Transport {
+	return &http.Transport{
+		// Without HTTP/2: what is upgraded needs a connection of its own.
+		TLSClientConfig: config, DisableCompression: true, MaxIdleConnsPerHost: 2, IdleConnTimeout: 10 * time.Second,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "tcp", address)
+		},
+	}
+}
 
 // linkStore presents the store as the link wants it.
 type linkStore struct{ *store.Store }

@@ -132,11 +132,16 @@ func (e *EdgeCore) build() error {
 	if err != nil {
 		return err
 	}
+	peopleTLS, err := e.local.clientTLS("tether:kubeapi")
+	if err != nil {
+		return err
+	}
 	servingCert, servingKey, err := e.local.serving()
 	if err != nil {
 		return fmt.Errorf("make the certificate of the kubelet's server: %w", err)
 	}
-	relay := tunnel.New(net.JoinHostPort("127.0.0.1", strconv.Itoa(cfg.Kubelet.Port)), kubeletTLS, e.part("tunnel"))
+	kubeletAddress := net.JoinHostPort("127.0.0.1", strconv.Itoa(cfg.Kubelet.Port))
+	relay := tunnel.New(kubeletAddress, kubeletTLS, e.part("tunnel"))
 	serve := func(ctx context.Context, stream net.Conn) {
 		done := e.memory.Busy()
 		defer done()
@@ -158,7 +163,8 @@ func (e *EdgeCore) build() error {
 	e.renewer = renew.New(renew.Config{Node: cfg.NodeName, CertFile: cfg.Cloud.CertFile, CAFile: cfg.Cloud.CAFile, Servers: e.joins},
 		renew.Deps{Proxy: e.requests, Identity: e.identity, Roots: e.roots, Log: e.part("renew"), Now: e.deps.Now, Registry: e.reg})
 	e.api, err = kubeapi.New(kubeapi.Config{NodeName: cfg.NodeName, AdminGroup: adminGroup, Version: version.Get().Kubernetes},
-		kubeapi.Deps{Store: e.store, Cloud: e.link, Log: e.part("kubeapi"), Clock: clockFunc(e.deps.Now), Registerer: e.reg})
+		kubeapi.Deps{Store: e.store, Cloud: e.link, Kubelet: kubeletTransport(kubeletAddress, peopleTLS),
+			Log: e.part("kubeapi"), Clock: clockFunc(e.deps.Now), Registerer: e.reg})
 	if err != nil {
 		return err
 	}

@@ -1,9 +1,13 @@
 package edgecore
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
+	"time"
 
+	"github.com/tether-edge/tether/common/object"
 	"github.com/tether-edge/tether/edge/kubelet"
 	"github.com/tether-edge/tether/edge/link"
 	"github.com/tether-edge/tether/edge/store"
@@ -15,10 +19,38 @@ type Status struct {
 	Link    link.Status    `json:"link"`
 	Store   store.Status   `json:"store"`
 	Kubelet kubelet.Status `json:"kubelet"`
+	// Outbox is what waits for the cloud, by class; empty if nothing does.
+	Outbox []store.Waiting `json:"outbox"`
+	// Held are the pods, as namespace/name, that run on though the cluster has lost their node.
+	Held []string `json:"held,omitempty"`
+	// Unread says why the last two are not known.
+	Unread string `json:"unread,omitempty"`
 }
 
-func (e *EdgeCore) status(w http.ResponseWriter, _ *http.Request) {
+func (e *EdgeCore) status(w http.ResponseWriter, r *http.Request) {
+	s := Status{Node: e.cfg.NodeName, Link: e.link.Status(), Store: e.store.Status(), Kubelet: e.kubelet.Status()}
+	if err := e.stored(r.Context(), &s); err != nil {
+		s.Unread = err.Error()
+	}
 	w.Header().Set("Content-Type", "application/json")
 	// The client may be gone; there is nobody else to tell.
-	_ = json.NewEncoder(w).Encode(Status{Node: e.cfg.NodeName, Link: e.link.Status(), Store: e.store.Status(), Kubelet: e.kubelet.Status()})
+	_ = json.NewEncoder(w).Encode(s)
+}
+
+// storeTimeout bounds the wait for the database: the rest of the status is not to wait for a disk that hangs.
+const storeTimeout = 2 * time.Second
+
+// stored fills in what only the database knows.
+func (e *EdgeCore) stored(ctx context.Context, s *Status) error {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	waiting, err := e.store.Waiting(ctx)
+	s.Outbox = append([]store.Waiting{}, waiting...)
+	pods, _, lerr := e.store.List(ctx, object.Pods, "")
+	for _, p := range pods {
+		if p.Held {
+			s.Held = append(s.Held, p.Key.Namespace+"/"+p.Key.Name)
+		}
+	}
+	return errors.Join(err, lerr)
 }

@@ -22,8 +22,8 @@ var shortNames = map[object.ID][]string{
 	object.ServiceAccounts: {"sa"}, object.PersistentVolumes: {"pv"}, object.PersistentVolumeClaims: {"pvc"},
 }
 
-// discoveryPaths returns the handlers of the URLs that describe the API, by path.
-func (s *Server) discoveryPaths() map[string]http.Handler {
+// discoveryPaths returns the handlers of the URLs that describe the API and what there is more of it, by path.
+func (s *Server) discoveryPaths(more map[schema.GroupVersion][]metav1.APIResource) map[string]http.Handler {
 	paths := map[string]http.Handler{
 		"/api":     discovery.NewLegacyRootAPIHandler(discovery.DefaultAddresses{}, s.codecs.CodecFactory, "/api"),
 		"/version": http.HandlerFunc(s.serveVersion),
@@ -31,6 +31,9 @@ func (s *Server) discoveryPaths() map[string]http.Handler {
 	root := discovery.NewRootAPIsHandler(discovery.DefaultAddresses{}, s.codecs.CodecFactory)
 	paths["/apis"] = root
 	byGroup := map[schema.GroupVersion][]metav1.APIResource{}
+	for gv, list := range more {
+		byGroup[gv] = slices.Clone(list)
+	}
 	for _, e := range s.routes {
 		gv := e.kind.GroupVersion()
 		byGroup[gv] = append(byGroup[gv], e.discovery())

@@ -17,9 +17,13 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/request"
 )
 
-// newHandler returns the API as one handler. Its requests carry the caller (request.WithUser).
-func (s *Server) newHandler() http.Handler {
-	paths := s.discoveryPaths()
+// A hook may serve a request in the API's place, and reports whether it did.
+type hook func(w http.ResponseWriter, req *http.Request, info *request.RequestInfo) bool
+
+// newHandler returns the API as one handler. Its requests carry the caller (request.WithUser). before may be nil; more is
+// what it serves.
+func (s *Server) newHandler(before hook, more map[schema.GroupVersion][]metav1.APIResource) http.Handler {
+	paths := s.discoveryPaths(more)
 	for _, p := range []string{"/healthz", "/livez", "/readyz"} {
 		paths[p] = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "text/plain; charset=utf-8")
@@ -43,7 +47,10 @@ func (s *Server) newHandler() http.Handler {
 		}
 		ctx := request.WithRequestInfo(req.Context(), info)
 		ctx = audit.WithAuditContext(request.WithReceivedTimestamp(ctx, start)) // the patch handler asks it, and gets no level
-		s.route(rec, req.WithContext(ctx), info, paths)
+		req = req.WithContext(ctx)
+		if before == nil || !before(rec, req, info) {
+			s.route(rec, req, info, paths)
+		}
 	})
 }
 
@@ -69,7 +76,7 @@ func (s *Server) route(w http.ResponseWriter, req *http.Request, info *request.R
 		case !e.complete(info):
 			s.fail(w, req, methodNotAllowed())
 		case writes(info.Verb) && !ok:
-			s.refuse(w, req, info)
+			s.refuse(w, req, info, cloudOwns)
 		case !ok:
 			s.fail(w, req, methodNotAllowed())
 		default:
@@ -137,13 +144,13 @@ func methodNotAllowed() error {
 }
 
 // refuse answers 403 in the API server's words.
-func (s *Server) refuse(w http.ResponseWriter, req *http.Request, info *request.RequestInfo) {
+func (s *Server) refuse(w http.ResponseWriter, req *http.Request, info *request.RequestInfo, reason string) {
 	who, _ := request.UserFrom(req.Context())
 	responsewriters.Forbidden(authorizer.AttributesRecord{
 		User: who, Verb: info.Verb, Namespace: info.Namespace, APIGroup: info.APIGroup, APIVersion: info.APIVersion,
 		Resource: info.Resource, Subresource: info.Subresource, Name: info.Name, ResourceRequest: info.IsResourceRequest,
 		Path: info.Path,
-	}, w, req, "the cloud owns it: make this change there", s.codecs.CodecFactory)
+	}, w, req, reason, s.codecs.CodecFactory)
 }
 
 func (s *Server) fail(w http.ResponseWriter, req *http.Request, err error) {

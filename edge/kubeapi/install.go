@@ -59,6 +59,12 @@ func (s *Server) install() error {
 	}
 	for _, k := range kinds {
 		r := s.resourceOf(k)
+		switch k.ID() {
+		case object.Pods:
+			s.podReader = r
+		case object.Nodes:
+			s.nodeReader = r
+		}
 		if err := s.add(k, "", s.storageOf(r)); err != nil {
 			return err
 		}
@@ -68,7 +74,12 @@ func (s *Server) install() error {
 			}
 		}
 	}
-	s.handler = s.newHandler()
+	var err error
+	if s.descriptions, err = s.openAPIPaths(); err != nil {
+		return err
+	}
+	s.handler = s.newHandler(nil, nil)
+	s.local = s.newHandler(s.forPeople, s.peoplesResources())
 	return nil
 }
 

@@ -9,7 +9,8 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/request"
 )
 
-// metrics counts requests. Watches are counted when they end, and are left out of the durations.
+// metrics counts requests. Watches, and what is relayed to the kubelet, are counted when they end and are left out of the
+// durations: they last as long as somebody looks.
 type metrics struct {
 	requests  *prometheus.CounterVec
 	durations *prometheus.HistogramVec
@@ -22,7 +23,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Name: "tether_edge_api_requests_total", Help: "Requests to the local Kubernetes API.",
 		}, []string{"verb", "resource", "code"}),
 		durations: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "tether_edge_api_request_duration_seconds", Help: "Time to answer a request that is no watch.",
+			Name: "tether_edge_api_request_duration_seconds", Help: "Time to answer a request that is no watch and is not relayed to the kubelet.",
 			Buckets: []float64{.001, .005, .025, .1, .5, 2.5, 10},
 		}, []string{"verb"}),
 		panics: prometheus.NewCounter(prometheus.CounterOpts{
@@ -41,19 +42,20 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 }
 
 func (m *metrics) observe(info *request.RequestInfo, code int, took time.Duration) {
-	verb, resource := "other", ""
+	verb, resource, lasts := "other", "", false
 	if info != nil && info.IsResourceRequest {
 		verb, resource = info.Verb, info.Resource
 		if info.Subresource != "" {
 			resource += "/" + info.Subresource
 		}
+		_, lasts = relays[written{info.APIGroup, info.Resource, info.Subresource, ""}]
 	}
 	if code == 404 || code == 405 || code == 0 {
 		// The names come from the request: a client that makes them up must not fill the memory.
 		verb, resource = "other", ""
 	}
 	m.requests.WithLabelValues(verb, resource, strconv.Itoa(code)).Inc()
-	if verb != "watch" {
+	if verb != "watch" && !lasts {
 		m.durations.WithLabelValues(verb).Observe(took.Seconds())
 	}
 }

@@ -29,8 +29,8 @@ const (
 // the server's certificate and, in ClientCAs, who may sign clients'.
 //
 // A client needs a certificate that was signed there for client authentication; without one, any request is a 401.
-// Certificates of system:masters and of Config.AdminGroup may read everything and write what the kubelet may; other
-// identities get 403.
+// Certificates of system:masters and of Config.AdminGroup may read everything, reach the kubelet through it, and write
+// what the kubelet may but for what would be lost; other identities get 403.
 func (s *Server) Serve(ctx context.Context, l net.Listener, config *tls.Config) error {
 	if config == nil || config.ClientCAs == nil {
 		return fmt.Errorf("serve the local API: the TLS configuration names no client CAs, so nobody could be let in")
@@ -76,7 +76,7 @@ func (s *Server) authenticated(roots *x509.CertPool) http.Handler {
 				"User %q is none of the operators of this node: its certificate needs the organization %s", who.GetName(), s.operators())))
 			return
 		}
-		s.handler.ServeHTTP(w, req.WithContext(request.WithUser(req.Context(), who)))
+		s.local.ServeHTTP(w, req.WithContext(request.WithUser(req.Context(), who)))
 	})
 }
 

@@ -63,12 +63,15 @@ type Config struct {
 	BookmarkPeriod time.Duration
 }
 
-// Deps are what a Server works with. Registerer and View may be nil.
+// Deps are what a Server works with. Kubelet, Registerer and View may be nil.
 type Deps struct {
 	Store Store
 	Cloud Cloud
 	Log   *slog.Logger
 	Clock Clock
+	// Kubelet reaches this node's kubelet server, whatever host a request names. Logs, exec, port-forward and the rest go
+	// there, for those who come over Serve; without it they are not found.
+	Kubelet http.RoundTripper
 	// Registerer takes the server's metrics.
 	Registerer prometheus.Registerer
 	// View changes what clients see of an object and never what is stored. It may change its argument.
@@ -84,8 +87,13 @@ type Server struct {
 	events  *memory
 	leases  *leases
 	routes  map[string]*endpoint
-	handler http.Handler
+	handler http.Handler // for the kubelet
+	local   http.Handler // for those who come over loopback
 	metrics *metrics
+	// What pods and nodes are, for those who ask for something that the kubelet serves.
+	podReader, nodeReader *resource
+	// descriptions are of the API, by path, for kubectl.
+	descriptions map[string]http.Handler
 }
 
 const (

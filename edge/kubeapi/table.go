@@ -1,6 +1,7 @@
 package kubeapi
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -17,7 +18,7 @@ import (
 	"github.com/tether-edge/tether/common/object"
 )
 
-// tableOf returns what `kubectl get` prints of a kind: the columns that people know for pods and nodes, name and
+// tableOf returns what `kubectl get` prints of a kind: the columns that people know for what they look at most, name and
 // creation time for the rest.
 func tableOf(r *resource) rest.TableConvertor {
 	switch r.kind.ID() {
@@ -25,6 +26,12 @@ func tableOf(r *resource) rest.TableConvertor {
 		return columns{clock: r.s.deps.Clock, heads: podHeads, cells: podCells}
 	case object.Nodes:
 		return columns{clock: r.s.deps.Clock, heads: nodeHeads, cells: nodeCells}
+	case object.Events:
+		return columns{clock: r.s.deps.Clock, heads: eventHeads, cells: eventCells}
+	case object.ConfigMaps:
+		return columns{clock: r.s.deps.Clock, heads: configMapHeads, cells: configMapCells}
+	case object.Secrets:
+		return columns{clock: r.s.deps.Clock, heads: secretHeads, cells: secretCells}
 	}
 	return rest.NewDefaultTableConvertor(r.groupResource())
 }
@@ -94,44 +101,75 @@ func podCells(o runtime.Object, now time.Time) []any {
 	if !ok {
 		return make([]any, len(podHeads)) // a bookmark, or an object of a stream that ends
 	}
-	ready := 0
+	ready, total := 0, len(p.Spec.Containers)
 	for _, c := range p.Status.ContainerStatuses {
 		if c.Ready && c.State.Running != nil {
 			ready++
 		}
 	}
+	for i := range p.Spec.InitContainers {
+		if isSidecar(p, p.Spec.InitContainers[i].Name) {
+			total++
+		}
+	}
+	for _, c := range p.Status.InitContainerStatuses {
+		if isSidecar(p, c.Name) && c.Ready && c.Started != nil && *c.Started {
+			ready++
+		}
+	}
 	return []any{
-		p.Name, fmt.Sprintf("%d/%d", ready, len(p.Spec.Containers)), podReason(p), restarts(p, now),
+		p.Name, fmt.Sprintf("%d/%d", ready, total), podReason(p), restarts(p, now),
 		ageOf(p.CreationTimestamp, now), orNone(p.Status.PodIP), orNone(p.Spec.NodeName), orNone(p.Status.NominatedNodeName),
 		gates(p),
 	}
 }
 
+// isSidecar reports whether an init container runs beside the others.
+func isSidecar(p *corev1.Pod, name string) bool {
+	return slices.ContainsFunc(p.Spec.InitContainers, func(c corev1.Container) bool {
+		return c.Name == name && c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
+	})
+}
+
 // podReason is one word for the state of a pod: that of the container that holds it up, if one does.
 func podReason(p *corev1.Pod) string {
+	over := p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
+	if p.DeletionTimestamp != nil && !over {
+		return "Terminating"
+	}
 	reason := string(p.Status.Phase)
 	if p.Status.Reason != "" {
 		reason = p.Status.Reason
 	}
 	if i := slices.IndexFunc(p.Status.InitContainerStatuses, initPending); i >= 0 {
-		reason = initReason(p, i)
-	} else {
-		running := false
-		for _, c := range slices.Backward(p.Status.ContainerStatuses) {
-			if r := containerReason(c.State); r != "" {
-				reason = r
-			} else if c.Ready && c.State.Running != nil {
-				running = true
+		return initReason(p, i)
+	}
+	running, failed := false, ""
+	for _, c := range slices.Backward(p.Status.ContainerStatuses) {
+		if r := containerReason(c.State); r != "" {
+			reason = r
+			if t := c.State.Terminated; t != nil && t.ExitCode != 0 {
+				failed = r
 			}
-		}
-		if running && reason == "Completed" {
-			reason = "Running"
+		} else if c.Ready && c.State.Running != nil {
+			running = true
 		}
 	}
-	if p.DeletionTimestamp != nil {
-		return "Terminating"
+	switch {
+	case reason != "Completed":
+		return reason
+	case running && isTrue(p.Status.Conditions, corev1.PodReady):
+		return "Running"
+	case failed != "":
+		return failed
+	case running:
+		return "NotReady"
 	}
 	return reason
+}
+
+func isTrue(conditions []corev1.PodCondition, t corev1.PodConditionType) bool {
+	return slices.ContainsFunc(conditions, func(c corev1.PodCondition) bool { return c.Type == t && c.Status == corev1.ConditionTrue })
 }
 
 // containerReason is why a container does not run, or "".
@@ -162,12 +200,24 @@ func initReason(p *corev1.Pod, i int) string {
 	return fmt.Sprintf("Init:%d/%d", i, len(p.Spec.InitContainers))
 }
 
+// restarts counts those of the containers that run for good, or of the init containers while these hold the pod up.
 func restarts(p *corev1.Pod, now time.Time) string {
+	starting := slices.ContainsFunc(p.Status.InitContainerStatuses, initPending)
 	n, last := int32(0), metav1.Time{}
-	for _, c := range p.Status.ContainerStatuses {
+	add := func(c *corev1.ContainerStatus) {
 		n += c.RestartCount
 		if t := c.LastTerminationState.Terminated; t != nil && last.Before(&t.FinishedAt) {
 			last = t.FinishedAt
+		}
+	}
+	for i := range p.Status.InitContainerStatuses {
+		if c := &p.Status.InitContainerStatuses[i]; starting || isSidecar(p, c.Name) {
+			add(c)
+		}
+	}
+	for i := range p.Status.ContainerStatuses {
+		if !starting {
+			add(&p.Status.ContainerStatuses[i])
 		}
 	}
 	if n == 0 || last.IsZero() {
@@ -182,9 +232,7 @@ func gates(p *corev1.Pod) string {
 	}
 	met := 0
 	for _, g := range p.Spec.ReadinessGates {
-		if slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
-			return c.Type == g.ConditionType && c.Status == corev1.ConditionTrue
-		}) {
+		if isTrue(p.Status.Conditions, g.ConditionType) {
 			met++
 		}
 	}
@@ -203,10 +251,14 @@ func nodeCells(o runtime.Object, now time.Time) []any {
 		return make([]any, len(nodeHeads))
 	}
 	info := n.Status.NodeInfo
+	kernel := cmp.Or(info.KernelVersion, "<unknown>")
+	if info.Architecture != "" {
+		kernel += " (" + info.Architecture + ")"
+	}
 	return []any{
 		n.Name, nodeState(n), nodeRoles(n), ageOf(n.CreationTimestamp, now), info.KubeletVersion,
 		address(n, corev1.NodeInternalIP), address(n, corev1.NodeExternalIP),
-		orNone(info.OSImage), orNone(info.KernelVersion), orNone(info.ContainerRuntimeVersion),
+		cmp.Or(info.OSImage, "<unknown>"), kernel, cmp.Or(info.ContainerRuntimeVersion, "<unknown>"),
 	}
 }
 

@@ -171,7 +171,8 @@ func TestKubectlsTables(t *testing.T) {
 		"/api/v1/pods":                             {`"Ready"`, `"web","0/1","CrashLoopBackOff","3","60m"`},
 		"/api/v1/namespaces/shop/pods/web":         {`"web","0/1","CrashLoopBackOff","3","60m"`},
 		"/api/v1/nodes":                            {`"Roles"`, `"gateway-7","Ready","\u003cnone\u003e","60m"`},
-		"/api/v1/namespaces/shop/configmaps":       {`"Created At"`},
+		"/api/v1/namespaces/shop/serviceaccounts":  {`"Created At"`},
+		"/api/v1/namespaces/shop/configmaps":       {`"Data"`},
 		"/api/v1/pods?watch=true&timeoutSeconds=1": {`"ADDED"`, `"web","0/1","CrashLoopBackOff"`},
 	} {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://edge"+path, nil)
@@ -208,6 +209,10 @@ func FuzzRequests(f *testing.F) {
 	f.Add("DELETE", "/api/v1/namespaces/shop/pods/web", "application/json", `{"preconditions":{"uid":null},"gracePeriodSeconds":-1}`)
 	f.Add("GET", "/api/v1/watch/namespaces//pods/x/y", "application/yaml", "")
 	f.Add("PATCH", "/apis/coordination.k8s.io/v1/namespaces/a/leases/b", "application/apply-patch+yaml", "a: 1")
+	f.Add("GET", "/api/v1/nodes/gateway-7/proxy/..%2f%2f?x=%zz", "", "")
+	f.Add("GET", "/api/v1/namespaces/shop/pods/web/log?container=main&tailLines=-1", "", "")
+	f.Add("GET", "/api/v1/namespaces/shop/pods/web/exec?stdin=&command=%00", "", "")
+	f.Add("GET", "/apis/metrics.k8s.io/v1beta1/namespaces/shop/pods?labelSelector=a,b=,!c", "", "")
 	f.Fuzz(func(t *testing.T, method, path, contentType, body string) {
 		ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 		defer cancel()
@@ -218,14 +223,21 @@ func FuzzRequests(f *testing.F) {
 		path, query, _ := strings.Cut(path, "?")
 		req.URL.Path, req.URL.RawQuery = "/"+strings.TrimPrefix(path, "/"), query
 		req.Header.Set("Content-Type", contentType)
-		e := newEnv(t)
+		e := newEnv(t, func(_ *Config, d *Deps) {
+			d.Kubelet = roundTripper(func(req *http.Request) (*http.Response, error) {
+				return &http.Response{StatusCode: 200, ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(`{"pods":[{}]}`)), Request: req}, nil
+			})
+		})
 		e.store.fromCloud(t, object.Pods, e.pod("web", "uid-1"))
 		e.store.fromCloud(t, object.Nodes, e.node())
 		e.store.fromCloud(t, object.ServiceAccounts, e.account("sa-1"))
-		resp, err := e.Transport().RoundTrip(req)
-		if err == nil {
-			_, _ = io.Copy(io.Discard, resp.Body)
-			_ = resp.Body.Close()
+		// As the kubelet, and as a person.
+		for _, via := range []http.RoundTripper{e.Transport(), &transport{handler: e.local, caller: e.Server.node}} {
+			resp, err := via.RoundTrip(req.Clone(ctx))
+			if err == nil {
+				_, _ = io.Copy(io.Discard, resp.Body)
+				_ = resp.Body.Close()
+			}
 		}
 		found, err := e.reg.Gather()
 		if err != nil {

@@ -166,6 +166,36 @@ func (s *Store) Queue(ctx context.Context, visit func(Head) error) error {
 	})
 }
 
+// Waiting sums up the queued writes of a class.
+type Waiting struct {
+	Class string `json:"class"`
+	Count int64  `json:"count"`
+	// Bytes is what they count in the class's quota.
+	Bytes int64 `json:"bytes"`
+	// Oldest is when the one that waits longest was made.
+	Oldest time.Time `json:"oldest"`
+}
+
+// Waiting returns what waits for the cloud, by class; a class of which nothing waits is not there.
+func (s *Store) Waiting(ctx context.Context) (list []Waiting, err error) {
+	now := millis(s.clock.Now())
+	err = s.read(ctx, "sum up the outbox", func(c *conn) error {
+		list = nil
+		return c.query("SELECT class, count(*), sum(size), min(created) FROM outbox WHERE expires = 0 OR expires > ? GROUP BY class ORDER BY class",
+			[]any{now}, func(scan func(...any) error) error {
+				var w Waiting
+				var class, oldest int64
+				if err := scan(&class, &w.Count, &w.Bytes, &oldest); err != nil {
+					return err
+				}
+				w.Class, w.Oldest = className(object.Class(class)), fromMillis(oldest)
+				list = append(list, w)
+				return nil
+			})
+	})
+	return list, err
+}
+
 // LoadOutgoing reads a queued write. ok is false if it is no longer there: answered, replaced, expired or dropped.
 func (s *Store) LoadOutgoing(ctx context.Context, id uint64) (o object.Outgoing, ok bool, err error) {
 	err = s.read(ctx, "read an outgoing write", func(c *conn) error {

@@ -316,3 +316,29 @@ func TestCSINodeWrittenHereIsNotUndoneByTheCloudsOlderOne(t *testing.T) {
 		t.Fatalf("drivers %v", got.Spec.Drivers)
 	}
 }
+
+// What waits is summed up by class, and what has expired does not wait.
+func TestWhatWaitsIsSummedUpByClass(t *testing.T) {
+	s := newStore(t)
+	if w, err := s.Waiting(t.Context()); len(w) != 0 || err != nil {
+		t.Fatalf("of an empty outbox: %+v, %v", w, err)
+	}
+	s.mustBatch(t, upsert(t, object.Pods, pod("a", "u1", 5)))
+	s.mustApply(t, withStatus(t, s.mustGet(t, podKey("a")), corev1.PodRunning))
+	old, dead := event("old", 10), event("dead", 10)
+	old.Created = s.clock.Now().Add(-time.Hour)
+	dead.Expires = s.clock.Now().Add(-time.Second)
+	if err := s.enqueue(t, event("new", 10), old, dead); err != nil {
+		t.Fatal(err)
+	}
+	w, err := s.Waiting(t.Context())
+	if err != nil || len(w) != 2 {
+		t.Fatalf("%+v, %v", w, err)
+	}
+	if st := w[0]; st.Class != "state" || st.Count != 1 || st.Bytes == 0 {
+		t.Errorf("state: %+v", st)
+	}
+	if ev := w[1]; ev.Class != "event" || ev.Count != 2 || ev.Bytes < 20 || ev.Oldest.UnixMilli() != old.Created.UnixMilli() {
+		t.Errorf("events: %+v, expected 2 since %s", ev, old.Created)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -92,6 +93,9 @@ func TestTheLocalAPIAnswersAsTheAPIServerDoes(t *testing.T) {
 		}
 		return s
 	}
+	t.Run("tables", func(t *testing.T) {
+		compareTables(t, real, e, ns+"/pods", "/api/v1/nodes", ns+"/configmaps/settings", ns+"/secrets")
+	})
 	rows, deliberate := 0, 0
 	for _, r := range table {
 		r.path, r.body = fill(r.path), fill(r.body)
@@ -102,8 +106,51 @@ func TestTheLocalAPIAnswersAsTheAPIServerDoes(t *testing.T) {
 		t.Run(r.name, func(t *testing.T) { compare(t, real, e, r) })
 	}
 	t.Logf("%d rows, of which %d differ deliberately, in whole or in an error's text", rows, deliberate)
+	t.Run("table of events", func(t *testing.T) { compareTables(t, real, e, ns+"/events") })
 	t.Run("watches of the cloud's changes", func(t *testing.T) { compareWatches(t, real, e) })
 	t.Run("watches of the node's own writes", func(t *testing.T) { compareOwnWrites(t, real, e) })
+}
+
+// tableAge is what two tables that were made one after the other show differently.
+var tableAge = regexp.MustCompile(`^([0-9]+[smh])+$`)
+
+// compareTables compares what kubectl get prints of the kinds that people look at most. The edge's columns carry no
+// descriptions.
+func compareTables(t *testing.T, real *reality, e *edge, paths ...string) {
+	type shown struct {
+		Columns []metav1.TableColumnDefinition `json:"columnDefinitions"`
+		Rows    []struct {
+			Cells []any `json:"cells"`
+		} `json:"rows"`
+	}
+	read := func(via http.RoundTripper, base, path string) (out shown) {
+		t.Helper()
+		resp, err := send(t.Context(), via, base, row{method: get, path: path, accept: "application/json;as=Table;g=meta.k8s.io;v=v1"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if err := json.NewDecoder(resp.Body).Decode(&out); err != nil {
+			t.Fatalf("%s: %s, %v", path, resp.Status, err)
+		}
+		for i := range out.Columns {
+			out.Columns[i].Description = ""
+		}
+		for _, r := range out.Rows {
+			for i, c := range r.Cells {
+				if text, ok := c.(string); ok && tableAge.MatchString(text) {
+					r.Cells[i] = "AGE"
+				}
+			}
+		}
+		return out
+	}
+	for _, path := range paths {
+		want, got := read(real.root, real.base, path), read(e.node, "http://edge", path)
+		if diff := cmp.Diff(want, got); diff != "" || len(want.Rows) == 0 {
+			t.Errorf("%s: %d rows, from the API server (-) to the edge (+):\n%s", path, len(want.Rows), diff)
+		}
+	}
 }
 
 // compareWatches makes the same history on both sides under watches of several kinds.

@@ -67,3 +67,6 @@ func (e *Edge) LocalAPI() (kubernetes.Interface, error) {
 	}
 	return client, nil
 }
+
+// Config is edgecore's configuration file.
+func (e *Edge) Config() string { return e.config }

@@ -29,6 +29,7 @@ import (
 	"github.com/tether-edge/tether/common/transport"
 	"github.com/tether-edge/tether/common/version"
 	"github.com/tether-edge/tether/edge/clock"
+	"github.com/tether-edge/tether/edge/device"
 	"github.com/tether-edge/tether/edge/kubeapi"
 	"github.com/tether-edge/tether/edge/kubelet"
 	"github.com/tether-edge/tether/edge/link"
@@ -62,6 +63,7 @@ type EdgeCore struct {
 	proxy    transport.Proxy
 	joins    []string // host:port of the join ports
 	memory   run.Memory
+	devices  *device.Engine
 }
 
 // New opens the store and builds everything else. cfg is valid. The error says what is missing on this machine.
@@ -168,6 +170,7 @@ func (e *EdgeCore) build() error {
 	if err != nil {
 		return err
 	}
+	e.devices = device.New(device.Config{Node: cfg.NodeName}, device.Deps{Store: deviceStore{e.store}, Log: e.part("device"), Now: e.deps.Now, Registerer: e.reg})
 	var taints []corev1.Taint
 	for _, t := range cfg.Kubelet.RegisterWithTaints {
 		taints = append(taints, corev1.Taint{Key: t.Key, Value: t.Value, Effect: corev1.TaintEffect(t.Effect)})
@@ -298,6 +301,7 @@ func (e *EdgeCore) Start(ctx context.Context) error {
 	group.Add("memory", &e.memory)
 	group.Add("metrics", run.HTTP(metrics, e.handler()))
 	group.Add("kubeapi", run.Func(func(ctx context.Context) error { return e.serve(ctx, api, config) }))
+	group.Add("device", e.devices)
 	group.Add("link", e.link)
 	group.Add("renew", e.renewer)
 	group.Add("clock", e.clock)

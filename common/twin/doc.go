@@ -9,5 +9,5 @@
 // The rule for reported values. Whoever reports last, in the order of arrival at the edge, is right. Values carry the stamp
 // of a hybrid logical clock, which never goes back, whatever the wall clock does.
 //
-// edge/device owns the twins and does what follows: it stores, publishes and sends.
+// edge/device owns the twins and does what follows: it stores, tells and sends.
 package twin

@@ -52,6 +52,7 @@ func (s *step) declare(d Declared, at Stamp) {
 		return
 	}
 	p := s.change(d.Name)
+	s.changes.Trivial = false
 	p.Own, p.Type = true, d.Type
 	if !changed && p.Cloud != nil {
 		p.Cloud.Metadata = metadataOf(d.Desired)
@@ -114,6 +115,7 @@ func (t *Twin) Apply(updates map[string]Update, at Stamp) (Changes, error) {
 		}
 		if before := t.properties[name]; u.Type != "" && (before == nil || !before.Own && before.Type != u.Type) {
 			s.change(name).Type = u.Type
+			s.changes.Trivial = false
 		}
 	}
 	c, err := s.done()
@@ -125,6 +127,7 @@ func (t *Twin) Apply(updates map[string]Update, at Stamp) (Changes, error) {
 
 func (s *step) desire(name string, v *v1beta1.TwinProperty, at Stamp) {
 	p := s.change(name)
+	s.changes.Trivial = false
 	was := p.Desired().text()
 	p.Edge = &Value{Value: v.Value, Metadata: maps.Clone(v.Metadata), Stamp: at}
 	if v.Value == p.Cloud.text() {
@@ -140,7 +143,7 @@ func (s *step) report(name string, v *v1beta1.TwinProperty, at Stamp) {
 	p := s.change(name)
 	if p.Reported == nil || p.Reported.Value != v.Value {
 		p.ReportedVersions.Edge++
-		s.changes.Reported = true
+		s.changes.Reported, s.changes.Trivial = true, false
 	}
 	p.Reported = &Value{Value: v.Value, Metadata: maps.Clone(v.Metadata), Stamp: at}
 }
@@ -155,6 +158,7 @@ func (s *step) forget(name string) {
 		return
 	}
 	p := s.change(name)
+	s.changes.Trivial = false
 	was := p.Desired().text()
 	s.changes.Reported = s.changes.Reported || p.Reported != nil
 	p.Edge, p.Reported = nil, nil

@@ -128,6 +128,8 @@ type Changes struct {
 	// Desired, Reported: the effective value of some property changed.
 	Desired, Reported bool
 	Conflicts         []Conflict
+	// Trivial: values were reported that were there already, and nothing else is new.
+	Trivial bool
 }
 
 // Errors of the methods.
@@ -144,7 +146,7 @@ type step struct {
 }
 
 func (t *Twin) step() *step {
-	return &step{t: t, next: map[string]*Property{}, changes: Changes{Before: map[string]*Property{}}}
+	return &step{t: t, next: map[string]*Property{}, changes: Changes{Before: map[string]*Property{}, Trivial: true}}
 }
 
 // change returns the copy of a property to change.
@@ -167,6 +169,7 @@ func (s *step) remove(name string) {
 	if before, ok := s.t.properties[name]; ok {
 		s.changes.Before[name] = before
 		s.next[name] = nil
+		s.changes.Trivial = false
 		s.changes.Desired = s.changes.Desired || before.Desired() != nil
 		s.changes.Reported = s.changes.Reported || before.Reported != nil
 	}
@@ -211,5 +214,16 @@ func (s *step) done() (Changes, error) {
 func (t *Twin) advance(at Stamp) {
 	if at.Compare(t.last) > 0 {
 		t.last = at
+	}
+}
+
+// Revert undoes a step whose Changes these are, where nothing was done since.
+func (t *Twin) Revert(c Changes) {
+	for name, before := range c.Before {
+		if before == nil {
+			delete(t.properties, name)
+		} else {
+			t.properties[name] = before
+		}
 	}
 }

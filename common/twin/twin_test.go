@@ -1,0 +1,265 @@
+package twin
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/tether-edge/tether/apis/devices/v1beta1"
+)
+
+func wants(name, value string) Declared {
+	d := Declared{Name: name, Type: v1beta1.Int}
+	if value != "" {
+		d.Desired = &v1beta1.TwinProperty{Value: value}
+	}
+	return d
+}
+
+func desire(value string) Update {
+	return Update{Desired: &v1beta1.TwinProperty{Value: value}}
+}
+
+func report(value string) Update {
+	return Update{Reported: &v1beta1.TwinProperty{Value: value}}
+}
+
+// life is a twin to which things happen one after the other.
+type life struct {
+	t    *testing.T
+	twin *Twin
+}
+
+func (l *life) declare(all ...Declared) Changes {
+	l.t.Helper()
+	c, err := l.twin.Declare(all, l.twin.Last().Next(time.Now()))
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return c
+}
+
+func (l *life) apply(updates map[string]Update) Changes {
+	l.t.Helper()
+	c, err := l.twin.Apply(updates, l.twin.Last().Next(time.Now()))
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return c
+}
+
+func (l *life) desired(name string) string { return l.twin.Property(name).Desired().text() }
+
+func TestADesireOfTheEdgeHoldsUntilTheCloudsChanges(t *testing.T) {
+	l := &life{t, New(nil)}
+	if c := l.declare(wants("p", "1")); !c.Desired || l.desired("p") != "1" {
+		t.Fatalf("%+v, desired %q", c, l.desired("p"))
+	}
+	if c := l.declare(wants("p", "1")); len(c.Before) > 0 {
+		t.Errorf("a Device that is sent again changed %v", c.Before)
+	}
+	if c := l.apply(map[string]Update{"p": desire("2")}); !c.Desired || l.desired("p") != "2" {
+		t.Errorf("%+v, desired %q, expected the edge's 2", c, l.desired("p"))
+	}
+	if c := l.declare(wants("p", "1")); len(c.Conflicts) > 0 || l.desired("p") != "2" {
+		t.Errorf("%+v, desired %q: the Device was sent again and changed nothing", c, l.desired("p"))
+	}
+	c := l.declare(wants("p", "3"))
+	if want := []Conflict{{"p", "2", "3"}}; !c.Desired || !slices.Equal(c.Conflicts, want) || l.desired("p") != "3" {
+		t.Errorf("%+v, desired %q, expected the conflict %v", c, l.desired("p"), want)
+	}
+	l.apply(map[string]Update{"p": desire("4")})
+	if c := l.declare(wants("p", "4")); len(c.Conflicts) > 0 || c.Desired || l.desired("p") != "4" {
+		t.Errorf("%+v: both want the same", c)
+	}
+	if c := l.declare(wants("p", "")); !c.Desired || l.desired("p") != "" {
+		t.Errorf("%+v, desired %q: the Device desires nothing any more", c, l.desired("p"))
+	}
+	if v := l.twin.Property("p").DesiredVersions; v.Cloud != 4 || v.Edge != 2 {
+		t.Errorf("versions %+v, expected 4 changes of the cloud and 2 of the edge", v)
+	}
+}
+
+func TestWhatDiffersIsPending(t *testing.T) {
+	l := &life{t, New(nil)}
+	l.declare(wants("number", "45"), wants("free", ""), wants("other", "1"))
+	if got := l.twin.Pending(); !slices.Equal(got, []string{"number", "other"}) {
+		t.Errorf("pending %v", got)
+	}
+	if c := l.apply(map[string]Update{"number": report("+45"), "free": report("7"), "other": report("2")}); !c.Reported || c.Desired || c.Trivial {
+		t.Errorf("%+v", c)
+	}
+	if got := l.twin.Pending(); !slices.Equal(got, []string{"other"}) {
+		t.Errorf("pending %v, expected other: +45 is 45", got)
+	}
+	if c := l.apply(map[string]Update{"free": report("7")}); c.Reported || !c.Trivial || len(c.Before) != 1 {
+		t.Errorf("%+v: the same value again is a change of its time only", c)
+	}
+	want := []v1beta1.Twin{{PropertyName: "free", Reported: &v1beta1.TwinProperty{Value: "7"}},
+		{PropertyName: "number", ObservedDesired: &v1beta1.TwinProperty{Value: "45"}, Reported: &v1beta1.TwinProperty{Value: "+45"}},
+		{PropertyName: "other", ObservedDesired: &v1beta1.TwinProperty{Value: "1"}, Reported: &v1beta1.TwinProperty{Value: "2"}}}
+	if got := l.twin.Status(); !reflect.DeepEqual(got, want) {
+		t.Errorf("status %+v, expected %+v", got, want)
+	}
+}
+
+func TestPropertiesGoWithTheDeviceThatNamesThem(t *testing.T) {
+	l := &life{t, New(nil)}
+	l.declare(wants("own", "1"), wants("kept", ""))
+	l.apply(map[string]Update{"own": report("1"), "client": {Reported: &v1beta1.TwinProperty{Value: "x"}, Type: v1beta1.String}})
+	if c := l.declare(wants("kept", "")); !c.Reported || !c.Desired || c.Before["own"] == nil {
+		t.Errorf("%+v", c)
+	}
+	if got := l.twin.Names(); !slices.Equal(got, []string{"client", "kept"}) {
+		t.Errorf("left are %v", got)
+	}
+	l.apply(map[string]Update{"kept": report("5"), "client": {Remove: true}})
+	l.apply(map[string]Update{"kept": {Remove: true}, "nobody": {Remove: true}})
+	if got := l.twin.Names(); !slices.Equal(got, []string{"kept"}) || l.twin.Property("kept").Reported != nil {
+		t.Errorf("left are %v; a property of the Device loses what was reported", got)
+	}
+}
+
+func TestBeyondTheLimitsNothingIsTaken(t *testing.T) {
+	l := &life{t, New(nil)}
+	l.declare(wants("p", "1"))
+	many := map[string]Update{}
+	for i := range v1beta1.MaxProperties {
+		many[fmt.Sprint(i)] = report("1")
+	}
+	for name, c := range map[string]struct {
+		updates map[string]Update
+		want    error
+	}{
+		"properties": {many, ErrTooMany},
+		"reported":   {map[string]Update{"p": report(strings.Repeat("x", v1beta1.MaxReportedBytes+1)), "q": report("1")}, ErrTooLong},
+		"desired":    {map[string]Update{"p": desire(strings.Repeat("x", v1beta1.MaxDesiredBytes+1)), "q": report("1")}, ErrTooLong},
+	} {
+		last := l.twin.Last()
+		if _, err := l.twin.Apply(c.updates, last.Next(time.Now())); !errors.Is(err, c.want) {
+			t.Errorf("%s: %v, expected %v", name, err, c.want)
+		}
+		if got := l.twin.Names(); !slices.Equal(got, []string{"p"}) || l.desired("p") != "1" || l.twin.Last() != last {
+			t.Errorf("%s: a refused step left %v", name, got)
+		}
+	}
+	full := map[string]Update{"p": report(strings.Repeat("x", v1beta1.MaxReportedBytes))}
+	if _, err := l.twin.Apply(full, l.twin.Last().Next(time.Now())); err != nil {
+		t.Errorf("the most that is allowed: %v", err)
+	}
+}
+
+func TestStampsOnlyGrow(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		last := Stamp{Wall: rapid.Int64Range(0, 1<<40).Draw(t, "wall"), Logical: rapid.SampledFrom([]uint32{0, 5, ^uint32(0)}).Draw(t, "logical")}
+		for range 20 {
+			now := time.UnixMilli(rapid.Int64Range(0, 1<<41).Draw(t, "now"))
+			next := last.Next(now)
+			if next.Compare(last) <= 0 || next.Wall < now.UnixMilli() {
+				t.Fatalf("after %+v at %d comes %+v", last, now.UnixMilli(), next)
+			}
+			last = next
+		}
+	})
+}
+
+// TestATwinIsWhatItsRuleSays holds it against a model that knows the rule and nothing else, over random lives with
+// restarts.
+func TestATwinIsWhatItsRuleSays(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		twin := New(nil)
+		cloud, edge, reported := map[string]string{}, map[string]string{}, map[string]string{}
+		value := rapid.SampledFrom([]string{"1", "2", "3"})
+		name := rapid.SampledFrom([]string{"a", "b", "c"})
+		for range rapid.IntRange(1, 40).Draw(t, "steps") {
+			at := twin.Last().Next(time.UnixMilli(rapid.Int64Range(0, 1<<40).Draw(t, "now")))
+			switch rapid.IntRange(0, 3).Draw(t, "step") {
+			case 0:
+				said := rapid.MapOf(name, rapid.SampledFrom([]string{"", "1", "2", "3"})).Draw(t, "declared")
+				var all []Declared
+				var lost []Conflict
+				for _, n := range slices.Sorted(maps.Keys(said)) {
+					all = append(all, wants(n, said[n]))
+					if e, ok := edge[n]; ok && said[n] != cloud[n] && e != said[n] {
+						lost = append(lost, Conflict{n, e, said[n]})
+					}
+				}
+				c, err := twin.Declare(all, at)
+				if err != nil || !slices.Equal(c.Conflicts, lost) {
+					t.Fatalf("declare %v: %v, conflicts %v, expected %v", said, err, c.Conflicts, lost)
+				}
+				for n := range cloud {
+					if _, ok := said[n]; !ok {
+						delete(cloud, n)
+						delete(edge, n)
+						delete(reported, n)
+					}
+				}
+				for n, v := range said {
+					if was, ok := cloud[n]; v != was && ok || v != "" && !ok {
+						delete(edge, n)
+					}
+					cloud[n] = v
+				}
+			case 1:
+				n, v := name.Draw(t, "name"), value.Draw(t, "desire")
+				if _, err := twin.Apply(map[string]Update{n: desire(v)}, at); err != nil {
+					t.Fatal(err)
+				}
+				if delete(edge, n); v != cloud[n] {
+					edge[n] = v
+				}
+			case 2:
+				n, v := name.Draw(t, "name"), value.Draw(t, "report")
+				if _, err := twin.Apply(map[string]Update{n: report(v)}, at); err != nil {
+					t.Fatal(err)
+				}
+				reported[n] = v
+			case 3:
+				stored := map[string]*Property{}
+				for _, n := range twin.Names() {
+					b, err := json.Marshal(twin.Property(n))
+					if err != nil {
+						t.Fatal(err)
+					}
+					stored[n] = &Property{}
+					if err := json.Unmarshal(b, stored[n]); err != nil {
+						t.Fatal(err)
+					}
+				}
+				before := twin
+				if twin = New(stored); twin.Last() != before.Last() && twin.Last().Compare(before.Last()) > 0 {
+					t.Fatalf("after a restart the last stamp is %+v, it was %+v", twin.Last(), before.Last())
+				}
+			}
+			var pending []string
+			for _, n := range []string{"a", "b", "c"} {
+				want, ok := edge[n]
+				if !ok {
+					want = cloud[n]
+				}
+				var p Property
+				if got := twin.Property(n); got != nil {
+					p = *got
+				}
+				if p.Desired().text() != want || p.Reported.text() != reported[n] {
+					t.Fatalf("%s: desired %q and reported %q, expected %q and %q", n, p.Desired().text(), p.Reported.text(), want, reported[n])
+				}
+				if want != "" && want != reported[n] {
+					pending = append(pending, n)
+				}
+			}
+			if got := twin.Pending(); !slices.Equal(got, pending) {
+				t.Fatalf("pending %v, expected %v", got, pending)
+			}
+		}
+	})
+}

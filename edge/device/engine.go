@@ -1,0 +1,338 @@
+package device
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tether-edge/tether/apis/devices/v1beta1"
+	"github.com/tether-edge/tether/common/device"
+	"github.com/tether-edge/tether/common/object"
+	"github.com/tether-edge/tether/common/twin"
+)
+
+// A Note is what the engine keeps of one property or device: see store.Note.
+type Note struct {
+	Bucket, Key string
+	Value       []byte
+}
+
+// Store is the node's store.
+type Store interface {
+	List(ctx context.Context, kind object.ID, namespace string) ([]*object.Record, uint64, error)
+	Watch(ctx context.Context, kind object.ID, since uint64) (<-chan object.Event, error)
+	// Synced reports whether the store holds all that the cloud has of a kind: what is not there does not exist.
+	Synced(kind object.ID) bool
+	// Keep writes notes and queues writes, all or nothing, and returns when they are on the disk.
+	Keep(ctx context.Context, notes []Note, outgoing ...object.Outgoing) error
+	Notes(ctx context.Context, bucket string, visit func(key string, value []byte) error) error
+}
+
+// A Listener hears what happened, in order for each device. Its methods must not block and must not call the Engine. What
+// they are given is theirs to keep and not to change.
+type Listener interface {
+	// Changed: properties of the twin, or the state, are other than they were.
+	Changed(c Change)
+	// Placed: the device came, its Device or its model changed, or it went (present is false).
+	Placed(namespace, name string, present bool)
+}
+
+// A Change is one step of a device's twin.
+type Change struct {
+	Namespace, Name string
+	// Last and Current are the properties that changed; nil where one was or is not there.
+	Last, Current map[string]*twin.Property
+	// Desired: the effective desired value of some property changed.
+	Desired bool
+	// Pending are the properties that have not reported what is desired of them, after the change.
+	Pending map[string]*twin.Property
+}
+
+// Config says which node this is.
+type Config struct {
+	Node string
+}
+
+// Deps are what an Engine works with; all but Listeners are required.
+type Deps struct {
+	Store      Store
+	Listeners  []Listener
+	Log        *slog.Logger
+	Now        func() time.Time
+	Registerer prometheus.Registerer
+}
+
+// Errors of the Engine, beside those of the Store and of twin.
+var (
+	// ErrUnknown: this node has no such device.
+	ErrUnknown = errors.New("this node has no such device")
+	// ErrInvalid: what was said of a device cannot be.
+	ErrInvalid = errors.New("invalid")
+)
+
+// id names a device or a model: namespace/name.
+type id = string
+
+// Engine is made with New.
+type Engine struct {
+	cfg  Config
+	deps Deps
+	m    *metrics
+	// ready is closed once the devices of the store are known.
+	ready chan struct{}
+
+	mu      sync.RWMutex // guards all below; no entry's is taken while it is held
+	devices map[id]*entry
+	models  map[id]*v1beta1.DeviceModel
+	mappers map[string]mapperState // by protocol
+}
+
+// mapperState is what is known of the mapper of a protocol.
+type mapperState struct{ connected bool }
+
+// An entry is one device. It stays the same for as long as the Device has the uid.
+type entry struct {
+	namespace, name, uid string
+
+	mu     sync.Mutex // guards all below, and orders the steps
+	device *v1beta1.Device
+	model  *v1beta1.DeviceModel
+	twin   *twin.Twin
+	state  stateNote
+	// told is why the mapper does not know the device as it is; empty if it does, or has not been told.
+	told string
+	// queued are the conditions of the last status that was queued; nil before the first one.
+	queued []condition
+	gone   bool
+}
+
+// New returns an Engine that knows no devices until Start.
+func New(cfg Config, deps Deps) *Engine {
+	e := &Engine{cfg: cfg, deps: deps, ready: make(chan struct{}), devices: map[id]*entry{}, models: map[id]*v1beta1.DeviceModel{}, mappers: map[string]mapperState{}}
+	e.m = newMetrics(deps.Registerer, e.count)
+	return e
+}
+
+func (e *Engine) count() int {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return len(e.devices)
+}
+
+// Ready is closed once the devices of the store are known.
+func (e *Engine) Ready() <-chan struct{} { return e.ready }
+
+// find returns a device. It waits for the devices to be known.
+func (e *Engine) find(ctx context.Context, namespace, name string) (*entry, error) {
+	select {
+	case <-e.ready:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("wait for the devices to be known: %w", ctx.Err())
+	}
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	d := e.devices[device.ID(namespace, name)]
+	if d == nil {
+		return nil, fmt.Errorf("%w: %.80q in namespace %.80q", ErrUnknown, name, namespace)
+	}
+	return d, nil
+}
+
+// Report takes what a device has, as its mapper or the device itself says it: all of it or nothing.
+func (e *Engine) Report(ctx context.Context, namespace, name string, twins []v1beta1.Twin) error {
+	updates := map[string]twin.Update{}
+	for i := range twins {
+		if twins[i].Reported != nil {
+			updates[twins[i].PropertyName] = twin.Update{Reported: twins[i].Reported}
+		}
+	}
+	return e.Update(ctx, namespace, name, updates)
+}
+
+// Update takes what a client at the edge says of a device: all of it or nothing. Errors are ErrUnknown, ErrInvalid,
+// twin.ErrTooMany, twin.ErrTooLong, and those of the Store.
+func (e *Engine) Update(ctx context.Context, namespace, name string, updates map[string]twin.Update) error {
+	d, err := e.find(ctx, namespace, name)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.gone {
+		return fmt.Errorf("%w: %.80q in namespace %.80q", ErrUnknown, name, namespace)
+	}
+	for property, u := range updates {
+		if err := d.judge(property, u); err != nil {
+			return err
+		}
+	}
+	e.m.updates.Inc()
+	return e.step(ctx, d, func(at twin.Stamp) (twin.Changes, error) { return d.twin.Apply(stamped(updates, at), at) })
+}
+
+// stamped gives values that carry no time the one at which they arrived.
+func stamped(updates map[string]twin.Update, at twin.Stamp) map[string]twin.Update {
+	for property, u := range updates {
+		u.Desired, u.Reported = withTime(u.Desired, at), withTime(u.Reported, at)
+		updates[property] = u
+	}
+	return updates
+}
+
+func withTime(v *v1beta1.TwinProperty, at twin.Stamp) *v1beta1.TwinProperty {
+	if v == nil || v.Metadata["timestamp"] != "" {
+		return v
+	}
+	out := &v1beta1.TwinProperty{Value: v.Value, Metadata: map[string]string{"timestamp": fmt.Sprint(at.Wall)}}
+	for k, x := range v.Metadata {
+		if k != "timestamp" {
+			out.Metadata[k] = x
+		}
+	}
+	return out
+}
+
+// maxProperty bounds the name of a property, in bytes, and maxMetadata what is known of a value, in bytes together.
+const (
+	maxProperty = 253
+	maxMetadata = 4 << 10
+)
+
+// judge refuses what cannot be. Called with mu held.
+func (d *entry) judge(property string, u twin.Update) error {
+	if property == "" || len(property) > maxProperty {
+		return fmt.Errorf("%w: the name of a property has %d bytes, expected 1 to %d", ErrInvalid, len(property), maxProperty)
+	}
+	for _, v := range []*v1beta1.TwinProperty{u.Desired, u.Reported} {
+		if v == nil {
+			continue
+		}
+		n := 0
+		for k, x := range v.Metadata {
+			n += len(k) + len(x)
+		}
+		if n > maxMetadata {
+			return fmt.Errorf("%w: metadata of property %q has %d bytes, expected at most %d", ErrInvalid, property, n, maxMetadata)
+		}
+	}
+	if u.Desired == nil || u.Desired.Value == "" {
+		return nil
+	}
+	m := d.modelProperty(property)
+	if m == nil {
+		return nil
+	}
+	if m.AccessMode == v1beta1.ReadOnly {
+		return fmt.Errorf("%w: property %q can only be read", ErrInvalid, property)
+	}
+	if err := device.CheckValue(m.Type, u.Desired.Value); err != nil {
+		return fmt.Errorf("%w: property %q: %w", ErrInvalid, property, err)
+	}
+	if err := device.CheckRange(*m, u.Desired.Value); err != nil {
+		return fmt.Errorf("%w: property %q: %w", ErrInvalid, property, err)
+	}
+	return nil
+}
+
+func (d *entry) modelProperty(name string) *v1beta1.ModelProperty {
+	if d.model == nil {
+		return nil
+	}
+	for i := range d.model.Spec.Properties {
+		if d.model.Spec.Properties[i].Name == name {
+			return &d.model.Spec.Properties[i]
+		}
+	}
+	return nil
+}
+
+// step does one step of a twin: it is on the disk, with the status that follows, before anybody hears of it; where that
+// fails it was not done. Called with d.mu held.
+func (e *Engine) step(ctx context.Context, d *entry, do func(at twin.Stamp) (twin.Changes, error)) error {
+	changes, err := do(d.twin.Last().Next(e.deps.Now()))
+	if err != nil {
+		return fmt.Errorf("device %s: %w", device.ID(d.namespace, d.name), err)
+	}
+	if changes.Trivial {
+		// Not worth the disk's while: the device says it again after a restart.
+		if len(changes.Before) > 0 {
+			e.tell(d, changes)
+		}
+		return e.settle(ctx, d)
+	}
+	notes, err := d.notes(changes)
+	if err != nil {
+		d.twin.Revert(changes)
+		return err
+	}
+	var outgoing []object.Outgoing
+	next := e.conditions(d)
+	if changes.Desired || changes.Reported || !same(next, d.queued) {
+		w, err := e.status(d, next)
+		if err != nil {
+			d.twin.Revert(changes)
+			return err
+		}
+		outgoing = append(outgoing, w)
+	}
+	for _, c := range changes.Conflicts {
+		outgoing = append(outgoing, e.conflict(d, c)...)
+	}
+	if err := e.deps.Store.Keep(ctx, notes, outgoing...); err != nil {
+		d.twin.Revert(changes)
+		return fmt.Errorf("keep the twin of device %s: %w", device.ID(d.namespace, d.name), err)
+	}
+	if len(outgoing) > 0 {
+		d.queued = next
+	}
+	e.m.conflicts.Add(float64(len(changes.Conflicts)))
+	e.tell(d, changes)
+	return nil
+}
+
+// tell tells the listeners. Called with d.mu held.
+func (e *Engine) tell(d *entry, changes twin.Changes) {
+	c := Change{Namespace: d.namespace, Name: d.name, Last: changes.Before, Current: map[string]*twin.Property{}, Desired: changes.Desired, Pending: map[string]*twin.Property{}}
+	for name := range changes.Before {
+		c.Current[name] = d.twin.Property(name)
+	}
+	for _, name := range d.twin.Pending() {
+		c.Pending[name] = d.twin.Property(name)
+	}
+	for _, l := range e.deps.Listeners {
+		l.Changed(c)
+	}
+}
+
+// propertyNote is what is kept of a property. The uid tells it from one of a former device of the name.
+type propertyNote struct {
+	UID      string         `json:"uid"`
+	Property *twin.Property `json:"property"`
+}
+
+// Buckets of notes.
+const (
+	bucketTwins  = "twin"   // by namespace/name/property
+	bucketStates = "device" // by namespace/name
+)
+
+func (d *entry) notes(c twin.Changes) ([]Note, error) {
+	var notes []Note
+	for name := range c.Before {
+		n := Note{Bucket: bucketTwins, Key: device.ID(d.namespace, d.name) + "/" + name}
+		if p := d.twin.Property(name); p != nil {
+			var err error
+			if n.Value, err = json.Marshal(propertyNote{d.uid, p}); err != nil {
+				return nil, fmt.Errorf("encode property %q: %w", name, err)
+			}
+		}
+		notes = append(notes, n)
+	}
+	return notes, nil
+}

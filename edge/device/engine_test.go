@@ -1,0 +1,273 @@
+package device
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/tether-edge/tether/apis/devices/v1beta1"
+	"github.com/tether-edge/tether/common/object"
+	"github.com/tether-edge/tether/common/twin"
+)
+
+// withPump is a world whose node has the device p.
+func withPump(t *testing.T, setpoint string) *world {
+	t.Helper()
+	s := newFakeStore()
+	s.put(t, object.DeviceModels, pumpModel(), "")
+	s.put(t, object.Devices, pump("p", setpoint), "")
+	return newWorld(t, s)
+}
+
+func TestWhatADeviceReportsGoesToTheCloud(t *testing.T) {
+	w := withPump(t, "45")
+	first, ok := w.store.status(t, "p")
+	if !ok || first.condition("Reported").Status != metav1.ConditionFalse || first.condition("MapperConnected").Reason != "NoMapper" {
+		t.Errorf("the first status is %+v, expected one that waits for a mapper and a report", first)
+	}
+	if err := w.engine.Report(t.Context(), "ns", "p", reported("setpoint", "45", "flow", "1.5")); err != nil {
+		t.Fatal(err)
+	}
+	got, _ := w.store.status(t, "p")
+	if got.value("setpoint") != "45" || got.value("flow") != "1.5" || got.condition("Reported").Status != metav1.ConditionTrue || got.UID != "uid-p" {
+		t.Errorf("the status is %+v", got)
+	}
+	if at := got.Twins[0].Reported.Metadata["timestamp"]; at != "1000000" {
+		t.Errorf("the value arrived at %q, expected 1000000", at)
+	}
+	if n := len(w.store.queued); n != 1 {
+		t.Errorf("%d writes wait, expected the newest", n)
+	}
+	w.store.sent()
+	keeps := w.store.keeps
+	if err := w.engine.Report(t.Context(), "ns", "p", reported("setpoint", "45")); err != nil {
+		t.Fatal(err)
+	}
+	if w.store.sent() != 0 || w.store.keeps != keeps {
+		t.Error("the same value again costs the cloud or the disk something")
+	}
+	if c := w.ear.last(); c.Current["setpoint"].Reported.Value != "45" {
+		t.Errorf("and is not told: %+v", c)
+	}
+}
+
+func TestMappersShowInTheStatus(t *testing.T) {
+	w := withPump(t, "")
+	want := func(step string, status metav1.ConditionStatus, reason string) {
+		t.Helper()
+		r, ok := w.store.status(t, "p")
+		if c := r.condition("MapperConnected"); !ok || c.Status != status || c.Reason != reason {
+			t.Errorf("%s: %v %+v, expected %s for %s", step, ok, c, status, reason)
+		}
+		w.store.sent()
+	}
+	want("at first", metav1.ConditionFalse, "NoMapper")
+	w.engine.Connected(t.Context(), "virtual", true)
+	want("a mapper is there", metav1.ConditionTrue, "Connected")
+	w.engine.Connected(t.Context(), "virtual", true)
+	w.engine.Connected(t.Context(), "modbus", true)
+	if n := w.store.sent(); n != 0 {
+		t.Errorf("%d writes for no news", n)
+	}
+	w.engine.Told(t.Context(), "ns", "p", errors.New("no such serial port"))
+	want("it refuses the device", metav1.ConditionFalse, "MapperRefuses")
+	w.engine.Told(t.Context(), "ns", "p", nil)
+	want("it took the device", metav1.ConditionTrue, "Connected")
+	w.engine.Connected(t.Context(), "virtual", false)
+	want("it is away", metav1.ConditionFalse, "MapperAway")
+	for _, state := range []string{"online", "online", "offline"} {
+		if _, err := w.engine.SetState(t.Context(), "ns", "p", state); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r, _ := w.store.status(t, "p"); r.State != "offline" || r.LastOnlineTime != "1970-01-01T00:16:40Z" {
+		t.Errorf("state %q, last online %q", r.State, r.LastOnlineTime)
+	}
+	if _, err := w.engine.SetState(t.Context(), "ns", "p", "dancing"); !errors.Is(err, ErrInvalid) {
+		t.Errorf("an unknown state: %v", err)
+	}
+}
+
+func TestTheCloudsChangeReplacesTheEdgesDesireAndSaysSo(t *testing.T) {
+	w := withPump(t, "45")
+	err := w.engine.Update(t.Context(), "ns", "p", map[string]twin.Update{"setpoint": {Desired: &v1beta1.TwinProperty{Value: "50"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.settled("p", func(v View) bool { return v.Device.Spec.Properties[0].Desired.Value == "50" })
+	w.store.put(t, object.Devices, pump("p", "60"), "")
+	w.settled("p", func(v View) bool { return v.Device.Spec.Properties[0].Desired.Value == "60" })
+	if all := w.store.events(); len(all) != 1 || !strings.Contains(all[0], "DesireReplaced") || !strings.Contains(all[0], `"50"`) {
+		t.Errorf("events %q, expected one that names 50", all)
+	}
+}
+
+func TestWhatCannotBeIsRefusedWhole(t *testing.T) {
+	w := withPump(t, "")
+	want := func(v string) *v1beta1.TwinProperty { return &v1beta1.TwinProperty{Value: v} }
+	for name, c := range map[string]struct {
+		updates map[string]twin.Update
+		err     error
+	}{
+		"no name":             {map[string]twin.Update{"": {Reported: want("1")}}, ErrInvalid},
+		"a long name":         {map[string]twin.Update{strings.Repeat("x", 300): {Reported: want("1")}}, ErrInvalid},
+		"read-only":           {map[string]twin.Update{"flow": {Desired: want("1")}}, ErrInvalid},
+		"no number":           {map[string]twin.Update{"setpoint": {Desired: want("warm")}, "other": {Reported: want("1")}}, ErrInvalid},
+		"above the maximum":   {map[string]twin.Update{"setpoint": {Desired: want("101")}}, ErrInvalid},
+		"metadata":            {map[string]twin.Update{"flow": {Reported: &v1beta1.TwinProperty{Value: "1", Metadata: map[string]string{"x": strings.Repeat("y", 5000)}}}}, ErrInvalid},
+		"more than is stored": {map[string]twin.Update{"flow": {Reported: want(strings.Repeat("1", v1beta1.MaxReportedBytes+1))}}, twin.ErrTooLong},
+	} {
+		if err := w.engine.Update(t.Context(), "ns", "p", c.updates); !errors.Is(err, c.err) {
+			t.Errorf("%s: %v, expected %v", name, err, c.err)
+		}
+	}
+	if err := w.engine.Report(t.Context(), "other", "p", reported("flow", "1")); !errors.Is(err, ErrUnknown) {
+		t.Errorf("a device of another namespace: %v", err)
+	}
+	v, _ := w.engine.Device("ns", "p")
+	if v.Properties["other"] != nil || v.Properties["flow"].Reported != nil {
+		t.Errorf("something of it was taken: %v", v.Properties)
+	}
+}
+
+func TestWhatIsNotOnTheDiskNeverWas(t *testing.T) {
+	w := withPump(t, "")
+	w.store.fail(errors.New("the disk is full"))
+	if err := w.engine.Report(t.Context(), "ns", "p", reported("flow", "1")); err == nil {
+		t.Error("a report that is not kept is acknowledged")
+	}
+	if _, err := w.engine.SetState(t.Context(), "ns", "p", "online"); err == nil {
+		t.Error("a state that is not kept is acknowledged")
+	}
+	v, _ := w.engine.Device("ns", "p")
+	if v.Properties["flow"].Reported != nil || v.State != "" {
+		t.Errorf("it is shown all the same: %+v", v)
+	}
+	w.store.fail(nil)
+	if err := w.engine.Report(t.Context(), "ns", "p", reported("flow", "1")); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAfterARestartEverythingIsAsItWas(t *testing.T) {
+	w := withPump(t, "45")
+	err := errors.Join(w.engine.Update(t.Context(), "ns", "p", map[string]twin.Update{"setpoint": {Desired: &v1beta1.TwinProperty{Value: "50"}}}),
+		w.engine.Report(t.Context(), "ns", "p", reported("setpoint", "49", "flow", "2")))
+	if err == nil {
+		_, err = w.engine.SetState(t.Context(), "ns", "p", "online")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, _ := w.engine.Device("ns", "p")
+	w.stop()
+	w.store.sent()
+	w.store.loseTrack()
+	again := newWorld(t, w.store)
+	after, _ := again.engine.Device("ns", "p")
+	for _, name := range []string{"setpoint", "flow"} {
+		if b, a := fmt.Sprintf("%+v", *before.Properties[name].Reported), fmt.Sprintf("%+v", *after.Properties[name].Reported); a != b {
+			t.Errorf("%s reported %s, it was %s", name, a, b)
+		}
+	}
+	if after.Device.Spec.Properties[0].Desired.Value != "50" || after.State != "online" || !after.LastOnline.Equal(before.LastOnline) {
+		t.Errorf("it is %+v", after)
+	}
+	if r, ok := w.store.status(t, "p"); !ok || r.value("flow") != "2" {
+		t.Errorf("what the cloud may have missed is not said again: %v %+v", ok, r)
+	}
+}
+
+func TestADeviceThatGoesIsForgotten(t *testing.T) {
+	w := withPump(t, "45")
+	if err := w.engine.Report(t.Context(), "ns", "p", reported("flow", "2")); err != nil {
+		t.Fatal(err)
+	}
+	again := pump("p", "45")
+	again.UID = "another"
+	w.store.put(t, object.Devices, again, "")
+	w.settled("p", func(v View) bool { return v.Device.UID == "another" && v.Properties["flow"].Reported == nil })
+	w.store.remove(object.Devices, "p")
+	w.eventually("the device to go", func() error {
+		if _, ok := w.engine.Device("ns", "p"); ok {
+			return errors.New("it is there")
+		}
+		w.store.mu.Lock()
+		defer w.store.mu.Unlock()
+		if n := len(w.store.notes[bucketTwins]) + len(w.store.notes[bucketStates]); n > 0 {
+			return fmt.Errorf("%d notes are left", n)
+		}
+		return nil
+	})
+	w.ear.mu.Lock()
+	defer w.ear.mu.Unlock()
+	if want := []string{"+p", "-p", "+p", "-p"}; !slices.Equal(w.ear.placed, want) {
+		t.Errorf("heard %v, expected %v", w.ear.placed, want)
+	}
+}
+
+// TestNotesOfADeviceThatIsNotThereAreKeptUntilTheCloudWasHeard: a store that was made anew knows no devices yet.
+func TestNotesOfADeviceThatIsNotThereAreKeptUntilTheCloudWasHeard(t *testing.T) {
+	w := withPump(t, "45")
+	if err := w.engine.Report(t.Context(), "ns", "p", reported("flow", "2")); err != nil {
+		t.Fatal(err)
+	}
+	w.stop()
+	s := newFakeStore()
+	s.notes, s.unsynced = w.store.notes, true
+	again := newWorld(t, s)
+	s.put(t, object.DeviceModels, pumpModel(), "")
+	s.put(t, object.Devices, pump("p", "45"), "")
+	again.settled("p", func(v View) bool { return v.Properties["flow"].Reported != nil })
+	again.stop()
+	s = newFakeStore()
+	s.notes = w.store.notes
+	newWorld(t, s)
+	if n := len(s.notes[bucketTwins]); n != 0 {
+		t.Errorf("%d notes of a device that does not exist are left", n)
+	}
+}
+
+func TestADeviceThatCannotBeReadHoldsUpNoOther(t *testing.T) {
+	w := withPump(t, "")
+	w.store.put(t, object.Devices, pump("broken", ""), `{"apiVersion":"devices.kubeedge.io/v1beta1","kind":"Device","spec":7}`)
+	w.store.put(t, object.Devices, pump("q", "7"), "")
+	w.settled("q", func(v View) bool { return v.Device.Spec.Properties[0].Desired.Value == "7" })
+	w.store.put(t, object.Devices, pump("r", "8"), "")
+	w.store.loseTrack()
+	w.store.put(t, object.Devices, pump("s", "9"), "")
+	w.settled("s", func(View) bool { return true })
+}
+
+func TestManyReportAtOnce(t *testing.T) {
+	w := withPump(t, "")
+	for i := range 8 {
+		w.store.put(t, object.Devices, pump(fmt.Sprint("d", i), ""), "")
+		w.settled(fmt.Sprint("d", i), func(View) bool { return true })
+	}
+	var all sync.WaitGroup
+	for i := range 8 {
+		all.Go(func() {
+			for n := range 50 {
+				if err := w.engine.Report(context.Background(), "ns", fmt.Sprint("d", i), reported("flow", fmt.Sprint(n))); err != nil {
+					t.Error(err)
+				}
+				if n%10 == 0 {
+					w.engine.Connected(context.Background(), "virtual", n%20 == 0)
+				}
+			}
+		})
+	}
+	all.Wait()
+	for i := range 8 {
+		if r, ok := w.store.status(t, fmt.Sprint("d", i)); !ok || r.value("flow") != "49" {
+			t.Errorf("device %d: %v, %q", i, ok, r.value("flow"))
+		}
+	}
+}

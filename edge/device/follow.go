@@ -1,0 +1,316 @@
+package device
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/tether-edge/tether/apis/devices/v1beta1"
+	"github.com/tether-edge/tether/common/device"
+	"github.com/tether-edge/tether/common/object"
+	"github.com/tether-edge/tether/common/twin"
+)
+
+// retryFollow is how long the engine waits before it reads the store again after an error.
+const retryFollow = time.Second
+
+// Start follows the store's Devices and models until ctx is done.
+func (e *Engine) Start(ctx context.Context) error {
+	kept, err := e.recall(ctx)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	for ctx.Err() == nil {
+		if err := e.follow(ctx, kept); err != nil && ctx.Err() == nil {
+			e.m.failures.Inc()
+			e.deps.Log.Warn("cannot follow the devices of the store, trying again", "error", err)
+			select {
+			case <-time.After(retryFollow):
+			case <-ctx.Done():
+			}
+		}
+		kept = nil // they are in the entries
+	}
+	return nil
+}
+
+// memory is what was kept of one device.
+type memory struct {
+	uid        string
+	properties map[string]*twin.Property
+	state      stateNote
+}
+
+// recall reads the notes. One that cannot be read is passed over: the device says again what it has.
+func (e *Engine) recall(ctx context.Context) (map[id]*memory, error) {
+	kept := map[id]*memory{}
+	of := func(key id, uid string) *memory {
+		m := kept[key]
+		if m == nil || m.uid != uid {
+			m = &memory{uid: uid, properties: map[string]*twin.Property{}}
+			kept[key] = m
+		}
+		return m
+	}
+	err := e.deps.Store.Notes(ctx, bucketTwins, func(key string, value []byte) error {
+		parts := strings.SplitN(key, "/", 3)
+		var n propertyNote
+		if err := json.Unmarshal(value, &n); err != nil || len(parts) != 3 || n.Property == nil {
+			e.deps.Log.Warn("a stored property cannot be read", "key", key, "error", err)
+			return nil
+		}
+		of(device.ID(parts[0], parts[1]), n.UID).properties[parts[2]] = n.Property
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the twins: %w", err)
+	}
+	err = e.deps.Store.Notes(ctx, bucketStates, func(key string, value []byte) error {
+		var n stateNote
+		if err := json.Unmarshal(value, &n); err != nil {
+			e.deps.Log.Warn("a stored state cannot be read", "key", key, "error", err)
+			return nil
+		}
+		of(key, n.UID).state = n
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the states of devices: %w", err)
+	}
+	return kept, nil
+}
+
+// follow brings the engine in step with the store and follows its changes until the store loses track of it.
+func (e *Engine) follow(ctx context.Context, kept map[id]*memory) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	models, since, err := e.deps.Store.List(ctx, object.DeviceModels, "")
+	if err != nil {
+		return err
+	}
+	modelEvents, err := e.deps.Store.Watch(ctx, object.DeviceModels, since)
+	if err != nil {
+		return err
+	}
+	devices, since, err := e.deps.Store.List(ctx, object.Devices, "")
+	if err != nil {
+		return err
+	}
+	deviceEvents, err := e.deps.Store.Watch(ctx, object.Devices, since)
+	if err != nil {
+		return err
+	}
+	e.takeModels(models)
+	e.takeDevices(ctx, devices, kept)
+	select {
+	case <-e.ready:
+	default:
+		close(e.ready)
+	}
+	for {
+		select {
+		case ev, ok := <-modelEvents:
+			if !ok {
+				return nil
+			}
+			e.modelChanged(ctx, ev)
+		case ev, ok := <-deviceEvents:
+			if !ok {
+				return nil
+			}
+			e.deviceChanged(ctx, ev, kept)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func decode[T object.Object](e *Engine, r *object.Record) (out T, ok bool) {
+	kind, _ := object.Lookup(r.Key.Kind)
+	o, err := object.Decode(kind, r.Body)
+	if err == nil {
+		out, ok = o.(T)
+	}
+	if !ok {
+		e.m.failures.Inc()
+		e.deps.Log.Warn("a stored object cannot be read", "key", r.Key.String(), "error", err)
+	}
+	return out, ok
+}
+
+func (e *Engine) takeModels(records []*object.Record) {
+	models := map[id]*v1beta1.DeviceModel{}
+	for _, r := range records {
+		if m, ok := decode[*v1beta1.DeviceModel](e, r); ok {
+			models[device.ID(m.Namespace, m.Name)] = m
+		}
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.models = models
+}
+
+// takeDevices makes the list the whole truth.
+func (e *Engine) takeDevices(ctx context.Context, records []*object.Record, kept map[id]*memory) {
+	there := map[id]bool{}
+	for _, r := range records {
+		if d, ok := decode[*v1beta1.Device](e, r); ok {
+			there[device.ID(d.Namespace, d.Name)] = true
+			e.place(ctx, d, kept)
+		}
+	}
+	for _, d := range e.all() {
+		if key := device.ID(d.namespace, d.name); !there[key] {
+			e.drop(ctx, key)
+		}
+	}
+	if !e.deps.Store.Synced(object.Devices) {
+		return // who is not there may come yet
+	}
+	for key, m := range kept {
+		if !there[key] {
+			e.forget(ctx, key, m.properties)
+		}
+	}
+}
+
+func (e *Engine) all() []*entry {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	all := make([]*entry, 0, len(e.devices))
+	for _, d := range e.devices {
+		all = append(all, d)
+	}
+	return all
+}
+
+func (e *Engine) deviceChanged(ctx context.Context, ev object.Event, kept map[id]*memory) {
+	if ev.Type == object.Deleted {
+		e.drop(ctx, device.ID(ev.Record.Key.Namespace, ev.Record.Key.Name))
+		return
+	}
+	if d, ok := decode[*v1beta1.Device](e, ev.Record); ok {
+		e.place(ctx, d, kept)
+	}
+}
+
+func (e *Engine) modelChanged(ctx context.Context, ev object.Event) {
+	key := device.ID(ev.Record.Key.Namespace, ev.Record.Key.Name)
+	var m *v1beta1.DeviceModel
+	if ev.Type != object.Deleted {
+		var ok bool
+		if m, ok = decode[*v1beta1.DeviceModel](e, ev.Record); !ok {
+			return
+		}
+	}
+	e.mu.Lock()
+	if m == nil {
+		delete(e.models, key)
+	} else {
+		e.models[key] = m
+	}
+	e.mu.Unlock()
+	for _, d := range e.all() {
+		d.mu.Lock()
+		if modelOf(d.device) == key && !d.gone {
+			d.model = m
+			e.report(d, e.declare(ctx, d))
+			e.placed(d, true)
+		}
+		d.mu.Unlock()
+	}
+}
+
+// modelOf names the model of a device; empty for none.
+func modelOf(d *v1beta1.Device) id {
+	if d.Spec.DeviceModelRef == nil || d.Spec.DeviceModelRef.Name == "" {
+		return ""
+	}
+	return device.ID(d.Namespace, d.Spec.DeviceModelRef.Name)
+}
+
+// place takes a Device that is new or changed.
+func (e *Engine) place(ctx context.Context, o *v1beta1.Device, kept map[id]*memory) {
+	key := device.ID(o.Namespace, o.Name)
+	e.mu.Lock()
+	d, model := e.devices[key], e.models[modelOf(o)]
+	former := d
+	if d == nil || d.uid != string(o.UID) {
+		d = &entry{namespace: o.Namespace, name: o.Name, uid: string(o.UID), device: o, model: model, twin: twin.New(nil)}
+		if m := kept[key]; m != nil && m.uid == d.uid {
+			d.twin, d.state = twin.New(m.properties), m.state
+			delete(kept, key)
+		}
+		e.devices[key] = d
+	}
+	e.mu.Unlock()
+	if former != nil && former != d {
+		e.end(ctx, former)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.device, d.model = o, model
+	e.report(d, e.declare(ctx, d))
+	e.placed(d, true)
+}
+
+// declare takes what the Device and its model say of the properties. Called with d.mu held.
+func (e *Engine) declare(ctx context.Context, d *entry) error {
+	var all []twin.Declared
+	for i := range d.device.Spec.Properties {
+		p := &d.device.Spec.Properties[i]
+		one := twin.Declared{Name: p.Name, Desired: p.Desired}
+		if m := d.modelProperty(p.Name); m != nil {
+			one.Type = m.Type
+		}
+		all = append(all, one)
+	}
+	return e.step(ctx, d, func(at twin.Stamp) (twin.Changes, error) { return d.twin.Declare(all, at) })
+}
+
+// placed tells the listeners. Called with d.mu held.
+func (e *Engine) placed(d *entry, present bool) {
+	for _, l := range e.deps.Listeners {
+		l.Placed(d.namespace, d.name, present)
+	}
+}
+
+// drop forgets a device that is gone.
+func (e *Engine) drop(ctx context.Context, key id) {
+	e.mu.Lock()
+	d := e.devices[key]
+	delete(e.devices, key)
+	e.mu.Unlock()
+	if d != nil {
+		e.end(ctx, d)
+	}
+}
+
+func (e *Engine) end(ctx context.Context, d *entry) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.gone = true
+	properties := map[string]*twin.Property{}
+	for _, name := range d.twin.Names() {
+		properties[name] = nil
+	}
+	e.forget(ctx, device.ID(d.namespace, d.name), properties)
+	e.placed(d, false)
+}
+
+// forget removes what was kept of a device.
+func (e *Engine) forget(ctx context.Context, key id, properties map[string]*twin.Property) {
+	notes := []Note{{Bucket: bucketStates, Key: key}}
+	for name := range properties {
+		notes = append(notes, Note{Bucket: bucketTwins, Key: key + "/" + name})
+	}
+	if err := e.deps.Store.Keep(ctx, notes); err != nil && ctx.Err() == nil {
+		e.m.failures.Inc()
+		e.deps.Log.Warn("cannot forget a device that is gone", "device", key, "error", err)
+	}
+}

@@ -4,6 +4,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -36,6 +38,30 @@ func TestBinariesStaySmall(t *testing.T) {
 		out, err := exec.Command(filepath.Join(bin, name), "--version").Output()
 		if err != nil || !strings.Contains(string(out), "Kubernetes v1.36.") || strings.Contains(string(out), "commit )") {
 			t.Errorf("%s --version says %q, %v; expected version, commit and Kubernetes version", name, out, err)
+		}
+	}
+}
+
+// A module that upstream renames or drops would otherwise take its megabytes back without a word.
+func TestPackagesWithoutInliningAreInEdgecore(t *testing.T) {
+	run := func(name string, args ...string) string {
+		cmd := exec.Command(name, args...)
+		cmd.Dir = root
+		cmd.Env = append(os.Environ(), "MAKEFLAGS=", "MAKELEVEL=")
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("%s %s: %v", name, strings.Join(args, " "), err)
+		}
+		return string(out)
+	}
+	patterns := regexp.MustCompile(`-gcflags=(\S+)/\.\.\.=-l\b`).FindAllStringSubmatch(run("make", "goflags"), -1)
+	if len(patterns) == 0 {
+		t.Fatal("make goflags names no package that is compiled without inlining: edgecore would grow by 4 MB")
+	}
+	linked := strings.Fields(run("go", "list", "-deps", "./edge/cmd/edgecore"))
+	for _, p := range patterns {
+		if !slices.ContainsFunc(linked, func(l string) bool { return within(l, p[1]) }) {
+			t.Errorf("COLD in the Makefile names %s, of which edgecore links nothing: name what took its place, or nothing", p[1])
 		}
 	}
 }

@@ -82,14 +82,16 @@ type Compressor interface {
 	Open(body []byte, how wire.Compression) ([]byte, error)
 }
 
-// Deps are what an Applier uses. All but Present and Clock are required; a nil Clock is SystemClock.
+// Deps are what an Applier uses. All but Present, Devices and Clock are required; a nil Clock is SystemClock.
 type Deps struct {
 	// RESTConfig reaches the API server as CloudCore. Its rate limits are not used.
 	RESTConfig *rest.Config
 	Objects    Objects
 	Compressor Compressor
 	// Present, if not nil, changes a Node's overlay into what the cluster is to see. With an error it stays as it is.
-	Present    func(ctx context.Context, node string, o *object.Overlay) error
+	Present func(ctx context.Context, node string, o *object.Overlay) error
+	// Devices takes the statuses of devices; nil: they are refused. It may block until ctx ends, and never returns nil.
+	Devices    func(ctx context.Context, node string, key object.Key, uid string, body []byte) *wire.Result
 	Log        *slog.Logger
 	Clock      Clock
 	Registerer prometheus.Registerer
@@ -154,6 +156,9 @@ func (a *Applier) Apply(ctx context.Context, node string, w *wire.Write) (r *wir
 		a.m.writes.WithLabelValues(op, codeLabel(int(r.Code)), fmt.Sprint(r.Final)).Inc()
 		a.m.seconds.WithLabelValues(op).Observe(a.deps.Clock.Now().Sub(start).Seconds())
 	}()
+	if object.ID(w.GetKind()) == object.DeviceStatuses {
+		return a.deviceStatus(ctx, node, w) // it has its turn there, and takes none of what the node lives by
+	}
 	wait, stop := context.WithTimeout(ctx, a.cfg.Timeout)
 	defer stop()
 	release, err := a.opened.take(wait, node)

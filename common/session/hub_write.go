@@ -21,7 +21,7 @@ func (h *Hub) write(w *wire.Write) ([]Effect, error) {
 	}
 	q := h.writes[k]
 	if last := len(q) - 1; last > 0 && supersedes(w, q[last]) {
-		// With a slow API server a kubelet that writes often must not fill the hub with what nobody wants any more.
+		// With a slow API server a kubelet or a device that writes often must not fill the hub with what nobody wants any more.
 		old := q[last]
 		q[last] = w
 		h.held += heldBytes(w) - heldBytes(old)
@@ -40,10 +40,10 @@ func (h *Hub) write(w *wire.Write) ([]Effect, error) {
 	return []Effect{DoWrite{w}}, nil
 }
 
-// supersedes reports that a write makes an earlier one of the same key worthless: an overlay is all that the edge says
-// of the object, not a difference.
+// supersedes reports that a write makes an earlier one of the same key worthless: an overlay, and what is put, is all that
+// the edge says of the object, not a difference.
 func supersedes(w, earlier *wire.Write) bool {
-	return w.Op == wire.Op_OP_OVERLAY && earlier.Op == wire.Op_OP_OVERLAY && w.Uid == earlier.Uid
+	return (w.Op == wire.Op_OP_OVERLAY || w.Op == wire.Op_OP_PUT) && w.Op == earlier.Op && w.Uid == earlier.Uid
 }
 
 // heldBytes is what a write may cost the hub until it is answered.

@@ -92,3 +92,18 @@ func TestAnEdgeThatIsKeptWaitingIsNotDead(t *testing.T) {
 		t.Errorf("50 s after the last sign of life: %v, expected a close", effects)
 	}
 }
+
+// What is put whole, a device's status, is replaced like an overlay: its reports come faster than they are written.
+func TestWhatIsPutWaitsOnceToo(t *testing.T) {
+	now := time.Unix(1e6, 0)
+	h := NewHub(HubConfig{Node: "edge"}, newTraceView(), now)
+	if _, err := h.Receive(now, &wire.Frame{Body: &wire.Frame_Hello{Hello: &wire.Hello{Versions: wire.Versions(), Node: "edge"}}}); err != nil {
+		t.Fatal(err)
+	}
+	for id := uint64(1); id < 2*maxWrites; id++ {
+		w := &wire.Write{Id: id, Kind: string(object.DeviceStatuses), Namespace: "default", Name: "pump", Op: wire.Op_OP_PUT, Uid: "u", Body: []byte("{}")}
+		if _, err := h.Receive(now, &wire.Frame{Body: &wire.Frame_Write{Write: w}}); err != nil {
+			t.Fatalf("write %d ends the session: %v", id, err)
+		}
+	}
+}

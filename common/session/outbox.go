@@ -19,7 +19,8 @@ type outbox struct {
 	waiting lines
 	// resting holds the keys that back off, with the time of their next try.
 	resting timers
-	open    int
+	// open is how many writes have no answer, low how many of those are of low priority.
+	open, low int
 }
 
 // line is the queue of one key's writes.
@@ -27,6 +28,7 @@ type line struct {
 	key      object.Key
 	heads    []Head // by ID
 	sending  uint64 // ID of the write without an answer, 0 if none
+	low      bool   // that write is of low priority
 	failures int
 	resting  bool
 	index    int // in waiting, -1 if it is not there
@@ -84,8 +86,17 @@ func (o *outbox) take(now time.Time) (ids []uint64, next time.Time) {
 	}
 	for o.open < o.cfg.WriteWindow && len(o.waiting) > 0 {
 		l := o.waiting[0]
-		l.sending = l.heads[0].ID
+		// What waits for its turn in the cloud, as devices do, must leave room for what the node lives by. All others in the
+		// heap are of no higher priority.
+		low := l.heads[0].Priority < object.PriorityPod
+		if low && o.low >= max(1, o.cfg.WriteWindow/2) {
+			break
+		}
+		l.sending, l.low = l.heads[0].ID, low
 		o.open++
+		if low {
+			o.low++
+		}
 		o.arrange(l)
 		ids = append(ids, l.sending)
 	}
@@ -104,10 +115,18 @@ func (o *outbox) remove(id uint64) {
 	delete(o.byID, id)
 	l.heads = slices.DeleteFunc(l.heads, func(h Head) bool { return h.ID == id })
 	if l.sending == id {
-		l.sending = 0
-		o.open--
+		o.answered(l)
 	}
 	o.arrange(l)
+}
+
+// answered notes that a line's write is not under way any more.
+func (o *outbox) answered(l *line) {
+	l.sending = 0
+	o.open--
+	if l.low {
+		o.low--
+	}
 }
 
 func (o *outbox) result(now time.Time, r *wire.Result) []Effect {
@@ -120,8 +139,7 @@ func (o *outbox) result(now time.Time, r *wire.Result) []Effect {
 		o.remove(r.Id)
 		return []Effect{DropWrite{Key: l.key, Result: r}}
 	}
-	l.sending = 0
-	o.open--
+	o.answered(l)
 	l.failures++
 	wait := min(o.cfg.RetryMin<<min(l.failures-1, 16), o.cfg.RetryMax)
 	wait = wait/2 + time.Duration(o.cfg.Rand()*float64(wait/2))

@@ -57,6 +57,9 @@ type Change struct {
 // Config says which node this is.
 type Config struct {
 	Node string
+	// Pause is the least time between two statuses of one device that are queued for the cloud. The first goes at once; what
+	// is reported meanwhile goes with the next.
+	Pause time.Duration
 }
 
 // Deps are what an Engine works with; all but Listeners are required.
@@ -91,6 +94,7 @@ type Engine struct {
 	devices map[id]*entry
 	models  map[id]*v1beta1.DeviceModel
 	mappers map[string]mapperState // by protocol
+	ctx     context.Context        // Start's
 }
 
 // mapperState is what is known of the mapper of a protocol.
@@ -109,7 +113,10 @@ type entry struct {
 	told string
 	// queued are the conditions of the last status that was queued; nil before the first one.
 	queued []condition
-	gone   bool
+	// next is when another status may be queued; due runs then, where there is one to queue.
+	next time.Time
+	due  *time.Timer
+	gone bool
 }
 
 // New returns an Engine that knows no devices until Start.
@@ -273,7 +280,9 @@ func (e *Engine) step(ctx context.Context, d *entry, do func(at twin.Stamp) (twi
 	}
 	var outgoing []object.Outgoing
 	next := e.conditions(d)
-	if changes.Desired || changes.Reported || !same(next, d.queued) {
+	news := changes.Desired || changes.Reported || !same(next, d.queued)
+	now := news && !e.pausing(d)
+	if now {
 		w, err := e.status(d, next)
 		if err != nil {
 			d.twin.Revert(changes)
@@ -288,8 +297,11 @@ func (e *Engine) step(ctx context.Context, d *entry, do func(at twin.Stamp) (twi
 		d.twin.Revert(changes)
 		return fmt.Errorf("keep the twin of device %s: %w", device.ID(d.namespace, d.name), err)
 	}
-	if len(outgoing) > 0 {
-		d.queued = next
+	switch {
+	case now:
+		e.sent(d, next)
+	case news:
+		e.putOff(d)
 	}
 	e.m.conflicts.Add(float64(len(changes.Conflicts)))
 	e.tell(d, changes)

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -182,6 +184,54 @@ func TestAfterARestartEverythingIsAsItWas(t *testing.T) {
 	if r, ok := w.store.status(t, "p"); !ok || r.value("flow") != "2" {
 		t.Errorf("what the cloud may have missed is not said again: %v %+v", ok, r)
 	}
+}
+
+// TestADeviceThatReportsFastCostsTheCloudLittle: its first report goes at once, and its last one soon after it came.
+func TestADeviceThatReportsFastCostsTheCloudLittle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newFakeStore()
+		s.put(t, object.DeviceModels, pumpModel(), "")
+		s.put(t, object.Devices, pump("p", ""), "")
+		w := newWorldWith(t, s, 100*time.Millisecond)
+		time.Sleep(time.Second)
+		s.sent()
+		writes := 0
+		for n := range 100 {
+			if err := w.engine.Report(t.Context(), "ns", "p", reported("flow", fmt.Sprint(n))); err != nil {
+				t.Fatal(err)
+			}
+			if r, ok := s.status(t, "p"); n == 0 && (!ok || r.value("flow") != "0") {
+				t.Error("the first report waits")
+			}
+			writes += s.sent()
+			time.Sleep(10 * time.Millisecond)
+		}
+		time.Sleep(100 * time.Millisecond)
+		synctest.Wait()
+		if r, ok := s.status(t, "p"); !ok || r.value("flow") != "99" {
+			t.Errorf("a pause after the last report its value is %q, %v", r.value("flow"), ok)
+		}
+		if writes += s.sent(); writes > 12 {
+			t.Errorf("%d statuses for 100 reports in a second, expected one in 100 ms", writes)
+		}
+		// What is put off when the process ends is on the disk.
+		for _, n := range []string{"1", "2"} {
+			if err := w.engine.Report(t.Context(), "ns", "p", reported("flow", n)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.stop()
+		s.sent()
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if n := s.sent(); n > 0 {
+			t.Error("an engine that has ended writes")
+		}
+		newWorldWith(t, s, 0)
+		if r, _ := s.status(t, "p"); r.value("flow") != "2" {
+			t.Errorf("after a restart the value is %q, expected 2", r.value("flow"))
+		}
+	})
 }
 
 func TestADeviceThatGoesIsForgotten(t *testing.T) {

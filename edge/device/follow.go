@@ -18,6 +18,10 @@ const retryFollow = time.Second
 
 // Start follows the store's Devices and models until ctx is done.
 func (e *Engine) Start(ctx context.Context) error {
+	e.mu.Lock()
+	e.ctx = ctx
+	e.mu.Unlock()
+	defer e.rest()
 	kept, err := e.recall(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -37,6 +41,25 @@ func (e *Engine) Start(ctx context.Context) error {
 		kept = nil // they are in the entries
 	}
 	return nil
+}
+
+// running is Start's context.
+func (e *Engine) running() context.Context {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return e.ctx
+}
+
+// rest stops what is put off: it is on the disk, and goes at the next start.
+func (e *Engine) rest() {
+	for _, d := range e.all() {
+		d.mu.Lock()
+		if d.due != nil {
+			d.due.Stop()
+			d.due = nil
+		}
+		d.mu.Unlock()
+	}
 }
 
 // memory is what was kept of one device.

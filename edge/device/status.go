@@ -94,10 +94,43 @@ func (e *Engine) conditions(d *entry) []condition {
 	return []condition{mapper, reported}
 }
 
+// pausing reports whether the next status has to wait. Called with d.mu held.
+func (e *Engine) pausing(d *entry) bool { return d.due != nil || time.Now().Before(d.next) }
+
+// sent notes that a status with these conditions was queued. Called with d.mu held.
+func (e *Engine) sent(d *entry, conditions []condition) {
+	d.queued, d.next = conditions, time.Now().Add(e.cfg.Pause)
+	if d.due != nil {
+		d.due.Stop()
+		d.due = nil
+	}
+}
+
+// putOff queues the status at the end of the pause. What is in it is on the disk already. Called with d.mu held.
+func (e *Engine) putOff(d *entry) {
+	if d.due != nil {
+		return
+	}
+	d.due = time.AfterFunc(time.Until(d.next), func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if d.due == nil || d.gone || e.running().Err() != nil {
+			return
+		}
+		d.due, d.queued = nil, nil
+		err := e.settle(e.running(), d)
+		e.report(d, err)
+		if err != nil {
+			d.next = time.Now().Add(max(e.cfg.Pause, retryFollow))
+			e.putOff(d)
+		}
+	})
+}
+
 // settle queues the status where a condition changed, or none was queued yet. Called with d.mu held.
 func (e *Engine) settle(ctx context.Context, d *entry) error {
 	next := e.conditions(d)
-	if d.gone || same(next, d.queued) {
+	if d.gone || d.due != nil || same(next, d.queued) {
 		return nil
 	}
 	w, err := e.status(d, next)
@@ -107,7 +140,7 @@ func (e *Engine) settle(ctx context.Context, d *entry) error {
 	if err := e.deps.Store.Keep(ctx, nil, w); err != nil {
 		return fmt.Errorf("queue the status of device %s: %w", device.ID(d.namespace, d.name), err)
 	}
-	d.queued = next
+	e.sent(d, next)
 	return nil
 }
 
@@ -150,7 +183,7 @@ func (e *Engine) SetState(ctx context.Context, namespace, name, state string) (l
 		d.state = before
 		return time.Time{}, fmt.Errorf("keep the state of device %s: %w", device.ID(namespace, name), err)
 	}
-	d.queued = conditions
+	e.sent(d, conditions)
 	return onlineAt(d.state), nil
 }
 

@@ -235,8 +235,13 @@ type world struct {
 
 func newWorld(t *testing.T, s *fakeStore) *world {
 	t.Helper()
+	return newWorldWith(t, s, 0)
+}
+
+func newWorldWith(t *testing.T, s *fakeStore, pause time.Duration) *world {
+	t.Helper()
 	w := &world{t: t, store: s, ear: &ear{}, now: time.UnixMilli(1_000_000)}
-	w.engine = New(Config{Node: "edge-1"}, Deps{Store: s, Listeners: []Listener{w.ear}, Log: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(),
+	w.engine = New(Config{Node: "edge-1", Pause: pause}, Deps{Store: s, Listeners: []Listener{w.ear}, Log: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(),
 		Now: func() time.Time { w.mu.Lock(); defer w.mu.Unlock(); return w.now }})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

@@ -36,9 +36,14 @@ type Controller struct {
 type entry struct {
 	// waiting is the newest report that is not written; nil if there is none. Guarded by Controller.mu.
 	waiting *pending
+	// writing is the report that is being written. Guarded by Controller.mu.
+	writing *pending
 	// written is the DeviceStatus as the last write left it, at the time at; nil once the cache has it. Guarded by Controller.mu.
 	written *v1beta1.DeviceStatus
 	at      time.Time
+	// writes counts the writes of this CloudCore, print is what had been reported after the last. Guarded by Controller.mu.
+	writes uint64
+	print  print
 	// ready is the status of the Ready condition. Guarded by Controller.mu.
 	ready metav1.ConditionStatus
 
@@ -51,8 +56,9 @@ type entry struct {
 type pending struct {
 	node   string
 	report *Report
-	// base is what had been reported when it came.
-	base print
+	// base is what had been reported when it came, after so many writes of the entry.
+	base   print
+	writes uint64
 	// answer takes one.
 	answer chan *wire.Result
 }

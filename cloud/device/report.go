@@ -54,11 +54,10 @@ func (c *Controller) report(ctx context.Context, node string, key types.Namespac
 	if refused := c.admit(ctx, node, key, report.UID); refused != nil {
 		return refused
 	}
-	base, err := printOf(c.known(key, c.entry(key)))
+	p, err := c.pending(key, node, report)
 	if err != nil {
-		return refusal(http.StatusInternalServerError, metav1.StatusReasonInternalError, "%v", err)
+		return later(http.StatusInternalServerError, metav1.StatusReasonInternalError, time.Minute, "%v", err)
 	}
-	p := &pending{node: node, report: report, base: base, answer: make(chan *wire.Result, 1)}
 	if err := ctx.Err(); err != nil { // a session that ended must not take the place of the one after it
 		return later(0, metav1.StatusReasonServiceUnavailable, retrySoon, "the session ended: %v", err)
 	}
@@ -124,6 +123,18 @@ func against(node string, key types.NamespacedName, uid string, d *v1beta1.Devic
 	return nil
 }
 
+// pending notes with a report what it follows.
+func (c *Controller) pending(key types.NamespacedName, node string, report *Report) (*pending, error) {
+	p := &pending{node: node, report: report, answer: make(chan *wire.Result, 1)}
+	e := c.entry(key)
+	c.mu.Lock()
+	p.writes = e.writes
+	c.mu.Unlock()
+	var err error
+	p.base, err = printOf(c.known(key, e))
+	return p, err
+}
+
 // put makes p the device's newest report. An older one is answered at once: its edge has a newer one under way, and asks again if
 // that is lost.
 func (c *Controller) put(key types.NamespacedName, p *pending) {
@@ -134,16 +145,38 @@ func (c *Controller) put(key types.NamespacedName, p *pending) {
 		c.m.superseded.Inc()
 		old.answer <- later(http.StatusServiceUnavailable, "Superseded", retrySoon, "a later report of this device took its place")
 	}
+	if p.writes != e.writes { // since its base was looked up
+		p.base = e.print
+	}
 	e.waiting = p
 }
 
-// answer ends a pending report that is still the device's newest; nil means whichever is.
+// claim takes the report that is to be written now out of the way of newer ones. It is false where one has come already.
+func (c *Controller) claim(e *entry, p *pending) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p != nil && e.writing != p {
+		if e.waiting != p {
+			return false
+		}
+		e.waiting, e.writing = nil, p
+	}
+	return true
+}
+
+// answer ends a report that waits or is being written; nil means whichever.
 func (c *Controller) answer(key types.NamespacedName, p *pending, r *wire.Result) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if e := c.entries[key]; e != nil && e.waiting != nil && (p == nil || e.waiting == p) {
-		e.waiting.answer <- r
-		e.waiting = nil
+	e := c.entries[key]
+	if e == nil {
+		return
+	}
+	for _, place := range []**pending{&e.waiting, &e.writing} {
+		if q := *place; q != nil && (p == nil || q == p) {
+			q.answer <- r
+			*place = nil
+		}
 	}
 }
 

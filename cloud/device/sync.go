@@ -63,6 +63,9 @@ func (c *Controller) sync(ctx context.Context, key types.NamespacedName) (after 
 		if after := max(e.turn.wait(c.rates, p != nil), e.contest.wait(w, p != nil)); after > 0 {
 			return after, nil
 		}
+		if !c.claim(e, p) {
+			return 0, nil // the newer report has queued the device
+		}
 		done, err := c.write(ctx, key, e, p, w)
 		if !done && (err == nil || apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err)) && try < maxTries {
 			if w.verb != verbDelete {
@@ -191,18 +194,20 @@ func (c *Controller) write(ctx context.Context, key types.NamespacedName, e *ent
 		return false, err
 	}
 	c.note(e, s)
-	c.rebase(e, p, base)
+	c.rebase(e, base)
 	if p != nil {
 		c.answer(key, p, &wire.Result{Code: http.StatusOK, Final: true, ResourceVersion: versionOf(s)})
 	}
 	return true, nil
 }
 
-// rebase tells a report that came while p was written what it follows.
-func (c *Controller) rebase(e *entry, p *pending, base print) {
+// rebase tells the reports that came during a write what they follow.
+func (c *Controller) rebase(e *entry, base print) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if e.waiting != nil && e.waiting != p {
+	e.writes++
+	e.print = base
+	if e.waiting != nil {
 		e.waiting.base = base
 	}
 }

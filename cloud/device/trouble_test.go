@@ -135,13 +135,19 @@ func TestACacheThatIsBehindCostsAReadAndLosesNothing(t *testing.T) {
 		if s = w.status(t, "pump"); value(s) != "47" || s.Labels["site"] != "north" {
 			t.Errorf("got %+v", s)
 		}
-		// It is deleted, and the cache hears of all at once.
+		// It is deleted, which the cache has not heard when the next report comes.
+		w.remove(keyOf(s))
+		say(t, all[0], "edge-1", d, "48")
+		if got := w.status(t, "pump"); value(got) != "48" || got.UID == s.UID {
+			t.Errorf("got %+v", got)
+		}
+		// It is deleted again, and the cache hears of all at once.
 		w.remove(keyOf(s))
 		w.startCache()
-		synctest.Wait()
-		if got := condition(w.status(t, "pump"), "Ready"); got != "Unknown AwaitingReport" {
-			t.Errorf("the status that was made again says %s", got)
-		}
+		eventually(t, "it is made again", func() bool {
+			s, err := w.Status(t.Context(), named("pump"))
+			return err == nil && condition(s, "Ready") == "Unknown AwaitingReport"
+		})
 	})
 }
 

@@ -97,6 +97,50 @@ func TestReadySaysWhatIsWrong(t *testing.T) {
 	}
 }
 
+// A Node changes every few seconds.
+func TestANodeIsNewsToItsDevicesWhenItComesOrGoes(t *testing.T) {
+	run(t, 1, Config{}, func(t *testing.T, w *world, all []*Controller) {
+		d := w.add(t, "pump", "edge-1")
+		say(t, all[0], "edge-1", d, "45")
+		other := w.add(t, "pipe", "edge-2")
+		say(t, all[0], "edge-2", other, "45")
+		for _, c := range []struct {
+			node *corev1.Node
+			want string
+			news bool
+		}{
+			{newNode("edge-1", "tether://edge-1", corev1.ConditionTrue), "True Fits", false},
+			{newNode("edge-1", "tether://edge-1", corev1.ConditionUnknown), "Unknown NodeOffline", true},
+			{newNode("edge-1", "tether://edge-1", corev1.ConditionFalse), "Unknown NodeOffline", false},
+			{newNode("edge-1", "tether://edge-1", corev1.ConditionTrue), "True Fits", true},
+			{newNode("edge-3", "tether://edge-3", corev1.ConditionTrue), "True Fits", false},
+		} {
+			w.mu.Lock()
+			w.looks = 0
+			w.mu.Unlock()
+			w.put(c.node)
+			time.Sleep(time.Second)
+			w.mu.Lock()
+			looks := w.looks
+			w.mu.Unlock()
+			if got := condition(w.status(t, "pump"), "Ready"); got != c.want || looks > 0 != c.news || condition(w.status(t, "pipe"), "Ready") != "True Fits" {
+				t.Errorf("%s %s: Ready is %s after %d looks at devices, expected %s", c.node.Name, c.node.Status.Conditions[0].Status, got, looks, c.want)
+			}
+		}
+	})
+}
+
+func TestAnotherReasonIsNoTransition(t *testing.T) {
+	v := view{device: newDevice("pump", "edge-1"), model: newModel("44")}
+	s := desire(v, nil, nil, testTime)
+	v.model = nil
+	again := desire(v, s, nil, testTime.Add(time.Hour))
+	was, is := s.Status.Conditions[indexOf(s.Status.Conditions, "Ready")], again.Status.Conditions[indexOf(again.Status.Conditions, "Ready")]
+	if was.Reason == is.Reason || !is.LastTransitionTime.Equal(&was.LastTransitionTime) {
+		t.Errorf("Ready was %v and is %v", was, is)
+	}
+}
+
 // A node that is away and a device that is wrong: what there is to mend is said.
 func TestWhatCanBeMendedIsSaidFirst(t *testing.T) {
 	run(t, 1, Config{}, func(t *testing.T, w *world, _ []*Controller) {

@@ -221,6 +221,27 @@ func TestAReportThatWasStuckDoesNotPassTheNewerOneOfAnotherCloudCore(t *testing.
 	})
 }
 
+// What this CloudCore wrote itself while a report came is nobody else's.
+func TestAReportThatCameDuringAWriteFollowsIt(t *testing.T) {
+	run(t, 1, Config{}, func(t *testing.T, w *world, all []*Controller) {
+		d := w.add(t, "pump", "edge-1")
+		r, refused := parse(body("46"), string(d.UID))
+		if refused != nil {
+			t.Fatal(refused)
+		}
+		p, err := all[0].pending(named("pump"), "edge-1", r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		say(t, all[0], "edge-1", d, "45")
+		all[0].put(named("pump"), p)
+		all[0].queue.Add(named("pump"))
+		if r := <-p.answer; r.Code != http.StatusOK {
+			t.Errorf("got %v", r)
+		}
+	})
+}
+
 // Another release of CloudCore has other words for the same, and both insist.
 func TestAContestSlowsDown(t *testing.T) {
 	run(t, 1, Config{}, func(t *testing.T, w *world, all []*Controller) {

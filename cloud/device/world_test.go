@@ -36,6 +36,8 @@ type world struct {
 	stopped bool
 	heard   []object.Key
 	follow  map[int]func([]object.Key)
+	// looks counts the looks at Devices in the cache.
+	looks int
 	// writes are those of DeviceStatuses that were asked for, "patch plant/pump"; fails answers them, where it returns an error.
 	writes []string
 	fails  func(verb string) error
@@ -128,6 +130,9 @@ func (w *world) Object(k object.Key) (object.Object, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	o := w.cache[k]
+	if k.Kind == Devices {
+		w.looks++
+	}
 	if o == nil {
 		return nil, false
 	}

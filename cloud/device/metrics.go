@@ -36,7 +36,7 @@ func newMetrics(r prometheus.Registerer, waiting func() float64, ready func(stat
 			Help: "Time from a report's arrival to its answer, waiting for its turn included.", Buckets: []float64{.005, .025, .1, .25, .5, 1, 2.5, 5, 10, 30}}),
 		writes:     vec("writes_total", "Writes of DeviceStatuses, by verb and code of the answer (none: no answer).", "verb", "code"),
 		conflicts:  one("conflicts_total", "Writes computed again because the DeviceStatus had changed."),
-		unchanged:  one("reports_unchanged_total", "Reports that changed nothing and cost no write."),
+		unchanged:  one("reports_unchanged_total", "Reports that changed nothing: they cost a read and no write."),
 		superseded: one("reports_superseded_total", "Reports whose place a newer one of the same device took while they waited."),
 		failures:   one("failures_total", "Tries to bring a DeviceStatus in order that failed and are repeated."),
 		panics:     one("panics_total", "Devices on which cloudcore failed. Any increase is a defect."),

@@ -15,20 +15,16 @@ import (
 // where nothing differs. It names only what CloudCore writes, so fields of a newer definition stay.
 func makePatch(current, desired *v1beta1.DeviceStatus) ([]byte, error) {
 	status := map[string]any{}
-	set := func(field string, was, is any, empty bool) {
-		switch {
-		case apiequality.Semantic.DeepEqual(was, is):
-		case empty:
-			status[field] = nil
-		default:
+	set := func(field string, was, is any) {
+		if !apiequality.Semantic.DeepEqual(was, is) {
 			status[field] = is
 		}
 	}
 	a, b := &current.Status, &desired.Status
-	set("twins", a.Twins, b.Twins, len(b.Twins) == 0)
-	set("state", a.State, b.State, b.State == "")
-	set("lastOnlineTime", a.LastOnlineTime, b.LastOnlineTime, b.LastOnlineTime == "")
-	set("conditions", a.Conditions, b.Conditions, len(b.Conditions) == 0)
+	set("twins", a.Twins, b.Twins)
+	set("state", a.State, b.State)
+	set("lastOnlineTime", a.LastOnlineTime, b.LastOnlineTime)
+	set("conditions", a.Conditions, b.Conditions)
 	meta := map[string]any{}
 	if was, is := reporter(current), reporter(desired); was != is {
 		annotation := map[string]any{AnnotationNode: is}

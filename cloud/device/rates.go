@@ -39,7 +39,7 @@ const (
 	passed
 )
 
-// wait returns how long until the device may write; at zero or less it may now, and calls done once it has written.
+// wait returns how long until the device may write; at zero or less it may now, and calls end once it has written.
 func (t *turn) wait(r *rates, hasReport bool) time.Duration {
 	if t.own == nil {
 		t.own = rate.NewLimiter(rate.Limit(r.cfg.DeviceRate), r.cfg.DeviceBurst)
@@ -68,5 +68,9 @@ func (t *turn) wait(r *rates, hasReport bool) time.Duration {
 	}
 }
 
-// done ends a turn.
-func (t *turn) done() { t.step = atOwn }
+// end gives up a place that was reached: the next write needs another.
+func (t *turn) end() {
+	if t.step == passed && !t.due.After(time.Now()) {
+		t.step = atOwn
+	}
+}

@@ -49,7 +49,8 @@ func (c *Controller) sync(ctx context.Context, key types.NamespacedName) (after 
 		}
 		c.setReady(e, w.ready())
 		switch {
-		case w.verb == "":
+		case w.verb == "" && (p == nil || try > 0):
+			e.turn.end()
 			c.unchanged(key, p, current)
 			return 0, nil
 		case w.blocked:
@@ -66,6 +67,9 @@ func (c *Controller) sync(ctx context.Context, key types.NamespacedName) (after 
 		if !c.claim(e, p) {
 			return 0, nil // the newer report has queued the device
 		}
+		if w.verb == "" {
+			continue // the cache may be behind another CloudCore's report: what is acknowledged was seen in the API server
+		}
 		done, err := c.write(ctx, key, e, p, w)
 		if !done && (err == nil || apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err)) && try < maxTries {
 			if w.verb != verbDelete {
@@ -74,7 +78,7 @@ func (c *Controller) sync(ctx context.Context, key types.NamespacedName) (after 
 			}
 			continue
 		}
-		e.turn.done()
+		e.turn.end()
 		if !done {
 			return 0, c.fail(key, p, err)
 		}

@@ -90,7 +90,12 @@ func TestAReportWaitsSoLongAndIsWrittenAllTheSame(t *testing.T) {
 		if got := value(w.status(t, "pump")); got != "46" {
 			t.Errorf("the value is %s", got)
 		}
-		say(t, all[0], "edge-1", d, "46") // which costs nothing, and no time
+		w.written()
+		time.Sleep(2 * time.Minute)
+		say(t, all[0], "edge-1", d, "46")
+		if n, _ := w.written(); n > 0 {
+			t.Errorf("what was written is written again")
+		}
 	})
 }
 
@@ -218,6 +223,24 @@ func TestAReportThatWasStuckDoesNotPassTheNewerOneOfAnotherCloudCore(t *testing.
 		}
 		time.Sleep(time.Minute)
 		say(t, all[0], "edge-1", d, "4") // a new one of its session is taken
+	})
+}
+
+// What the cache has is what the edge said before it was with another CloudCore.
+func TestNothingIsAcknowledgedOnTheWordOfACache(t *testing.T) {
+	run(t, 2, Config{}, func(t *testing.T, w *world, all []*Controller) {
+		d := w.add(t, "pump", "edge-1")
+		say(t, all[0], "edge-1", d, "1")
+		w.stopCache()
+		say(t, all[1], "edge-1", d, "2")
+		for range 3 { // as an edge does
+			if r := all[0].Report(t.Context(), "edge-1", named("pump"), string(d.UID), body("1")); r.Final {
+				break
+			}
+		}
+		if got := value(w.status(t, "pump")); got != "1" {
+			t.Errorf("the report is acknowledged, and the value is %s", got)
+		}
 	})
 }
 

@@ -18,11 +18,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/tether-edge/tether/apis/config/v1alpha1"
+	"github.com/tether-edge/tether/cloud/device"
 	"github.com/tether-edge/tether/cloud/hub"
 	"github.com/tether-edge/tether/cloud/issuer"
 	"github.com/tether-edge/tether/cloud/node"
@@ -58,6 +60,7 @@ type CloudCore struct {
 	// serving is the cluster's certificate for it; nil if there is to be none.
 	serving *tunnel.Serving
 	hub     atomic.Pointer[hub.Hub] // nil until the caches are synced
+	devices *device.Controller
 	// trusted holds nothing before it is loaded.
 	trusted trusted
 	store   *trust.Store
@@ -93,8 +96,14 @@ func New(cfg *v1alpha1.CloudCore, deps Deps) (*CloudCore, error) {
 		return nil, fmt.Errorf("make caches: %w", err)
 	}
 	c.cache = state.New(state.Config{}, state.Deps{Source: source, Compressor: c.codec, Log: deps.Log.With("part", "state"), Registerer: c.reg})
+	api, err := device.NewAPI(c.rest)
+	if err != nil {
+		return nil, err
+	}
+	c.devices = device.New(device.Config{DeviceRate: cfg.Devices.RatePerDevice, ClusterRate: cfg.Devices.RateOfAll, DeviceBurst: burst(cfg.Devices.RatePerDevice), ClusterBurst: 2 * burst(cfg.Devices.RateOfAll)},
+		device.Deps{API: api, Cache: c.cache, IsEdge: node.IsEdge, Log: deps.Log.With("part", "device"), Now: deps.Now, Registerer: c.reg})
 	c.up, err = upstream.New(upstream.Config{Impersonation: upstream.Impersonation(cfg.Impersonation)}, upstream.Deps{RESTConfig: c.rest,
-		Objects: c.cache, Compressor: c.codec, Present: c.present, Log: deps.Log.With("part", "upstream"), Clock: clock(deps.Now), Registerer: c.reg})
+		Objects: c.cache, Compressor: c.codec, Present: c.present, Devices: c.deviceStatus, Log: deps.Log.With("part", "upstream"), Clock: clock(deps.Now), Registerer: c.reg})
 	if err != nil {
 		return nil, err
 	}
@@ -118,6 +127,7 @@ func (c *CloudCore) Start(ctx context.Context) error {
 	group.Add("metrics", run.HTTP(metrics, c.handler()))
 	group.Add("state", c.cache)
 	group.Add("node", c.nodes)
+	group.Add("device", c.devices)
 	group.Add("hub", run.Func(c.serveEdges))
 	group.Add("join", run.Func(c.serveJoins))
 	group.Add("trust", run.Func(c.followTrust))
@@ -128,6 +138,14 @@ func (c *CloudCore) Start(ctx context.Context) error {
 		group.Add("tunnel certificate", c.serving)
 	}
 	return group.Start(ctx)
+}
+
+// burst is how many writes of a rate may go at once: those of a second.
+func burst(rate float64) int { return max(1, int(rate)) }
+
+// deviceStatus hands a device's status to who owns it.
+func (c *CloudCore) deviceStatus(ctx context.Context, node string, key object.Key, uid string, body []byte) *wire.Result {
+	return c.devices.Report(ctx, node, types.NamespacedName{Namespace: key.Namespace, Name: key.Name}, uid, body)
 }
 
 func (c *CloudCore) handler() http.Handler {

@@ -23,10 +23,13 @@ var quantityKeys = []string{"capacity", "allocatable", "allocatedResources", "re
 // Vet reads JSON that an edge sent for an object, before it is decoded as one, and returns an error where decoding could
 // cost without bound: an empty list entry of three bytes becomes an object of some hundred, and Kubernetes computes a
 // quantity with an exponent of a billion digit by digit.
-func Vet(body []byte) error {
+func Vet(body []byte) error { return VetValues(body, maxValues) }
+
+// VetValues is Vet with another bound on the number of values.
+func VetValues(body []byte, most int) error {
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.UseNumber()
-	v := vetter{}
+	v := vetter{most: most}
 	for {
 		t, err := d.Token()
 		switch {
@@ -45,8 +48,8 @@ func Vet(body []byte) error {
 
 // vetter follows the tokens of one text.
 type vetter struct {
-	open   []container
-	values int
+	open         []container
+	values, most int
 }
 
 // container is an object or a list that is not closed yet.
@@ -72,8 +75,8 @@ func (v *vetter) token(t json.Token) error {
 		in.key, in.keyed = t.(string), true
 		return nil
 	}
-	if v.values++; v.values > maxValues {
-		return fmt.Errorf("it has more than %d values", maxValues)
+	if v.values++; v.values > v.most {
+		return fmt.Errorf("it has more than %d values", v.most)
 	}
 	next := container{}
 	if in != nil {

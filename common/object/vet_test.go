@@ -38,6 +38,19 @@ func TestAnOverlayThatCostsWithoutBoundIsRefusedBeforeItIsDecoded(t *testing.T) 
 	}
 }
 
+func TestMoreValuesMayBeAllowed(t *testing.T) {
+	body := []byte("[1" + strings.Repeat(",1", maxValues) + "]")
+	if err := Vet(body); err == nil || !strings.Contains(err.Error(), "more than 10000 values") {
+		t.Errorf("got %v", err)
+	}
+	if err := VetValues(body, maxValues+2); err != nil {
+		t.Error(err)
+	}
+	if err := VetValues(body, maxValues+1); err == nil || !strings.Contains(err.Error(), "more than 10001 values") {
+		t.Errorf("got %v", err)
+	}
+}
+
 // A quantity in a field that this version does not watch would open the gap again.
 func TestEveryQuantityOfANodeOrAStatusIsBehindAKnownKey(t *testing.T) {
 	seen, found := map[reflect.Type]bool{}, 0

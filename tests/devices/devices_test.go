@@ -62,6 +62,7 @@ func TestDevicesOnARealAPIServer(t *testing.T) {
 	t.Run("a full device fits, and nothing beyond the limits", w.limits)
 	t.Run("two managers own a property each", w.merged)
 	t.Run("kubectl shows what a person asks for", w.shown)
+	t.Run("CloudCores keep a status for each device", w.statuses)
 	t.Run("the definitions outlive a reset that does not ask for them", w.reset)
 }
 

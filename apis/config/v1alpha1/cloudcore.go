@@ -7,10 +7,11 @@ type CloudCore struct {
 	TypeMeta `json:",inline"`
 	// Kubeconfig is the path of the file that says how to reach the API server. Empty means the service account of
 	// the pod that cloudcore runs in.
-	Kubeconfig string `json:"kubeconfig"`
-	Hub        Hub    `json:"hub"`
-	Join       Join   `json:"join"`
-	Tunnel     Tunnel `json:"tunnel"`
+	Kubeconfig string  `json:"kubeconfig"`
+	Hub        Hub     `json:"hub"`
+	Join       Join    `json:"join"`
+	Tunnel     Tunnel  `json:"tunnel"`
+	Devices    Devices `json:"devices"`
 	// Impersonation is how writes are made in a node's name: constrained (API servers from 1.36), legacy (needs the
 	// separate ClusterRole, which is nearly cluster-admin), or auto, which asks the API server once.
 	Impersonation Impersonation `json:"impersonation"`
@@ -88,6 +89,14 @@ const (
 	ServingCertificateEdgeCA  ServingCertificate = "edge-ca"
 )
 
+// Devices configures the writing of DeviceStatuses, of this CloudCore alone.
+type Devices struct {
+	// RatePerDevice is how many writes a second one device may cause for long; as many go at once.
+	RatePerDevice float64 `json:"ratePerDevice"`
+	// RateOfAll is how many all devices together may cause; twice as many go at once.
+	RateOfAll float64 `json:"rateOfAll"`
+}
+
 // Lease configures the Leases that CloudCore renews for connected nodes.
 type Lease struct {
 	// RenewInterval is the time between two renewals. Each costs the API server one write per node.
@@ -113,6 +122,7 @@ func DefaultCloudCore() *CloudCore {
 		Join: Join{Port: 10002, CertificateLife: Duration(7 * 24 * time.Hour), RenewalGrace: Duration(90 * 24 * time.Hour),
 			MaxConnections: 256},
 		Tunnel:        Tunnel{FirstPort: 20000, LastPort: 59999, ServingCertificate: ServingCertificateCluster},
+		Devices:       Devices{RatePerDevice: 5, RateOfAll: 200},
 		Impersonation: ImpersonationAuto,
 		Lease:         Lease{RenewInterval: Duration(15 * time.Second), Duration: Duration(40 * time.Second)},
 		Metrics:       Metrics{BindAddress: "127.0.0.1:10004"},
@@ -149,6 +159,8 @@ func (c *CloudCore) Validate() error {
 	if c.Tunnel.AdvertiseAddress != "" {
 		f.host("tunnel.advertiseAddress", c.Tunnel.AdvertiseAddress)
 	}
+	f.rate("devices.ratePerDevice", c.Devices.RatePerDevice)
+	f.rate("devices.rateOfAll", c.Devices.RateOfAll)
 	oneOf(&f, "tunnel.servingCertificate", c.Tunnel.ServingCertificate, ServingCertificateCluster, ServingCertificateEdgeCA)
 	oneOf(&f, "impersonation", c.Impersonation, ImpersonationAuto, ImpersonationConstrained, ImpersonationLegacy)
 	f.duration("lease.duration", c.Lease.Duration, 10*time.Second, 10*time.Minute)

@@ -102,6 +102,13 @@ func (f *faults) between(path string, v, low, high int) {
 	}
 }
 
+// rate is a number of things a second.
+func (f *faults) rate(field string, r float64) {
+	if !(r >= 0.01 && r <= 10_000) { // NaN is neither
+		f.add(field, "0.01 to 10000 a second", r)
+	}
+}
+
 func (f *faults) port(path string, v int) { f.between(path, v, 1, 65535) }
 
 // optionalPort allows 0 for none.

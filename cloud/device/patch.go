@@ -1,0 +1,79 @@
+package device
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/tether-edge/tether/apis/devices/v1beta1"
+)
+
+// makePatch returns the JSON merge patch from current to desired, with current's uid and resourceVersion as preconditions; nil
+// where nothing differs. It names only what CloudCore writes, so fields of a newer definition stay.
+func makePatch(current, desired *v1beta1.DeviceStatus) ([]byte, error) {
+	status := map[string]any{}
+	set := func(field string, was, is any) {
+		if !apiequality.Semantic.DeepEqual(was, is) {
+			status[field] = is
+		}
+	}
+	a, b := &current.Status, &desired.Status
+	set("twins", a.Twins, b.Twins)
+	set("state", a.State, b.State)
+	set("lastOnlineTime", a.LastOnlineTime, b.LastOnlineTime)
+	set("conditions", a.Conditions, b.Conditions)
+	meta := map[string]any{}
+	if was, is := reporter(current), reporter(desired); was != is {
+		annotation := map[string]any{AnnotationNode: is}
+		if is == "" {
+			annotation[AnnotationNode] = nil
+		}
+		meta["annotations"] = annotation
+	}
+	if !apiequality.Semantic.DeepEqual(current.OwnerReferences, desired.OwnerReferences) {
+		meta["ownerReferences"] = desired.OwnerReferences
+	}
+	if len(status) == 0 && len(meta) == 0 {
+		return nil, nil
+	}
+	meta["uid"], meta["resourceVersion"] = current.UID, current.ResourceVersion
+	body := map[string]any{"metadata": meta}
+	if len(status) > 0 {
+		body["status"] = status
+	}
+	raw, err := json.Marshal(body)
+	if err != nil {
+		return nil, fmt.Errorf("encode patch: %w", err)
+	}
+	return raw, nil
+}
+
+// print is a fingerprint of what a node reported; empty where none did.
+type print string
+
+// printOf returns that of a DeviceStatus.
+func printOf(s *v1beta1.DeviceStatus) (print, error) {
+	if reporter(s) == "" {
+		return "", nil
+	}
+	said := Report{UID: string(s.UID), Twins: s.Status.Twins, State: s.Status.State, LastOnlineTime: s.Status.LastOnlineTime}
+	for _, t := range edgeConditions {
+		if i := indexOf(s.Status.Conditions, t); i >= 0 {
+			c := s.Status.Conditions[i]
+			c.LastTransitionTime = metav1.Time{}
+			said.Conditions = append(said.Conditions, c)
+		}
+	}
+	raw, err := json.Marshal(struct {
+		Node string
+		Report
+	}{reporter(s), said})
+	if err != nil {
+		return "", fmt.Errorf("encode what was reported: %w", err)
+	}
+	sum := sha256.Sum256(raw)
+	return print(sum[:]), nil
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"strconv"
 
 	"github.com/tether-edge/tether/cloud/hub"
 	"github.com/tether-edge/tether/cloud/node"
@@ -41,6 +42,19 @@ func (c *CloudCore) serveKubelets(ctx context.Context) error {
 		return nil
 	}
 	return c.tunnel.Start(ctx)
+}
+
+// serveDiscovery tells scrapers which kubelets there are, once that is known.
+func (c *CloudCore) serveDiscovery(ctx context.Context) error {
+	if !c.trusted.wait(ctx) || c.cache.WaitSynced(ctx) != nil {
+		return nil
+	}
+	l, err := net.Listen("tcp", net.JoinHostPort(c.cfg.Hub.BindAddress, strconv.Itoa(c.cfg.Tunnel.DiscoveryPort)))
+	if err != nil {
+		return fmt.Errorf("tunnel.discoveryPort: %w: end what uses the port, choose another, or 0 for none", err)
+	}
+	c.deps.Log.Info("listening for scrapers", "address", l.Addr().String())
+	return c.tunnel.ServeDiscovery(ctx, l, c.ready)
 }
 
 func (c *CloudCore) open(ctx context.Context, name string) (net.Conn, error) {

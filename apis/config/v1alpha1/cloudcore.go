@@ -74,6 +74,9 @@ type Tunnel struct {
 	// ever. FirstPort 0 means no tunnel: no kubectl logs or exec.
 	FirstPort int `json:"firstPort"`
 	LastPort  int `json:"lastPort"`
+	// DiscoveryPort is the TCP port, at the hub's bind address, where scrapers that may list nodes learn which kubelets
+	// there are, and anybody the health of this CloudCore. 0 means none.
+	DiscoveryPort int `json:"discoveryPort"`
 }
 
 // Lease configures the Leases that CloudCore renews for connected nodes.
@@ -100,7 +103,7 @@ func DefaultCloudCore() *CloudCore {
 		},
 		Join: Join{Port: 10002, CertificateLife: Duration(7 * 24 * time.Hour), RenewalGrace: Duration(90 * 24 * time.Hour),
 			MaxConnections: 256},
-		Tunnel:        Tunnel{FirstPort: 20000, LastPort: 59999},
+		Tunnel:        Tunnel{FirstPort: 20000, LastPort: 59999, DiscoveryPort: 10003},
 		Impersonation: ImpersonationAuto,
 		Lease:         Lease{RenewInterval: Duration(15 * time.Second), Duration: Duration(40 * time.Second)},
 		Metrics:       Metrics{BindAddress: "127.0.0.1:10004"},
@@ -133,6 +136,7 @@ func (c *CloudCore) Validate() error {
 	if t := c.Tunnel; t.FirstPort != 0 {
 		f.port("tunnel.firstPort", t.FirstPort)
 		f.between("tunnel.lastPort", t.LastPort, t.FirstPort, 65535)
+		f.optionalPort("tunnel.discoveryPort", t.DiscoveryPort)
 	}
 	if c.Tunnel.AdvertiseAddress != "" {
 		f.host("tunnel.advertiseAddress", c.Tunnel.AdvertiseAddress)

@@ -131,7 +131,7 @@ func TestMetricsServerShowsTheEdge(t *testing.T) {
 	} {
 		p, err := s.Cluster.Start(cluster.ProcessConfig{Name: fmt.Sprintf("metrics-server-%d", i), Argv: append([]string{program, "--kubeconfig", kubeconfig,
 			"--authentication-kubeconfig", kubeconfig, "--authorization-kubeconfig", kubeconfig, "--bind-address", host, fmt.Sprintf("--secure-port=%d", ports[i]),
-			"--cert-dir", filepath.Join(dir, fmt.Sprint("certs-", i)), "--kubelet-use-node-status-port", "--metric-resolution=10s"}, flags...)})
+			"--cert-dir", filepath.Join(dir, fmt.Sprint("certs-", i)), "--kubelet-use-node-status-port", "--metric-resolution=10s", "--kubelet-request-timeout=9s"}, flags...)})
 		s.must(err)
 		t.Cleanup(func() { s.must(p.Stop(20 * time.Second)) })
 	}

@@ -86,6 +86,10 @@ func TestScrapersLearnWhatTheNodesShow(t *testing.T) {
 	n.shown("b", "cloud.example", firstPort+71)
 	n.shown("a", "2001:db8::1", firstPort+70)
 	n.edge("new", fmt.Sprint(firstPort+72)) // its kubelet has not reported yet
+	n.shown("before", "192.168.7.8", 10350) // its Node shows its kubelet's own address, from before there was an endpoint
+	before, _ := n.Object(object.Key{Kind: object.Nodes, Name: "before"})
+	delete(before.GetAnnotations(), AnnotationAddresses)
+	n.set("before", before.(*corev1.Node))
 	stock := &corev1.Node{}
 	stock.Name, stock.Status.Addresses = "stock", endpoint("192.0.2.77")
 	stock.Status.DaemonEndpoints.KubeletEndpoint.Port = 10250
@@ -146,5 +150,8 @@ func TestASilentScraperKeepsNoPlace(t *testing.T) {
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		t.Errorf("status %s", resp.Status)
+	}
+	if took := time.Since(start); took > 2*handshakeTimeout {
+		t.Errorf("those who say nothing keep their places for %s, expected %s", took, handshakeTimeout)
 	}
 }

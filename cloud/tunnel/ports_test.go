@@ -35,6 +35,8 @@ func TestAPortOfANodeThatIsGoneIsGivenAwayLast(t *testing.T) {
 	none("d")
 	now = now.Add(vacancy)
 	want("a", 20) // it came back in time
+	now = now.Add(time.Second)
+	none("d")
 	b.leave("a", now)
 	now = now.Add(time.Minute)
 	b.leave("b", now)

@@ -267,7 +267,6 @@ func (s *Server) settle(ctx context.Context, n *corev1.Node) error {
 	}
 	if number != noted {
 		if err := s.note(ctx, n, number); err != nil {
-			s.unchoose(n.Name)
 			return err
 		}
 	}
@@ -314,15 +313,6 @@ func (s *Server) revoke(name string) {
 		delete(s.nodes, name)
 	}
 	s.queue.Add(name)
-}
-
-// unchoose gives back a port that could not be noted, unless the node has had it before.
-func (s *Server) unchoose(name string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if p := s.nodes[name]; p == nil || p.number == 0 {
-		s.book.drop(name)
-	}
 }
 
 // port is the record of a node's port. Called with mu held.

@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"strconv"
@@ -112,35 +113,92 @@ func TestTwoCloudCoresThatGiveOnePortTwice(t *testing.T) {
 	}
 }
 
-// TestTwoCloudCoresAgreeOnThePortsOfManyNodes: all join at once, and both CloudCores give each of them a port.
+// TestAPortThatWasLostWhileItWasNotedIsNotGiven: the older Node was heard of in between.
+func TestAPortThatWasLostWhileItWasNotedIsNotGiven(t *testing.T) {
+	s := newWorld(t, newNodes(), firstPort+90, firstPort+91).server
+	s.mu.Lock()
+	number, err := s.book.next("b", time.Now())
+	s.mu.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.mu.Lock()
+	s.book.claim("a", number, func(string) bool { return true })
+	s.mu.Unlock()
+	if err := s.give("b", number); !errors.Is(err, errChanged) {
+		t.Errorf("a port that is another's: %v, expected %v", err, errChanged)
+	}
+	if err := s.give("a", number); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestWhatOneCloudCoreHasNotNotedDoesNotCount: it meant to give an older node a port that another CloudCore gave and noted.
+func TestWhatOneCloudCoreHasNotNotedDoesNotCount(t *testing.T) {
+	n := newNodes()
+	const first = firstPort + 92
+	w := newWorld(t, n, first, first+3)
+	w.see("a")
+	n.edge("a", "")
+	w.server.mu.Lock()
+	w.server.book.claim("a", first, func(string) bool { return true })
+	w.server.mu.Unlock()
+	n.edge("b", strconv.Itoa(first))
+	if port := w.ready("b"); port != first || n.port("b") != strconv.Itoa(first) {
+		t.Errorf("b has port %d and is noted to have %s, expected %d, which its Node notes", port, n.port("b"), first)
+	}
+}
+
+// TestANoteIsMadeOnWhatWasLookedAt: not on a Node that another CloudCore has noted a port on since.
+func TestANoteIsMadeOnWhatWasLookedAt(t *testing.T) {
+	n := newNodes()
+	const first = firstPort + 96
+	w := newWorld(t, n, first, first+3)
+	w.see("a")
+	n.edge("a", "")
+	o, _ := n.Object(object.Key{Kind: object.Nodes, Name: "a"})
+	n.edge("a", strconv.Itoa(first+3))
+	if err := w.server.note(t.Context(), o.(*corev1.Node), first); !errors.Is(err, errChanged) || n.port("a") != strconv.Itoa(first+3) {
+		t.Errorf("%v, and its port is noted as %s", err, n.port("a"))
+	}
+	w.see("")
+	if err := w.server.sync(t.Context(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	if port := w.ready("a"); port != first+3 {
+		t.Errorf("its port is %d, expected %d", port, first+3)
+	}
+}
+
+// TestTwoCloudCoresAgreeOnThePortsOfManyNodes: all join at once, and both CloudCores come to give each the same port, and no
+// two one.
 func TestTwoCloudCoresAgreeOnThePortsOfManyNodes(t *testing.T) {
 	n := newNodes()
 	const first, count = firstPort + 100, 60
-	worlds := []*world{newWorldAt(t, n, "127.0.0.1", first, first+count-1), newWorldAt(t, n, "127.0.0.2", first, first+count-1)}
+	worlds := []*world{newWorldAt(t, n, "127.0.0.1", first, first+4*count), newWorldAt(t, n, "127.0.0.2", first, first+4*count)}
 	for i := range count {
 		n.edge(fmt.Sprint("node-", i), "")
 	}
-	for i := range count {
-		name := fmt.Sprint("node-", i)
-		eventually(t, "both to give "+name+" what its Node notes", func() bool {
+	agreed := func() bool {
+		seen := map[string]bool{}
+		for i := range count {
+			name := fmt.Sprint("node-", i)
+			noted := n.port(name)
+			if noted == "" || seen[noted] {
+				return false
+			}
+			seen[noted] = true
 			for _, w := range worlds {
 				w.server.mu.Lock()
 				p := w.server.nodes[name]
-				same := p != nil && p.listener != nil && strconv.Itoa(p.number) == n.port(name)
+				same := p != nil && p.listener != nil && strconv.Itoa(p.number) == noted
 				w.server.mu.Unlock()
 				if !same {
 					return false
 				}
 			}
-			return true
-		})
-	}
-	seen := map[string]string{}
-	for i := range count {
-		name := fmt.Sprint("node-", i)
-		if other := seen[n.port(name)]; other != "" {
-			t.Errorf("%s and %s share port %s", name, other, n.port(name))
 		}
-		seen[n.port(name)] = name
+		return true
 	}
+	eventually(t, "both to give every node the port that its Node notes", agreed)
 }

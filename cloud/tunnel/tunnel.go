@@ -270,35 +270,53 @@ func (s *Server) settle(ctx context.Context, n *corev1.Node) error {
 			return err
 		}
 	}
-	s.give(n.Name, number)
-	return errors.Join(s.listen(n.Name, number), s.correct(ctx, n, number))
+	err = s.give(n.Name, number)
+	if errors.Is(err, errChanged) {
+		return err
+	}
+	return errors.Join(err, s.correct(ctx, n, number))
 }
 
-// choose returns the node's port: the one that it was given, whatever somebody made of the annotation; the one that its
-// Node notes, unless an older Node has it; or a new one.
+// choose returns the node's port. That is what its Node notes, whichever CloudCore wrote it, unless another Node notes the
+// same: then the node keeps what it was given, or the older Node has it. Without a note it is what the node was given, or a
+// new one.
 func (s *Server) choose(n *corev1.Node, noted int) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if p := s.nodes[n.Name]; p != nil && p.number > 0 {
-		return p.number, nil
+	p, given := s.nodes[n.Name], 0
+	if p != nil {
+		given = p.number
 	}
-	if noted > 0 {
-		ok, loser := s.book.claim(n.Name, noted, func(other string) bool { return s.yields(other, n) })
-		if loser != "" {
-			s.revoke(loser)
+	if noted > 0 && noted != given {
+		rival := s.rival(n.Name, noted)
+		if given > 0 && rival != nil {
+			return given, nil
 		}
-		if ok {
+		if ok, loser := s.book.claim(n.Name, noted, func(string) bool { return rival == nil || older(n, rival) < 0 }); ok {
+			s.revoke(loser)
+			if p != nil {
+				p.close() // of the port that it had
+			}
 			return noted, nil
 		}
+	}
+	if given > 0 {
+		return given, nil
 	}
 	return s.book.next(n.Name, time.Now())
 }
 
-// yields reports whether a node has to leave its port to the Node, which notes the same: two CloudCores may give one port
-// to two nodes at the same moment, and each of them must decide alike.
-func (s *Server) yields(other string, to *corev1.Node) bool {
-	o := s.node(other)
-	return o == nil || older(to, o) < 0
+// rival is the Node of another that has a port and notes it too; nil if there is none. Two CloudCores may give one port to two
+// nodes at the same moment, and each must decide alike, so what only this one knows does not count. Called with mu held.
+func (s *Server) rival(name string, number int) *corev1.Node {
+	other := s.book.nodes[number]
+	if other == "" || other == name {
+		return nil
+	}
+	if n := s.node(other); n != nil && s.noted(n) == number {
+		return n
+	}
+	return nil
 }
 
 // older orders Nodes by age.
@@ -306,9 +324,13 @@ func older(a, b *corev1.Node) int {
 	return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Name, b.Name))
 }
 
-// revoke takes a node's port, which it lost to another, and has it get a new one. Called with mu held.
+// revoke closes the port of a node that lost it to another, and has the node get a new one. Who waits for a port waits on.
+// Called with mu held.
 func (s *Server) revoke(name string) {
-	if p := s.nodes[name]; p != nil {
+	if name == "" {
+		return
+	}
+	if p := s.nodes[name]; p != nil && p.number > 0 {
 		p.close()
 		delete(s.nodes, name)
 	}
@@ -364,10 +386,14 @@ func (s *Server) correct(ctx context.Context, n *corev1.Node, number int) error 
 	return nil
 }
 
-// give makes the port the node's.
-func (s *Server) give(name string, number int) {
+// give makes the port the node's and opens it, if it is not open. It does neither, and says errChanged, where the port was
+// lost to another node while it was noted.
+func (s *Server) give(name string, number int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.book.ports[name] != number {
+		return errChanged
+	}
 	p := s.port(name)
 	p.number = number
 	select {
@@ -375,13 +401,6 @@ func (s *Server) give(name string, number int) {
 	default:
 		close(p.given)
 	}
-}
-
-// listen opens the port, if it is not open.
-func (s *Server) listen(name string, number int) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	p := s.port(name)
 	if p.listener != nil {
 		return nil
 	}

@@ -149,6 +149,22 @@ func TestWhatOneCloudCoreHasNotNotedDoesNotCount(t *testing.T) {
 	}
 }
 
+// TestWhoChangesTheNoteMovesTheNode: to a port that nobody has.
+func TestWhoChangesTheNoteMovesTheNode(t *testing.T) {
+	n := newNodes()
+	const first = firstPort + 400
+	w := newWorld(t, n, first, first+3)
+	n.edge("a", "")
+	if port := w.ready("a"); port != first {
+		t.Fatalf("its port is %d, expected %d", port, first)
+	}
+	n.edge("a", strconv.Itoa(first+2))
+	eventually(t, "the new port to be open and the old one not", func() bool { return open(first+2) && !open(first) })
+	if port := w.ready("a"); port != first+2 || n.port("a") != strconv.Itoa(first+2) {
+		t.Errorf("its port is %d, noted as %s, expected %d", port, n.port("a"), first+2)
+	}
+}
+
 // TestANoteIsMadeOnWhatWasLookedAt: not on a Node that another CloudCore has noted a port on since.
 func TestANoteIsMadeOnWhatWasLookedAt(t *testing.T) {
 	n := newNodes()

@@ -153,15 +153,15 @@ func ask(t *testing.T, url, token string) (int, string) {
 	return r.StatusCode, string(b)
 }
 
-// TestWhatANodeShowsIsPutRight: CloudCore has the rights to note a node's port on it again, and to show it, whatever somebody
-// makes of either.
+// TestWhatANodeShowsIsPutRight: CloudCore has the rights to note a node's port on it again, and to show it, when somebody took
+// the one away and changed the other.
 func TestWhatANodeShowsIsPutRight(t *testing.T) {
 	s := sharedSystem(t)
 	nodes := s.Admin.CoreV1().Nodes()
 	n, err := nodes.Get(t.Context(), "edge-1", metav1.GetOptions{})
 	s.must(err)
 	port := n.Status.DaemonEndpoints.KubeletEndpoint.Port
-	_, err = nodes.Patch(t.Context(), "edge-1", types.MergePatchType, []byte(`{"metadata":{"annotations":{"tether.io/kubelet-port":"29999"}}}`), metav1.PatchOptions{})
+	_, err = nodes.Patch(t.Context(), "edge-1", types.MergePatchType, []byte(`{"metadata":{"annotations":{"tether.io/kubelet-port":null}}}`), metav1.PatchOptions{})
 	s.must(err)
 	_, err = nodes.Patch(t.Context(), "edge-1", types.MergePatchType, []byte(`{"status":{"daemonEndpoints":{"kubeletEndpoint":{"Port":29999}}}}`), metav1.PatchOptions{}, "status")
 	s.must(err)

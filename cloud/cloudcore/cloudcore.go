@@ -87,7 +87,7 @@ func New(cfg *v1alpha1.CloudCore, deps Deps) (*CloudCore, error) {
 		return nil, fmt.Errorf("make client: %w", err)
 	}
 	c.store = trust.New(c.client, deps.Now)
-	c.trusted = trusted{issuer.NewTrusted(c.store, c.client, cfg.Hub.AdvertiseAddresses, c.recheck, deps.Log.With("part", "trust")), make(chan struct{})}
+	c.trusted = trusted{issuer.NewTrusted(c.store, c.client, servingHosts(cfg), c.recheck, deps.Log.With("part", "trust")), make(chan struct{})}
 	if c.codec, err = wire.NewCompressor(); err != nil {
 		return nil, err
 	}
@@ -133,6 +133,9 @@ func (c *CloudCore) Start(ctx context.Context) error {
 	group.Add("trust", run.Func(c.followTrust))
 	if c.tunnel != nil {
 		group.Add("tunnel", run.Func(c.serveKubelets))
+		if c.cfg.Tunnel.DiscoveryPort != 0 {
+			group.Add("discovery", run.Func(c.serveDiscovery))
+		}
 	}
 	if c.serving != nil {
 		group.Add("tunnel certificate", c.serving)
@@ -154,16 +157,19 @@ func (c *CloudCore) handler() http.Handler {
 	if c.cfg.Metrics.Profiling {
 		run.Profiling(mux)
 	}
-	run.Health(mux, func() error {
-		if !c.cache.Synced() {
-			return errors.New("the caches are not synced with the API server")
-		}
-		if c.hub.Load() == nil {
-			return errors.New("the hub does not listen yet")
-		}
-		return nil
-	})
+	run.Health(mux, c.ready)
 	return mux
+}
+
+// ready is nil once edges are let in.
+func (c *CloudCore) ready() error {
+	if !c.cache.Synced() {
+		return errors.New("the caches are not synced with the API server")
+	}
+	if c.hub.Load() == nil {
+		return errors.New("the hub does not listen yet")
+	}
+	return nil
 }
 
 // serveEdges listens once the caches are synced: before that an edge could only be sent away, and one that finds the

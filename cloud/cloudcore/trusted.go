@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
 
+	"github.com/tether-edge/tether/apis/config/v1alpha1"
 	"github.com/tether-edge/tether/cloud/hub"
 	"github.com/tether-edge/tether/cloud/issuer"
 	"github.com/tether-edge/tether/cloud/node"
@@ -18,6 +20,15 @@ import (
 type trusted struct {
 	*issuer.Trusted
 	loaded chan struct{}
+}
+
+// servingHosts are the names and addresses by which this CloudCore is called: by edges, and by who asks kubelets.
+func servingHosts(cfg *v1alpha1.CloudCore) []string {
+	hosts := slices.Clone(cfg.Hub.AdvertiseAddresses)
+	if a := cfg.Tunnel.AdvertiseAddress; a != "" && !slices.Contains(hosts, a) {
+		hosts = append(hosts, a)
+	}
+	return hosts
 }
 
 // wait waits until it was loaded; false when ctx ended first.

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
+	"strconv"
 
 	"github.com/tether-edge/tether/apis/config/v1alpha1"
 	"github.com/tether-edge/tether/cloud/hub"
@@ -57,6 +58,19 @@ func (c *CloudCore) kubeletCertificate() *tls.Certificate {
 		}
 	}
 	return c.trusted.Certificate()
+}
+
+// serveDiscovery tells scrapers which kubelets there are, once that is known.
+func (c *CloudCore) serveDiscovery(ctx context.Context) error {
+	if !c.trusted.wait(ctx) || c.cache.WaitSynced(ctx) != nil {
+		return nil
+	}
+	l, err := net.Listen("tcp", net.JoinHostPort(c.cfg.Hub.BindAddress, strconv.Itoa(c.cfg.Tunnel.DiscoveryPort)))
+	if err != nil {
+		return fmt.Errorf("tunnel.discoveryPort: %w: end what uses the port, choose another, or 0 for none", err)
+	}
+	c.deps.Log.Info("listening for scrapers", "address", l.Addr().String())
+	return c.tunnel.ServeDiscovery(ctx, l, c.ready)
 }
 
 func (c *CloudCore) open(ctx context.Context, name string) (net.Conn, error) {

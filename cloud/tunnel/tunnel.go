@@ -87,12 +87,12 @@ type Server struct {
 	// mu guards all below.
 	mu    sync.Mutex
 	nodes map[string]*port
-	taken map[int]string // by port; a node that is gone keeps its, since it may come back
+	book  *book
 }
 
 // port is a node's.
 type port struct {
-	number   int
+	number   int          // 0 until it is given
 	listener net.Listener // nil while it is not listened on
 	// holder held the node when that was asked.
 	holder string
@@ -103,7 +103,7 @@ type port struct {
 
 // New returns a Server that does not listen yet.
 func New(cfg Config, deps Deps) *Server {
-	s := &Server{cfg: cfg, deps: deps, nodes: map[string]*port{}, taken: map[int]string{}, passing: make(chan struct{}, maxPassed),
+	s := &Server{cfg: cfg, deps: deps, nodes: map[string]*port{}, book: newBook(cfg.FirstPort, cfg.LastPort), passing: make(chan struct{}, maxPassed),
 		queue: workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](100*time.Millisecond, 30*time.Second))}
 	s.m = newMetrics(deps.Registerer, s.ports)
 	s.proxy = s.newProxy()
@@ -165,9 +165,7 @@ func (s *Server) closeAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, p := range s.nodes {
-		if p.listener != nil {
-			_ = p.listener.Close()
-		}
+		p.close()
 	}
 }
 
@@ -180,15 +178,11 @@ func (s *Server) recall() {
 			nodes = append(nodes, n)
 		}
 	}
-	slices.SortFunc(nodes, func(a, b *corev1.Node) int {
-		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Name, b.Name))
-	})
+	slices.SortFunc(nodes, older)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, n := range nodes {
-		if number := s.noted(n); s.taken[number] == "" {
-			s.taken[number] = n.Name
-		}
+		s.book.claim(n.Name, s.noted(n), func(string) bool { return false })
 	}
 }
 
@@ -233,6 +227,12 @@ func (s *Server) noted(n *corev1.Node) int {
 	return number
 }
 
+// errChanged says that a Node is another than the one that was looked at.
+var errChanged = errors.New("the Node changed meanwhile")
+
+// noteTries bounds how often a Node is read again that others write to at the same time.
+const noteTries = 5
+
 // sync brings one node's port in order. One node is worked on by one worker at a time.
 func (s *Server) sync(ctx context.Context, name string) error {
 	n := s.node(name)
@@ -240,48 +240,101 @@ func (s *Server) sync(ctx context.Context, name string) error {
 		s.close(name)
 		return nil
 	}
-	if n.DeletionTimestamp != nil {
+	for try := 1; ; try++ {
+		err := s.settle(ctx, n)
+		if !errors.Is(err, errChanged) || try == noteTries {
+			return err
+		}
+		n, err = s.deps.Client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil // the cache will say so
+		}
+		if err != nil {
+			return fmt.Errorf("read node %s: %w", name, err)
+		}
+	}
+}
+
+// settle gives a Node its port, notes that on it, and listens.
+func (s *Server) settle(ctx context.Context, n *corev1.Node) error {
+	if n.DeletionTimestamp != nil || !s.deps.IsEdge(n) {
 		return nil
 	}
-	number, isNew, err := s.choose(name, s.noted(n))
+	noted := s.noted(n)
+	number, err := s.choose(n, noted)
 	if err != nil {
 		return err
 	}
-	if isNew {
+	if number != noted {
 		if err := s.note(ctx, n, number); err != nil {
 			return err
 		}
 	}
-	s.give(name, number)
-	return s.listen(name, number)
+	err = s.give(n.Name, number)
+	if errors.Is(err, errChanged) {
+		return err
+	}
+	return errors.Join(err, s.correct(ctx, n, number))
 }
 
-// Ports of Services of type NodePort, by default: kube-proxy takes what comes to them, whoever listens.
-const (
-	firstNodePort = 30000
-	lastNodePort  = 32767
-)
-
-// choose returns the node's port. isNew says that it is not the one that its Node names: that is another node's, or none.
-func (s *Server) choose(name string, noted int) (number int, isNew bool, err error) {
+// choose returns the node's port. That is what its Node notes, whichever CloudCore wrote it, unless another Node notes the
+// same: then the node keeps what it was given, or the older Node has it. Without a note it is what the node was given, or a
+// new one.
+func (s *Server) choose(n *corev1.Node, noted int) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if p := s.nodes[name]; p != nil && p.number > 0 {
-		return p.number, noted != p.number, nil // whatever somebody made of the annotation
+	p, given := s.nodes[n.Name], 0
+	if p != nil {
+		given = p.number
 	}
-	if noted > 0 && (s.taken[noted] == "" || s.taken[noted] == name) {
-		s.taken[noted] = name
-		s.port(name).number = noted
-		return noted, false, nil
-	}
-	for number := s.cfg.FirstPort; number <= s.cfg.LastPort; number++ {
-		if s.taken[number] == "" && (number < firstNodePort || number > lastNodePort) {
-			s.taken[number] = name
-			s.port(name).number = number
-			return number, true, nil
+	if noted > 0 && noted != given {
+		rival := s.rival(n.Name, noted)
+		if given > 0 && rival != nil {
+			return given, nil
+		}
+		if ok, loser := s.book.claim(n.Name, noted, func(string) bool { return rival == nil || older(n, rival) < 0 }); ok {
+			s.revoke(loser)
+			if p != nil {
+				p.close() // of the port that it had
+			}
+			return noted, nil
 		}
 	}
-	return 0, false, fmt.Errorf("all ports from %d to %d are given away", s.cfg.FirstPort, s.cfg.LastPort)
+	if given > 0 {
+		return given, nil
+	}
+	return s.book.next(n.Name, time.Now())
+}
+
+// rival is the Node of another that has a port and notes it too; nil if there is none. Two CloudCores may give one port to two
+// nodes at the same moment, and each must decide alike, so what only this one knows does not count. Called with mu held.
+func (s *Server) rival(name string, number int) *corev1.Node {
+	other := s.book.nodes[number]
+	if other == "" || other == name {
+		return nil
+	}
+	if n := s.node(other); n != nil && s.noted(n) == number {
+		return n
+	}
+	return nil
+}
+
+// older orders Nodes by age.
+func older(a, b *corev1.Node) int {
+	return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Name, b.Name))
+}
+
+// revoke closes the port of a node that lost it to another, and has the node get a new one. Who waits for a port waits on.
+// Called with mu held.
+func (s *Server) revoke(name string) {
+	if name == "" {
+		return
+	}
+	if p := s.nodes[name]; p != nil && p.number > 0 {
+		p.close()
+		delete(s.nodes, name)
+	}
+	s.queue.Add(name)
 }
 
 // port is the record of a node's port. Called with mu held.
@@ -294,15 +347,16 @@ func (s *Server) port(name string) *port {
 	return p
 }
 
-// note writes the port into the Node.
+// note writes the port into the Node, if that is still as it was looked at: errChanged otherwise.
 func (s *Server) note(ctx context.Context, n *corev1.Node, number int) error {
-	body, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": n.UID, "annotations": map[string]any{AnnotationPort: strconv.Itoa(number)}}})
+	body, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": n.UID, "resourceVersion": n.ResourceVersion,
+		"annotations": map[string]any{AnnotationPort: strconv.Itoa(number)}}})
 	if err != nil {
 		return fmt.Errorf("encode the port of node %s: %w", n.Name, err)
 	}
 	_, err = s.deps.Client.CoreV1().Nodes().Patch(ctx, n.Name, types.MergePatchType, body, metav1.PatchOptions{FieldManager: "cloudcore"})
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
-		return nil // it is gone or another; the cache will say so
+		return errChanged
 	}
 	if err != nil {
 		return fmt.Errorf("note port %d on node %s: %w", number, n.Name, err)
@@ -310,28 +364,43 @@ func (s *Server) note(ctx context.Context, n *corev1.Node, number int) error {
 	return nil
 }
 
-// give makes the port the node's. What it listens on with another one is closed.
-func (s *Server) give(name string, number int) {
+// correct puts the port right that a Node's status shows, where it was shown before the node lost it to another: its
+// kubelet may not report for minutes.
+func (s *Server) correct(ctx context.Context, n *corev1.Node, number int) error {
+	shown := int(n.Status.DaemonEndpoints.KubeletEndpoint.Port)
+	if n.Annotations[AnnotationAddresses] == "" || shown == number {
+		return nil
+	}
+	body, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": n.UID},
+		"status": map[string]any{"daemonEndpoints": map[string]any{"kubeletEndpoint": map[string]any{"Port": number}}}})
+	if err != nil {
+		return fmt.Errorf("encode the port of node %s: %w", n.Name, err)
+	}
+	_, err = s.deps.Client.CoreV1().Nodes().Patch(ctx, n.Name, types.MergePatchType, body, metav1.PatchOptions{FieldManager: "cloudcore"}, "status")
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		return nil // it is gone or another; the cache will say so
+	}
+	if err != nil {
+		return fmt.Errorf("show port %d on node %s: %w", number, n.Name, err)
+	}
+	return nil
+}
+
+// give makes the port the node's and opens it, if it is not open. It does neither, and says errChanged, where the port was
+// lost to another node while it was noted.
+func (s *Server) give(name string, number int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	p := s.port(name)
-	if p.listener != nil && p.number != number {
-		_ = p.listener.Close()
-		p.listener = nil
+	if s.book.ports[name] != number {
+		return errChanged
 	}
+	p := s.port(name)
 	p.number = number
 	select {
 	case <-p.given:
 	default:
 		close(p.given)
 	}
-}
-
-// listen opens the port, if it is not open.
-func (s *Server) listen(name string, number int) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	p := s.port(name)
 	if p.listener != nil {
 		return nil
 	}
@@ -344,10 +413,20 @@ func (s *Server) listen(name string, number int) error {
 	return nil
 }
 
+// close closes the port of a node whose Node is gone. Who waits for a port waits on.
 func (s *Server) close(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if p := s.nodes[name]; p != nil && p.listener != nil {
+	s.book.leave(name, time.Now())
+	if p := s.nodes[name]; p != nil && p.number > 0 {
+		p.close()
+		delete(s.nodes, name)
+	}
+}
+
+// close ends what the port listens on. Called with mu held.
+func (p *port) close() {
+	if p.listener != nil {
 		_ = p.listener.Close()
 		p.listener = nil
 	}

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -36,11 +38,14 @@ const day = 24 * time.Hour
 
 // nodes is a cluster of Nodes: cache and API server at once.
 type nodes struct {
+	writing sync.Mutex // one patch at a time
+
 	mu      sync.Mutex // guards all below
 	nodes   map[string]*corev1.Node
 	notify  map[int]func([]object.Key)
 	next    int
 	patches int
+	version int
 }
 
 func (n *nodes) Object(k object.Key) (object.Object, bool) {
@@ -88,6 +93,8 @@ func (n *nodes) set(name string, node *corev1.Node) {
 	if node == nil {
 		delete(n.nodes, name)
 	} else {
+		n.version++
+		node.ResourceVersion = strconv.Itoa(n.version)
 		n.nodes[name] = node
 	}
 	var all []func([]object.Key)
@@ -122,17 +129,29 @@ func (n *nodes) patch(a clienttesting.Action) (bool, runtime.Object, error) {
 	p := a.(clienttesting.PatchAction)
 	var body struct {
 		Metadata struct {
-			Annotations map[string]string
+			Annotations     map[string]string
+			ResourceVersion string
+		}
+		Status struct {
+			DaemonEndpoints struct{ KubeletEndpoint struct{ Port int32 } }
 		}
 	}
 	if err := json.Unmarshal(p.GetPatch(), &body); err != nil {
 		return true, nil, err
 	}
+	n.writing.Lock()
+	defer n.writing.Unlock()
 	o, ok := n.Object(object.Key{Kind: object.Nodes, Name: p.GetName()})
 	if !ok {
-		return true, nil, errors.New("no such node")
+		return true, nil, apierrors.NewNotFound(corev1.Resource("nodes"), p.GetName())
 	}
 	node := o.(*corev1.Node)
+	if v := body.Metadata.ResourceVersion; v != "" && v != node.ResourceVersion {
+		return true, nil, apierrors.NewConflict(corev1.Resource("nodes"), p.GetName(), errors.New("another version"))
+	}
+	if p.GetSubresource() == "status" {
+		node.Status.DaemonEndpoints.KubeletEndpoint.Port = body.Status.DaemonEndpoints.KubeletEndpoint.Port
+	}
 	if node.Annotations == nil {
 		node.Annotations = map[string]string{}
 	}
@@ -146,6 +165,16 @@ func (n *nodes) patch(a clienttesting.Action) (bool, runtime.Object, error) {
 	return true, node, nil
 }
 
+// get is how the API server shows a Node.
+func (n *nodes) get(a clienttesting.Action) (bool, runtime.Object, error) {
+	name := a.(clienttesting.GetAction).GetName()
+	o, ok := n.Object(object.Key{Kind: object.Nodes, Name: name})
+	if !ok {
+		return true, nil, apierrors.NewNotFound(corev1.Resource("nodes"), name)
+	}
+	return true, o.(*corev1.Node), nil
+}
+
 // world is a Server with a kubelet behind it.
 type world struct {
 	t       *testing.T
@@ -156,6 +185,7 @@ type world struct {
 
 	mu    sync.Mutex // guards all below
 	away  bool
+	blind string          // a Node that it does not see
 	other string          // the host of the CloudCore that holds the nodes; empty for this one
 	asked []*http.Request // by the kubelet, in order
 }
@@ -217,8 +247,9 @@ func newWorldAt(t *testing.T, n *nodes, bind string, first, last int) *world {
 	}
 	client := fake.NewClientset()
 	client.PrependReactor("patch", "nodes", n.patch)
+	client.PrependReactor("get", "nodes", n.get)
 	w.server = New(Config{Address: "192.0.2.1", BindAddress: bind, FirstPort: first, LastPort: last}, Deps{
-		Client: client, Cache: n, IsEdge: func(n *corev1.Node) bool { return strings.HasPrefix(n.Spec.ProviderID, "tether://") },
+		Client: client, Cache: n, IsEdge: w.isEdge,
 		Open: w.open, Holds: func(string) bool { return w.holder() == "" }, Holder: func(context.Context, string) (string, error) { return w.holder(), nil }, LastHeard: func(string) time.Time { return time.Now().Add(-time.Hour) }, Callers: callers(),
 		Certificate: func() *tls.Certificate { return &cert }, Log: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry()})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -242,6 +273,19 @@ func (w *world) open(ctx context.Context, node string) (net.Conn, error) {
 		return nil, fmt.Errorf("%s went away", node)
 	}
 	return (&net.Dialer{}).DialContext(ctx, "tcp", w.kubelet.Listener.Addr().String())
+}
+
+func (w *world) isEdge(n *corev1.Node) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return strings.HasPrefix(n.Spec.ProviderID, "tether://") && n.Name != w.blind
+}
+
+// see has it see every Node but one.
+func (w *world) see(allBut string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.blind = allBut
 }
 
 func (w *world) holder() string {

@@ -18,7 +18,8 @@ const privileged = 1024
 
 // deployment makes the manifests of CloudCore as a Deployment, with the configuration in file.
 func (f *initFlags) deployment(ctx context.Context, w IO, client *clusterClient, cfg *v1alpha1.CloudCore, file []byte) ([]byte, error) {
-	for name, port := range map[string]int{"hub.webSocketPort": cfg.Hub.WebSocketPort, "hub.quicPort": cfg.Hub.QUICPort, "join.port": cfg.Join.Port, "tunnel.firstPort": cfg.Tunnel.FirstPort} {
+	for name, port := range map[string]int{"hub.webSocketPort": cfg.Hub.WebSocketPort, "hub.quicPort": cfg.Hub.QUICPort, "join.port": cfg.Join.Port, "tunnel.firstPort": cfg.Tunnel.FirstPort,
+		"tunnel.discoveryPort": cfg.Tunnel.DiscoveryPort} {
 		if port != 0 && port < privileged {
 			return nil, fmt.Errorf("%s is %d: expected %d or higher, since CloudCore runs as nobody in the cluster; install it with --local for lower ones", name, port, privileged)
 		}

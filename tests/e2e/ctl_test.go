@@ -18,7 +18,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/clientcmd"
@@ -258,7 +257,8 @@ func (s *system) streamsAtTheGateway() {
 		s.t.Errorf("through port-forward the pod's server answers %q", body)
 	}
 
-	master, terminal := s.terminal()
+	master, terminal := s.pty()
+	s.t.Cleanup(func() { _ = master.Close() })
 	cmd := s.onEdge(ctx, "keadm", "exec", "-it", "web", "-c", "demo", "--", "/demo", "cat", "/dev/stdin")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = terminal, terminal, terminal
 	s.must(cmd.Start())
@@ -272,20 +272,6 @@ func (s *system) streamsAtTheGateway() {
 	if err := cmd.Wait(); err != nil {
 		s.t.Errorf("a command on a terminal: %v", err)
 	}
-}
-
-// terminal makes a pair of a terminal's ends.
-func (s *system) terminal() (master, end *os.File) {
-	s.t.Helper()
-	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
-	s.must(err)
-	s.t.Cleanup(func() { _ = master.Close() })
-	s.must(unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0))
-	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
-	s.must(err)
-	end, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
-	s.must(err)
-	return master, end
 }
 
 func (s *system) measuresAtTheGateway() {

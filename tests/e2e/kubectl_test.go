@@ -9,10 +9,8 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -75,152 +73,6 @@ func (s *system) stock(name string) *cluster.EdgeHost {
 	return h
 }
 
-// subject is a pod on a node whose server prints one line.
-func (s *system) subject(name, node string) *corev1.Pod {
-	s.t.Helper()
-	p := demoPod(name)
-	p.Spec.Volumes = []corev1.Volume{{Name: "data", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}}
-	p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "data", MountPath: "/data"}}
-	p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: "listener", Image: p.Spec.Containers[0].Image, Args: []string{"cat", "/dev/stdin"}, Stdin: true, StdinOnce: false})
-	p.Spec.NodeName = node
-	for i := range p.Spec.Containers {
-		p.Spec.Containers[i].ImagePullPolicy = corev1.PullIfNotPresent
-	}
-	p.Spec.TerminationGracePeriodSeconds = new(int64(1))
-	_, err := s.Admin.CoreV1().Pods(namespace).Create(s.t.Context(), p, metav1.CreateOptions{})
-	s.must(err)
-	return s.waitPod(name, time.Minute, podReady)
-}
-
-// alike are things that differ between two nodes and do not matter.
-var alike = regexp.MustCompile(`[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+Z|[0-9a-f]{8}-[0-9a-f-]{27}|[0-9a-f]{64}|https://[0-9.:]+`)
-
-// TestNobodyCanTellAnEdgePodByKubectl: each verb says the same of a pod at the edge as of one on a stock kubelet's node.
-func TestNobodyCanTellAnEdgePodByKubectl(t *testing.T) {
-	s := sharedSystem(t)
-	s.stock("stock-1")
-	s.subject("on-edge-1", "edge-1")
-	s.subject("on-stock-1", "stock-1")
-	dir := t.TempDir()
-	local := filepath.Join(dir, "local")
-	s.must(os.WriteFile(local, []byte("some content\n"), 0o644))
-	for _, c := range []struct {
-		name  string
-		stdin string
-		args  []string
-		code  int
-		want  string // in either output
-	}{
-		{"logs", "", []string{"logs", "POD", "-c", "demo"}, 0, "demo: serving on"},
-		{"the last line of logs", "", []string{"logs", "POD", "-c", "demo", "--tail=1", "--timestamps"}, 0, "demo: serving on"},
-		{"logs of a container that is not there", "", []string{"logs", "POD", "-c", "nobody"}, 1, "nobody"},
-		{"logs of a container before this one", "", []string{"logs", "POD", "-c", "demo", "-p"}, 1, "previous terminated container"},
-		{"exec", "", []string{"exec", "POD", "-c", "demo", "--", "/demo", "cat", "/etc/hostname"}, 0, "POD"},
-		{"exec with input", "what I say", []string{"exec", "-i", "POD", "-c", "demo", "--", "/demo", "cat", "/dev/stdin"}, 0, "what I say"},
-		{"the exit code of exec", "", []string{"exec", "POD", "-c", "demo", "--", "/demo", "exit", "3"}, 3, "exit code 3"},
-		{"exec of nothing", "", []string{"exec", "POD", "-c", "demo", "--", "/nothing"}, 1, "nothing"},
-		{"cp to the pod", "", []string{"cp", local, "POD:/data/copied", "-c", "demo"}, 0, ""},
-		{"what was copied", "", []string{"exec", "POD", "-c", "demo", "--", "/demo", "cat", "/data/copied"}, 0, "some content"},
-		{"cp from the pod", "", []string{"cp", "POD:/data/copied", filepath.Join(dir, "POD"), "-c", "demo"}, 0, ""},
-		{"the kubelet's health", "", []string{"get", "--raw", "/api/v1/nodes/NODE/proxy/healthz"}, 0, "ok"},
-		{"a path that the kubelet has not", "", []string{"get", "--raw", "/api/v1/nodes/NODE/proxy/nothing"}, 1, "could not find"},
-		{"a pod's own server", "", []string{"get", "--raw", "/api/v1/nodes/NODE/proxy/runningpods/"}, 0, "PodList"},
-	} {
-		var got [2]said
-		for i, node := range []string{"edge-1", "stock-1"} {
-			pod := "on-" + node
-			args := make([]string, len(c.args))
-			for j, a := range c.args {
-				args[j] = strings.NewReplacer("POD", pod, "NODE", node).Replace(a)
-			}
-			r := s.kubectl(c.stdin, args...)
-			plain := func(text string) string {
-				return alike.ReplaceAllString(strings.ReplaceAll(strings.ReplaceAll(text, pod, "POD"), node, "NODE"), "_")
-			}
-			got[i] = said{r.code, plain(r.out), plain(r.err)}
-		}
-		edge, stock := got[0], got[1]
-		if edge.code != c.code || !strings.Contains(edge.out+edge.err, c.want) {
-			t.Errorf("%s: exit code %d, %q, %q; expected code %d and %q", c.name, edge.code, edge.out, edge.err, c.code, c.want)
-		}
-		if c.name == "a pod's own server" {
-			continue // its list is in no order
-		}
-		if edge != stock {
-			t.Errorf("%s differs:\nedge:  %+v\nstock: %+v", c.name, edge, stock)
-		}
-	}
-	if b, err := os.ReadFile(filepath.Join(dir, "on-edge-1")); err != nil || string(b) != "some content\n" {
-		t.Errorf("copied back: %q, %v", b, err)
-	}
-	for _, pod := range []string{"on-edge-1", "on-stock-1"} {
-		s.forwards(pod)
-		s.attachesAndFollows(pod)
-	}
-}
-
-// forwards asks a pod's server through kubectl port-forward.
-func (s *system) forwards(pod string) {
-	s.t.Helper()
-	ctx, cancel := context.WithCancel(s.t.Context())
-	defer cancel()
-	cmd := s.kubectlCommand(ctx, "port-forward", "pod/"+pod, ":8080")
-	out, err := cmd.StdoutPipe()
-	s.must(err)
-	s.must(cmd.Start())
-	defer func() { cancel(); _ = cmd.Wait() }()
-	b := make([]byte, 256)
-	n, err := out.Read(b)
-	s.must(err)
-	m := regexp.MustCompile(`127\.0\.0\.1:([0-9]+) ->`).FindSubmatch(b[:n])
-	if m == nil {
-		s.t.Fatalf("port-forward said %q", b[:n])
-	}
-	for range 3 {
-		r, err := http.Get("http://127.0.0.1:" + string(m[1]) + "/")
-		s.must(err)
-		body, err := io.ReadAll(r.Body)
-		s.must(errors.Join(err, r.Body.Close()))
-		if !strings.Contains(string(body), pod) {
-			s.t.Errorf("through port-forward the pod's server answers %q, expected its name", body)
-		}
-	}
-}
-
-// attachesAndFollows says a line to a container that repeats what it hears, through attach, and reads it from there and
-// from logs -f.
-func (s *system) attachesAndFollows(pod string) {
-	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), time.Minute)
-	defer cancel()
-	begin := func(args ...string) (in io.Writer, out io.Reader) {
-		cmd := s.kubectlCommand(ctx, args...)
-		in, err := cmd.StdinPipe()
-		s.must(err)
-		out, err = cmd.StdoutPipe()
-		s.must(err)
-		s.must(cmd.Start())
-		s.t.Cleanup(func() { cancel(); _ = cmd.Wait() })
-		return in, out
-	}
-	_, logs := begin("logs", "-f", pod, "-c", "listener")
-	in, heard := begin("attach", "-i", pod, "-c", "listener")
-	line := "a line for " + pod
-	_, err := io.WriteString(in, line+"\n")
-	s.must(err)
-	for what, r := range map[string]io.Reader{"attach": heard, "logs -f": logs} {
-		var all strings.Builder
-		b := make([]byte, 1024)
-		for !strings.Contains(all.String(), line) {
-			n, err := r.Read(b)
-			all.Write(b[:n])
-			if err != nil {
-				s.t.Fatalf("%s of %s ended with %q: %v", what, pod, all.String(), err)
-			}
-		}
-	}
-}
-
 // TestWhoMayAskAKubelet: the endpoint in the cloud and the kubelet's own port, asked by those who may not.
 func TestWhoMayAskAKubelet(t *testing.T) {
 	s := sharedSystem(t)
@@ -247,7 +99,7 @@ func TestWhoMayAskAKubelet(t *testing.T) {
 	}
 
 	nobody, reader := s.user("nobody"), s.user("reader", "nodes/metrics")
-	ask := func(path, token string) (int, string) { return s.askKubelet(host, port, path, token) }
+	url := fmt.Sprintf("https://%s:%d", host, port)
 	for _, c := range []struct {
 		path, token string
 		code        int
@@ -256,7 +108,7 @@ func TestWhoMayAskAKubelet(t *testing.T) {
 		{"/pods", nobody, 403}, {"/logs/", nobody, 403}, {"/metrics", nobody, 403},
 		{"/metrics/resource", reader, 200}, {"/pods", reader, 403}, {"/metrics/../pods", reader, 400}, {"/metrics/..%2fpods", reader, 400},
 	} {
-		if code, body := ask(c.path, c.token); code != c.code {
+		if code, body := ask(t, url+c.path, c.token); code != c.code {
 			t.Errorf("GET %s with token %.10q: status %d, expected %d: %.200s", c.path, c.token, code, c.code, body)
 		}
 	}
@@ -276,12 +128,18 @@ func TestWhoMayAskAKubelet(t *testing.T) {
 	}
 }
 
-// askKubelet asks a kubelet's port of a CloudCore with the headers of a front proxy, which are nobody's business. Without an
-// answer it returns 0 and why.
-func (s *system) askKubelet(host string, port int32, path, token string) (int, string) {
-	s.t.Helper()
-	request, err := http.NewRequestWithContext(s.t.Context(), http.MethodGet, fmt.Sprintf("https://%s:%d%s", host, port, path), nil)
-	s.must(err)
+// ask asks an HTTPS server with a token, or without if that is empty, and with the headers of a front proxy.
+// Without an answer it returns 0 and why.
+func ask(t *testing.T, url, token string) (int, string) {
+	t.Helper()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	must(err)
 	if token != "" {
 		request.Header.Set("Authorization", "Bearer "+token)
 	}
@@ -294,8 +152,29 @@ func (s *system) askKubelet(host string, port int32, path, token string) (int, s
 	}
 	defer r.Body.Close()
 	b, err := io.ReadAll(r.Body)
-	s.must(err)
+	must(err)
 	return r.StatusCode, string(b)
+}
+
+// TestWhatANodeShowsIsPutRight: CloudCore has the rights to note a node's port on it again, and to show it, when somebody took
+// the one away and changed the other.
+func TestWhatANodeShowsIsPutRight(t *testing.T) {
+	s := sharedSystem(t)
+	nodes := s.Admin.CoreV1().Nodes()
+	n, err := nodes.Get(t.Context(), "edge-1", metav1.GetOptions{})
+	s.must(err)
+	port := n.Status.DaemonEndpoints.KubeletEndpoint.Port
+	_, err = nodes.Patch(t.Context(), "edge-1", types.MergePatchType, []byte(`{"metadata":{"annotations":{"tether.io/kubelet-port":null}}}`), metav1.PatchOptions{})
+	s.must(err)
+	_, err = nodes.Patch(t.Context(), "edge-1", types.MergePatchType, []byte(`{"status":{"daemonEndpoints":{"kubeletEndpoint":{"Port":29999}}}}`), metav1.PatchOptions{}, "status")
+	s.must(err)
+	cluster.Eventually(t, 20*time.Second, "the Node to show its port again", func() error {
+		n, err := nodes.Get(t.Context(), "edge-1", metav1.GetOptions{})
+		if shown, noted := n.Status.DaemonEndpoints.KubeletEndpoint.Port, n.Annotations["tether.io/kubelet-port"]; err == nil && (shown != port || noted != strconv.Itoa(int(port))) {
+			err = fmt.Errorf("it shows %d and is noted to have %q", shown, noted)
+		}
+		return err
+	})
 }
 
 // TestANodeThatIsAwaySaysSo: what is asked of a node that is cut off ends in seconds, and says since when.

@@ -62,7 +62,7 @@ func TestASecondCloudCoreTakesOver(t *testing.T) {
 			host, _, err := net.SplitHostPort(server)
 			s.must(err)
 			cluster.Eventually(t, 20*time.Second, "an answer of the kubelet through "+host, func() error {
-				if code, body := s.askKubelet(host, port.KubeletEndpoint.Port, "/metrics/resource", token); code != http.StatusOK || !strings.Contains(body, "node_cpu_usage") {
+				if code, body := ask(t, fmt.Sprintf("https://%s:%d/metrics/resource", host, port.KubeletEndpoint.Port), token); code != http.StatusOK || !strings.Contains(body, "node_cpu_usage") {
 					return fmt.Errorf("status %d: %.200s", code, body)
 				}
 				return nil

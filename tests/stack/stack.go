@@ -38,9 +38,11 @@ type Stack struct {
 	quicPort int
 	// joinPort is where edges get their certificates.
 	joinPort int
-	metrics  string // CloudCore's metrics address
-	config   string // CloudCore's configuration file
-	printed  string // what keadm init said
+	// discovery is the host:port where scrapers ask for kubelets.
+	discovery string
+	metrics   string // CloudCore's metrics address
+	config    string // CloudCore's configuration file
+	printed   string // what keadm init said
 }
 
 // Attach returns a stack on a running control plane, without a CloudCore.
@@ -66,15 +68,16 @@ func New(ctx context.Context, c *cluster.Cluster, control *cluster.ControlPlane)
 	if s.address, err = c.CloudAddress(); err != nil {
 		return nil, err
 	}
-	ports, err := cluster.FreePorts(4, s.address)
+	ports, err := cluster.FreePorts(5, s.address)
 	if err != nil {
 		return nil, err
 	}
 	s.hubPort, s.metrics, s.joinPort, s.quicPort = ports[0], net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[1])), ports[2], ports[3]
+	s.discovery = net.JoinHostPort(s.address, strconv.Itoa(ports[4]))
 	s.config = s.path("cloudcore.yaml")
 	s.printed, err = s.keadm(ctx, "init", "--local", "--service", "none", "--config", s.config, "--advertise-address", s.address,
 		"--set", "hub.bindAddress="+s.address, "--set", fmt.Sprintf("hub.webSocketPort=%d", s.hubPort),
-		"--set", fmt.Sprintf("hub.quicPort=%d", s.quicPort), "--set", fmt.Sprintf("join.port=%d", s.joinPort), "--set", "metrics.bindAddress="+s.metrics)
+		"--set", fmt.Sprintf("hub.quicPort=%d", s.quicPort), "--set", fmt.Sprintf("join.port=%d", s.joinPort), "--set", fmt.Sprintf("tunnel.discoveryPort=%d", ports[4]), "--set", "metrics.bindAddress="+s.metrics)
 	return s, err
 }
 
@@ -230,6 +233,9 @@ func (s *Stack) SecondCloud(ctx context.Context) (*cluster.Process, string, erro
 	}
 	return second, net.JoinHostPort(address, strconv.Itoa(cfg.Hub.WebSocketPort)), ready(ctx, second, cfg.Metrics.BindAddress)
 }
+
+// Discovery is the host:port at which CloudCore tells scrapers of kubelets.
+func (s *Stack) Discovery() string { return s.discovery }
 
 // CloudMetrics is the URL of cloudcore's metrics.
 func (s *Stack) CloudMetrics() string { return "http://" + s.metrics + "/metrics" }

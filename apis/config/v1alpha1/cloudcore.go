@@ -75,6 +75,9 @@ type Tunnel struct {
 	// ever. FirstPort 0 means no tunnel: no kubectl logs or exec.
 	FirstPort int `json:"firstPort"`
 	LastPort  int `json:"lastPort"`
+	// DiscoveryPort is the TCP port, at the hub's bind address, where scrapers that may list nodes learn which kubelets
+	// there are, and anybody the health of this CloudCore. 0 means none.
+	DiscoveryPort int `json:"discoveryPort"`
 	// ServingCertificate says who signs the certificate of these ports.
 	ServingCertificate ServingCertificate `json:"servingCertificate"`
 }
@@ -121,7 +124,7 @@ func DefaultCloudCore() *CloudCore {
 		},
 		Join: Join{Port: 10002, CertificateLife: Duration(7 * 24 * time.Hour), RenewalGrace: Duration(90 * 24 * time.Hour),
 			MaxConnections: 256},
-		Tunnel:        Tunnel{FirstPort: 20000, LastPort: 59999, ServingCertificate: ServingCertificateCluster},
+		Tunnel:        Tunnel{FirstPort: 20000, LastPort: 59999, DiscoveryPort: 10003, ServingCertificate: ServingCertificateCluster},
 		Devices:       Devices{RatePerDevice: 5, RateOfAll: 200},
 		Impersonation: ImpersonationAuto,
 		Lease:         Lease{RenewInterval: Duration(15 * time.Second), Duration: Duration(40 * time.Second)},
@@ -155,6 +158,7 @@ func (c *CloudCore) Validate() error {
 	if t := c.Tunnel; t.FirstPort != 0 {
 		f.port("tunnel.firstPort", t.FirstPort)
 		f.between("tunnel.lastPort", t.LastPort, t.FirstPort, 65535)
+		f.optionalPort("tunnel.discoveryPort", t.DiscoveryPort)
 	}
 	if c.Tunnel.AdvertiseAddress != "" {
 		f.host("tunnel.advertiseAddress", c.Tunnel.AdvertiseAddress)

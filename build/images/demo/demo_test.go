@@ -56,6 +56,26 @@ func TestAnswersShowRestartsAndTheMountedFile(t *testing.T) {
 	}
 }
 
+func TestGetShowsStatusAndToken(t *testing.T) {
+	web := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.Error(w, "you are "+r.Header.Get("Authorization"), http.StatusForbidden)
+	}))
+	defer web.Close()
+	token := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(token, []byte("abc\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	code, err := run([]string{"get", web.URL, token}, &out)
+	if err != nil || code != 0 || !strings.HasPrefix(out.String(), "403 you are Bearer abc") {
+		t.Errorf("code %d, %v, %q", code, err, out.String())
+	}
+	web.Close()
+	if code, err := run([]string{"get", web.URL}, &out); code != 1 || err == nil || !strings.Contains(err.Error(), "refused") {
+		t.Errorf("of a server that is gone: code %d, %v", code, err)
+	}
+}
+
 func TestSubCommands(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "f")
 	cases := []struct {

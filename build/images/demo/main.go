@@ -24,6 +24,7 @@ const usage = `usage: demo [serve [--addr :8080] [--message-file FILE]]
        demo cat FILE...
        demo write FILE TEXT
        demo zeros BYTES            to standard output
+       demo get URL [TOKENFILE]    status and beginning of the answer, of a server that need not be known
        tar cf - PATH, tar xmf - -C DIRECTORY    as kubectl cp calls it
 `
 
@@ -57,10 +58,12 @@ func run(args []string, out io.Writer) (int, error) {
 		return check(write(rest))
 	case "zeros":
 		return check(zeros(rest, out))
+	case "get":
+		return check(get(rest, out))
 	case "tar":
 		return check(tarCommand(rest, os.Stdin, out))
 	}
-	return 2, fmt.Errorf("expected serve, exit, sleep, cat, write, zeros or tar, found %q\n%s", args[0], usage)
+	return 2, fmt.Errorf("expected serve, exit, sleep, cat, write, zeros, get or tar, found %q\n%s", args[0], usage)
 }
 
 func check(err error) (int, error) {

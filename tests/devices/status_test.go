@@ -13,6 +13,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -55,6 +56,7 @@ func (w *world) statuses(t *testing.T) {
 	t.Run("a device has one, and a report fills it", func(t *testing.T) { w.filled(t, both, d) })
 	t.Run("a full report fits", func(t *testing.T) { w.full(t, both[0], d) })
 	t.Run("two CloudCores settle", func(t *testing.T) { w.settled(t, both, d) })
+	t.Run("nothing is done to an object of another uid or version", func(t *testing.T) { w.guarded(t, config) })
 	t.Run("what is deleted is made again, and goes with its device", func(t *testing.T) { w.deleted(t, d) })
 }
 
@@ -62,12 +64,12 @@ func (w *world) statuses(t *testing.T) {
 func (w *world) edge(t *testing.T) {
 	t.Helper()
 	nodes := w.Admin.CoreV1().Nodes()
-	n, err := nodes.Create(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: statusNode}, Spec: corev1.NodeSpec{ProviderID: node.ProviderIDPrefix + statusNode}}, metav1.CreateOptions{})
-	if err != nil {
+	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: statusNode}, Spec: corev1.NodeSpec{ProviderID: node.ProviderIDPrefix + statusNode}}
+	if _, err := nodes.Create(t.Context(), n, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	n.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue, LastHeartbeatTime: metav1.Now()}}
-	if _, err := nodes.UpdateStatus(t.Context(), n, metav1.UpdateOptions{}); err != nil {
+	status := fmt.Appendf(nil, `{"status":{"conditions":[{"type":"Ready","status":"True","lastHeartbeatTime":%q}]}}`, time.Now().Format(time.RFC3339))
+	if _, err := nodes.Patch(t.Context(), statusNode, types.MergePatchType, status, metav1.PatchOptions{}, "status"); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -186,6 +188,25 @@ func (w *world) settled(t *testing.T, both [2]*device.Controller, d *unstructure
 	}
 	if after := w.status(t, "boiler", "there", func(*v1beta1.DeviceStatus) bool { return true }); after.ResourceVersion != s.ResourceVersion {
 		t.Errorf("it was written again, from %s to %s, though nothing changed", s.ResourceVersion, after.ResourceVersion)
+	}
+}
+
+func (w *world) guarded(t *testing.T, config *rest.Config) {
+	api, err := device.NewAPI(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := w.status(t, "boiler", "there", func(*v1beta1.DeviceStatus) bool { return true })
+	key := types.NamespacedName{Namespace: namespace, Name: "boiler"}
+	if err := api.Delete(t.Context(), key, "other"); !apierrors.IsConflict(err) {
+		t.Errorf("a deletion is answered %v", err)
+	}
+	// An earlier object of the name has an earlier version too, and that is looked at before the uid. A refusal of the uid would be
+	// a 422, which ends a report.
+	for _, meta := range []string{`{"uid":"other","resourceVersion":"1"}`, fmt.Sprintf(`{"uid":%q,"resourceVersion":"1"}`, s.UID)} {
+		if _, err := api.Patch(t.Context(), key, []byte(`{"metadata":`+meta+`,"status":{"state":"x"}}`)); !apierrors.IsConflict(err) {
+			t.Errorf("a patch of %s is answered %v", meta, err)
+		}
 	}
 }
 

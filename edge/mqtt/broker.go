@@ -11,6 +11,8 @@ import (
 
 	mochi "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/tether-edge/tether/common/pki"
 )
 
 // A broker is the MQTT broker inside edgecore: the library's server, with what it lacks in a hook.
@@ -115,13 +117,14 @@ func (b *broker) listen() error {
 	if b.cfg.ListenTLS == "" {
 		return nil
 	}
-	pair := &certificate{certFile: b.cfg.CertFile, keyFile: b.cfg.KeyFile}
-	if _, err := pair.get(nil); err != nil {
+	identity, err := pki.NewIdentity(b.cfg.CertFile, b.cfg.KeyFile, b.log)
+	if err != nil {
 		_ = b.plain.ln.Close()
 		return fmt.Errorf("certificate of the MQTT listener: %w", err)
 	}
+	present := func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return identity.Certificate(), nil }
 	secure := &listener{id: "tls", addr: b.cfg.ListenTLS, gate: b.gate, over: b.disown, log: b.log,
-		tls: &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: pair.get}}
+		tls: &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: present}}
 	if err := b.server.AddListener(secure); err != nil {
 		_ = b.plain.ln.Close()
 		return fmt.Errorf("listen for MQTT with TLS: %w", err)

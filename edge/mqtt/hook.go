@@ -43,6 +43,14 @@ func (h *hook) OnConnect(cl *mochi.Client, pk packets.Packet) error {
 	}
 	refuse := func(reason string, code packets.Code) error {
 		h.b.metrics.refused.WithLabelValues(reason).Inc()
+		if cl.Properties.ProtocolVersion < 5 { // the library has no words of MQTT 3 for these two
+			switch code {
+			case packets.ErrServerBusy:
+				code = packets.ErrServerUnavailable
+			case packets.ErrNotAuthorized:
+				code = packets.ErrBadUsernameOrPassword
+			}
+		}
 		_ = h.b.server.SendConnack(cl, code, false, nil)
 		return code
 	}

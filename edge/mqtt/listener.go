@@ -5,11 +5,11 @@ import (
 	"errors"
 	"log/slog"
 	"net"
-	"os"
 	"sync"
 	"time"
 
 	"github.com/mochi-mqtt/server/v2/listeners"
+	"github.com/mochi-mqtt/server/v2/packets"
 )
 
 // A gate counts connections in all and by address. Connections that have not sent their CONNECT yet give way to newer ones, so
@@ -175,6 +175,11 @@ func (l *listener) serve(c *conn, establish listeners.EstablishFn) {
 		}
 	}
 	if err := establish(l.id, c); err != nil {
+		if code := (packets.Code{}); errors.Is(err, packets.ErrPacketTooLarge) {
+			l.gate.metrics.cut.WithLabelValues("size").Inc()
+		} else if errors.As(err, &code) && code.Code >= packets.ErrUnspecifiedError.Code {
+			l.gate.metrics.cut.WithLabelValues("protocol").Inc()
+		}
 		l.log.Debug("an MQTT client is gone", "remote", c.ip, "error", err)
 	}
 }
@@ -193,37 +198,4 @@ func (g *gate) closeWaiting() {
 	for _, w := range g.waiting {
 		_ = w.Close()
 	}
-}
-
-// certificate is a server's certificate from two files, read again when either changes.
-type certificate struct {
-	certFile, keyFile string
-
-	mu     sync.Mutex // guards the fields below
-	loaded *tls.Certificate
-	stamp  [2]time.Time
-}
-
-// get returns the certificate; a pair that cannot be read leaves the former one in use.
-func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	var stamp [2]time.Time
-	for i, f := range []string{c.certFile, c.keyFile} {
-		if info, err := os.Stat(f); err == nil {
-			stamp[i] = info.ModTime()
-		}
-	}
-	if c.loaded != nil && stamp == c.stamp {
-		return c.loaded, nil
-	}
-	pair, err := tls.LoadX509KeyPair(c.certFile, c.keyFile)
-	if err != nil {
-		if c.loaded != nil {
-			return c.loaded, nil
-		}
-		return nil, err
-	}
-	c.loaded, c.stamp = &pair, stamp
-	return c.loaded, nil
 }

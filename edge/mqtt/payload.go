@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"unicode/utf8"
 )
 
@@ -157,9 +158,22 @@ func decode(payload []byte, v any, h *header) error {
 		return fmt.Errorf("event_id has more than %d bytes", maxEventID)
 	}
 	if wrong := (*json.UnmarshalTypeError)(nil); errors.As(err, &wrong) {
-		return fmt.Errorf("%s: expected %s, found %s", wrong.Field, wrong.Type, wrong.Value)
+		return fmt.Errorf("%s: expected %s, found %s", wrong.Field, jsonKind(wrong.Type.Kind()), wrong.Value)
 	}
 	return err
+}
+
+// jsonKind is what JSON calls what Go calls k.
+func jsonKind(k reflect.Kind) string {
+	switch k {
+	case reflect.String:
+		return "string"
+	case reflect.Bool:
+		return "bool"
+	case reflect.Int64:
+		return "integer"
+	}
+	return "an object"
 }
 
 // parseUpdate reads the payload of twin/update.

@@ -1,0 +1,162 @@
+package mqtt
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	paho "github.com/eclipse/paho.mqtt.golang"
+)
+
+func lasting(addr, id string) *paho.ClientOptions { return options(addr, id).SetCleanSession(false) }
+
+// A power cut right after the acknowledgement loses nothing, repeats nothing of QoS 2, and keeps the order.
+func TestAcknowledgedMessagesOutliveAPowerCut(t *testing.T) {
+	mem := &ram{}
+	r := start(t, mem, nil)
+	away := dial(t, lasting(r.Address(), "away"))
+	away.subscribe(t, "line/#", 2)
+	away.Disconnect(100)
+	from := dial(t, lasting(r.Address(), "from"))
+	const n = 60
+	for i := range n {
+		from.publish(t, "line/1", byte(1+i%2), false, fmt.Sprint(i))
+	}
+	from.publish(t, "line/state", 1, true, "running")
+	image := mem.image()
+	r.stop()
+
+	for range 2 { // the second time from what a broker left that had loaded it
+		r = start(t, image.image(), nil)
+		away = dial(t, lasting(r.Address(), "away"))
+		for i := range n {
+			away.expect(t, "line/1", fmt.Sprint(i))
+		}
+		away.expect(t, "line/state", "running")
+		late := dial(t, options(r.Address(), "late"))
+		late.subscribe(t, "line/state", 1)
+		if m := late.next(t); !m.Retained() || string(m.Payload()) != "running" {
+			t.Fatalf("expected the retained message, found %q", m.Payload())
+		}
+		eventually(t, "nothing under way is stored any more", func() bool { return r.mem.count(bucketInflight) == 0 })
+		away.Disconnect(100)
+		r.stop()
+	}
+}
+
+// The library acknowledges first and hands on later; a power cut between would lose the message.
+func TestNothingIsAcknowledgedBeforeItIsStored(t *testing.T) {
+	for _, qos := range []byte{1, 2} {
+		mem := &ram{}
+		r := start(t, mem, nil)
+		away := dial(t, lasting(r.Address(), "away"))
+		away.subscribe(t, "line/#", 2)
+		away.Disconnect(100)
+		from := dial(t, lasting(r.Address(), "from"))
+		eventually(t, "the sessions are stored", func() bool { return mem.count(bucketSessions) == 2 })
+		gate := make(chan struct{})
+		mem.set(nil, gate)
+		token := from.Publish("line/1", qos, false, "x")
+		if token.WaitTimeout(200 * time.Millisecond) {
+			t.Errorf("QoS %d: expected no acknowledgement while nothing is stored", qos)
+		}
+		mem.set(nil, nil)
+		close(gate)
+		if err := wait(token); err != nil {
+			t.Errorf("QoS %d: %v", qos, err)
+		}
+		if n := mem.count(bucketInflight); n == 0 {
+			t.Errorf("QoS %d: expected the message to be stored once it is acknowledged", qos)
+		}
+		r.stop()
+	}
+}
+
+// A memory that fails for a while costs time and no message.
+func TestAFailingMemoryIsTriedAgain(t *testing.T) {
+	mem := &ram{}
+	r := start(t, mem, nil)
+	c := dial(t, lasting(r.Address(), "c"))
+	c.subscribe(t, "line/#", 1)
+	mem.set(errors.New("disk full"), nil)
+	token := c.Publish("line/1", 1, true, "x")
+	if token.WaitTimeout(100 * time.Millisecond) {
+		t.Error("expected no acknowledgement while the memory fails")
+	}
+	mem.set(nil, nil)
+	if err := wait(token); err != nil {
+		t.Error(err)
+	}
+	if mem.count(bucketRetained) != 1 {
+		t.Error("expected the retained message to be stored")
+	}
+}
+
+func TestADamagedRecordKeepsNoBrokerFromStarting(t *testing.T) {
+	mem := &ram{buckets: map[string]map[string][]byte{}}
+	for _, b := range []string{bucketSessions, bucketSubscriptions, bucketInflight, bucketRetained} {
+		mem.buckets[b] = map[string][]byte{"x": []byte(`{"id":`), "y": []byte(`{"client":"nobody"}`)}
+	}
+	r := start(t, mem, nil)
+	c := dial(t, options(r.Address(), "c"))
+	c.subscribe(t, "a", 0)
+	eventually(t, "damaged and ownerless records are deleted", func() bool { return mem.count(bucketInflight)+mem.count(bucketSubscriptions) == 0 })
+}
+
+// A session that its client ends, by a clean connect or an unsubscribe, leaves nothing behind.
+func TestWhatEndsIsForgotten(t *testing.T) {
+	mem := &ram{}
+	r := start(t, mem, nil)
+	c := dial(t, lasting(r.Address(), "c"))
+	c.subscribe(t, "a/#", 1)
+	c.subscribe(t, "b/#", 1)
+	if err := wait(c.Unsubscribe("b/#")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "one subscription is stored", func() bool { return mem.count(bucketSubscriptions) == 1 })
+	c.Disconnect(100)
+	from := dial(t, options(r.Address(), "from"))
+	from.publish(t, "a/1", 1, true, "x")
+	if mem.count(bucketInflight) != 1 || mem.count(bucketRetained) != 1 {
+		t.Fatalf("expected the message to wait and to be retained, found %d, %d", mem.count(bucketInflight), mem.count(bucketRetained))
+	}
+	from.publish(t, "a/1", 1, true, "")
+	dial(t, options(r.Address(), "c")).Disconnect(100)
+	eventually(t, "nothing is stored", func() bool {
+		return mem.count(bucketSessions)+mem.count(bucketSubscriptions)+mem.count(bucketInflight)+mem.count(bucketRetained) == 0
+	})
+}
+
+// A client's packet ids and the broker's are two sequences that both begin at 1. The library keeps them in one table.
+func TestAClientsPacketIDsDoNotTouchOurs(t *testing.T) {
+	r := start(t, &ram{}, nil)
+	c := dial(t, lasting(r.Address(), "c").SetAutoAckDisabled(true))
+	c.subscribe(t, "in/#", 1)
+	from := dial(t, options(r.Address(), "from"))
+	const n = 10
+	for i := range n {
+		from.publish(t, "in/1", 1, false, fmt.Sprint(i))
+	}
+	for i := range n { // taken, and not acknowledged
+		c.expect(t, "in/1", fmt.Sprint(i))
+	}
+	for i := range 2 * n {
+		c.publish(t, "out/1", byte(1+i%2), false, "x")
+		c.subscribe(t, fmt.Sprint("more/", i), 1)
+	}
+	c.Disconnect(100)
+	c = dial(t, lasting(r.Address(), "c"))
+	for i := range n {
+		c.expect(t, "in/1", fmt.Sprint(i))
+	}
+}
+
+func TestASessionThatIsAwayTooLongEnds(t *testing.T) {
+	mem := &ram{}
+	r := start(t, mem, func(c *Config) { c.Broker.Limits.SessionExpiry = time.Second })
+	c := dial(t, lasting(r.Address(), "c"))
+	c.subscribe(t, "a/#", 1)
+	c.Disconnect(100)
+	eventually(t, "the session is gone", func() bool { return mem.count(bucketSessions)+mem.count(bucketSubscriptions) == 0 })
+}

@@ -63,6 +63,8 @@ func (b *broker) options() *mochi.Options {
 	c.TopicAliasMaximum = 0
 	c.Compatibilities.NoInheritedPropertiesOnAck = true
 	return &mochi.Options{Capabilities: c, Logger: slog.New(quiet{b.log.Handler()}), InlineClient: true,
+		// It holds small packets back while others wait to be sent, and those may wait for these. conn buffers.
+		ClientNetWriteBufferSize: 1,
 		// Each stops the world to measure memory.
 		SysTopicResendInterval: 3600}
 }

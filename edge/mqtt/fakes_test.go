@@ -232,7 +232,6 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-
 type inbox struct {
 	paho.Client
 	got chan paho.Message

@@ -72,6 +72,7 @@ func (b *broker) options() *mochi.Options {
 // serve runs the broker until ctx is done; ready is called once it listens.
 func (b *broker) serve(ctx context.Context, ready func(addr string)) error {
 	b.server = mochi.New(b.options())
+	b.metrics.library.Store(b.server.Info)
 	b.relays = map[byte]*mochi.Client{}
 	for _, version := range []byte{4, 5} {
 		b.relays[version] = b.server.NewClient(nil, mochi.LocalListener, mochi.InlineClientId, true)

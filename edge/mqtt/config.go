@@ -97,7 +97,7 @@ type Server struct {
 // Default returns the configuration of a broker on loopback for the named node.
 func Default(node string) Config {
 	return Config{Node: node, Mode: Internal, MaxRequest: 256 << 10, Broker: Broker{Listen: "127.0.0.1:1884", Anonymous: true, Limits: Limits{
-		Payload: 1 << 20, MessageRate: 1000, ByteRate: 4 << 20, Queue: 1000, QueueBytes: 4 << 20,
+		Payload: 1 << 20, MessageRate: 2000, ByteRate: 4 << 20, Queue: 1000, QueueBytes: 4 << 20,
 		Connections: 1000, ConnectionsPerAddress: 200, Sessions: 1000, TopicLength: 1024, TopicLevels: 32,
 		Subscriptions: 200, RetainedBytes: 16 << 20, SessionExpiry: 7 * 24 * time.Hour,
 		ConnectTimeout: 10 * time.Second, Stall: 10 * time.Second, Request: 10 * time.Second,

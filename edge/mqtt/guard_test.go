@@ -285,6 +285,21 @@ func TestTheQueueOfAClientIsBounded(t *testing.T) {
 		if n := r.mem.count(bucketInflight); n != x.want {
 			t.Errorf("queue of %d messages and %d bytes: expected %d to be kept, found %d", x.queue, x.bytes, x.want, n)
 		}
+		lost, err := r.reg.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		counted := 0.0
+		for _, f := range lost {
+			if f.GetName() == "tether_mqtt_queue_full_total" || f.GetName() == "tether_mqtt_dropped_messages_total" {
+				for _, m := range f.Metric {
+					counted += m.Counter.GetValue()
+				}
+			}
+		}
+		if int(counted) != 50-x.want {
+			t.Errorf("expected %d lost messages to be counted, found %v", 50-x.want, counted)
+		}
 		c = dial(t, lasting(r.Address(), "c"))
 		for i := range x.want {
 			if m := c.next(t); string(m.Payload()[:3]) != fmt.Sprintf("%03d", i) {

@@ -1,10 +1,16 @@
 package mqtt
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"sync/atomic"
+
+	"github.com/mochi-mqtt/server/v2/system"
+	"github.com/prometheus/client_golang/prometheus"
+)
 
 type metrics struct {
 	connections, retained, queued, sessions               prometheus.Gauge
 	throttled, panics, saveErrors, unsaved, damaged       prometheus.Counter
+	library                                               atomic.Pointer[system.Info] // what the library counts; nil before it runs
 	refused, cut, dropped, denied, requests, uploads, ext *prometheus.CounterVec
 }
 
@@ -36,7 +42,14 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		uploads:     by("uploads_total", "Messages for the cloud, by what became of them.", "result"),
 		ext:         by("external_attempts_total", "Attempts to connect to the external broker, by result.", "result"),
 	}
-	reg.MustRegister(m.connections, m.retained, m.queued, m.sessions, m.throttled, m.panics, m.saveErrors, m.unsaved, m.damaged,
+	full := prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: "tether", Subsystem: "mqtt", Name: "queue_full_total",
+		Help: "Messages of QoS 1 and 2 that did not reach a client since as many wait for it as may."}, func() float64 {
+		if info := m.library.Load(); info != nil {
+			return float64(atomic.LoadInt64(&info.InflightDropped))
+		}
+		return 0
+	})
+	reg.MustRegister(full, m.connections, m.retained, m.queued, m.sessions, m.throttled, m.panics, m.saveErrors, m.unsaved, m.damaged,
 		m.refused, m.cut, m.dropped, m.denied, m.requests, m.uploads, m.ext)
 	return m
 }

@@ -41,7 +41,7 @@ func newBroker(cfg Broker, node string, mem Memory, a *answerer) *broker {
 	b := &broker{
 		table: table{sessions: map[string]*session{}, owners: map[string]*conn{}, groups: map[string]*group{}},
 		cfg:   cfg, node: node, users: newUsers(cfg.Users), answerer: a, metrics: a.metrics, log: a.log,
-		gate:     &gate{limits: cfg.Limits, metrics: a.metrics, from: map[string]int{}},
+		gate:     &gate{limits: cfg.Limits, metrics: a.metrics, from: map[string]int{}, open: map[*conn]bool{}},
 		journal:  newJournal(mem, a.log, a.metrics),
 		retained: &retained{limit: cfg.Limits.RetainedBytes, metrics: a.metrics, sizes: map[string]int{}},
 	}

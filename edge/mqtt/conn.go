@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	mochi "github.com/mochi-mqtt/server/v2"
+	"github.com/mochi-mqtt/server/v2/packets"
 	"golang.org/x/time/rate"
 )
 
@@ -23,8 +25,11 @@ type conn struct {
 	bytes   *rate.Limiter
 	done    chan struct{} // closed by Close
 	gone    chan struct{} // closed when the library is done with it
-	left    bool          // its place is given back; guarded by gate.mu
-	client  string        // the client id, once it is claimed; guarded by table.mu
+	// client is the client id once it is claimed, user whose it is, former the session that it takes over, as the library has
+	// it, and orphans the messages that reached former too late; guarded by table.mu.
+	client, user string
+	former       *mochi.Client
+	orphans      []packets.Packet
 	// subscribing is set while a SUBSCRIBE is judged.
 	subscribing atomic.Bool
 	// group is what the message being read changes; of the goroutine that reads.
@@ -116,11 +121,12 @@ func (c *conn) flush() {
 }
 
 // waitRoom waits until a message with that packet id (0: QoS 0) may be sent: the client has read most of what was sent before, and
-// acknowledged as much as it asked for. It returns at once when the connection is closed.
-func (c *conn) waitRoom(id uint16) {
+// acknowledged as much as it asked for. Before the session is established only what is sent again may be: the library gives a client messages
+// before its CONNACK, and new ones before older. It returns at once when the connection is closed.
+func (c *conn) waitRoom(id uint16, again bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for !c.closed && c.established && (len(c.out) > highWater || id != 0 && c.window > 0 && len(c.unacked) >= c.window && !c.unacked[id]) {
+	for !c.closed && !again && (!c.established || len(c.out) > highWater || id != 0 && c.window > 0 && len(c.unacked) >= c.window && !c.unacked[id]) {
 		c.wake.Wait()
 	}
 	if id != 0 {
@@ -132,6 +138,7 @@ func (c *conn) waitRoom(id uint16) {
 func (c *conn) establish() {
 	c.mu.Lock()
 	c.established = true
+	c.wake.Broadcast()
 	c.mu.Unlock()
 }
 

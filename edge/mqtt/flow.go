@@ -106,6 +106,12 @@ func (h *hook) OnWill(_ *mochi.Client, will mochi.Will) (mochi.Will, error) {
 func (h *hook) OnQosPublish(cl *mochi.Client, pk packets.Packet, _ int64, _ int) {
 	switch pk.FixedHeader.Type {
 	case packets.Publish:
+		if now, ok := h.b.server.Clients.Get(cl.ID); ok && now != cl {
+			if cl.State.Inflight.Delete(pk.PacketID) { // else adopted
+				h.b.resettle(now, pk)
+			}
+			return
+		}
 		if c, e, ok := h.b.begin(cl, pk); ok {
 			h.b.join(pk.Connect.WillTopic, c, e)
 		}
@@ -140,7 +146,7 @@ func (h *hook) OnPacketEncode(cl *mochi.Client, pk packets.Packet) packets.Packe
 		if pk.FixedHeader.Qos == 0 {
 			id = 0
 		}
-		c.waitRoom(id)
+		c.waitRoom(id, pk.FixedHeader.Dup)
 	case packets.Puback, packets.Suback, packets.Unsuback:
 		pk.PacketID = h.b.theirs(cl, pk.PacketID, true)
 	case packets.Pubrec:
@@ -172,10 +178,16 @@ func (h *hook) OnQosComplete(cl *mochi.Client, pk packets.Packet) {
 }
 
 // OnQosDropped is OnQosComplete for what will not be acknowledged. When a session goes over to a new connection, the
-// library drops all of it from the old one.
+// library drops all of it from the old one; adopt looks at what was.
 func (h *hook) OnQosDropped(cl *mochi.Client, pk packets.Packet) {
 	if !cl.IsTakenOver() {
 		h.OnQosComplete(cl, pk)
+		return
+	}
+	h.b.mu.Lock()
+	defer h.b.mu.Unlock()
+	if c := h.b.owners[cl.ID]; c != nil && c.former == cl {
+		c.orphans = append(c.orphans, pk)
 	}
 }
 

@@ -65,21 +65,28 @@ func (h *hook) OnConnect(cl *mochi.Client, pk packets.Packet) error {
 	if w := cl.Properties.Will; w.Flag != 0 && !h.b.mayPublish(cl, w.TopicName) {
 		return refuse("will", packets.ErrNotAuthorized)
 	}
-	if !h.b.claim(cl, c) {
+	if existing, ok := h.b.server.Clients.Get(cl.ID); ok && string(existing.Properties.Username) != user {
+		return refuse("taken", packets.ErrClientIdentifierNotValid) // it would get what waits for another user
+	}
+	if !h.b.claim(cl, c, user) {
 		return refuse("taken", packets.ErrServerBusy)
 	}
 	existing, ok := h.b.server.Clients.Get(cl.ID)
-	if ok && string(existing.Properties.Username) != user {
-		return refuse("taken", packets.ErrClientIdentifierNotValid) // it would get what waits for another user
-	}
 	if !ok && h.b.server.Clients.Len() >= h.b.cfg.Limits.Sessions+h.b.cfg.Limits.Connections {
 		return refuse("sessions", packets.ErrServerBusy)
 	}
 	if !ok && durable(cl) && h.b.durables() >= h.b.cfg.Limits.Sessions {
 		return refuse("sessions", packets.ErrServerBusy)
 	}
-	if ok {
+	if ok && !pk.Connect.Clean {
 		inOrder(existing)
+		var left []packets.Packet
+		if last, ok := existing.Net.Conn.(*conn); ok { // it may have ended before it came to adopt
+			left = h.b.orphans(last)
+		}
+		h.b.mu.Lock()
+		c.former, c.orphans = existing, left
+		h.b.mu.Unlock()
 	}
 	// The library's own bookkeeping of what a client can take loses messages and can lock up: conn.waitRoom does it.
 	c.window = int(cl.Properties.Props.ReceiveMaximum)
@@ -104,11 +111,16 @@ func (b *broker) authenticate(c *conn, pk packets.Packet) (string, bool) {
 }
 
 // claim makes c the connection of its client and ends the former one. The library's own way to take a session over lets
-// the former connection's end undo the new one's beginning. False if the former one does not end.
-func (b *broker) claim(cl *mochi.Client, c *conn) bool {
+// the former connection's end undo the new one's beginning. False if the former one is another
+// user's, or does not end.
+func (b *broker) claim(cl *mochi.Client, c *conn, user string) bool {
 	b.mu.Lock()
 	former := b.owners[cl.ID]
-	b.owners[cl.ID], c.client = c, cl.ID
+	if former != nil && former.user != user {
+		b.mu.Unlock()
+		return false
+	}
+	b.owners[cl.ID], c.client, c.user = c, cl.ID, user
 	b.mu.Unlock()
 	if former == nil {
 		return true
@@ -183,7 +195,59 @@ func (h *hook) OnSessionEstablished(cl *mochi.Client, _ packets.Packet) {
 	} else if was {
 		h.b.journal.add(Change{Bucket: bucketSessions, Key: cl.ID})
 	}
-	cl.Net.Conn.(*conn).establish()
+	c := cl.Net.Conn.(*conn)
+	h.b.adopt(cl, c)
+	c.establish()
+}
+
+// adopt sends what reached the former connection while the library carried the session over to this one: it copies what
+// waits, and puts the new connection in the former's place only later.
+func (b *broker) adopt(cl *mochi.Client, c *conn) {
+	orphans := b.orphans(c)
+	sort.Slice(orphans, func(i, j int) bool { return orphans[i].Created < orphans[j].Created })
+	for _, pk := range orphans {
+		held, taken := cl.State.Inflight.Get(pk.PacketID)
+		if pk.FixedHeader.Type == packets.Publish && (!taken || held.Created != pk.Created) {
+			b.resettle(cl, pk)
+		}
+	}
+}
+
+// orphans takes from c what adopt has to send.
+func (b *broker) orphans(c *conn) []packets.Packet {
+	b.mu.Lock()
+	orphans, former := c.orphans, c.former
+	c.orphans, c.former = nil, nil
+	b.mu.Unlock()
+	if former == nil {
+		return orphans
+	}
+	for _, pk := range former.State.Inflight.GetAll(false) {
+		if former.State.Inflight.Delete(pk.PacketID) { // else resettled by who published it
+			orphans = append(orphans, pk)
+		}
+	}
+	return orphans
+}
+
+// resettle sends a message to cl that was meant for its former connection.
+func (b *broker) resettle(cl *mochi.Client, pk packets.Packet) {
+	if _, taken := cl.State.Inflight.Get(pk.PacketID); taken {
+		id, err := cl.NextPacketID()
+		if err != nil {
+			b.metrics.dropped.WithLabelValues("queue").Inc()
+			return
+		}
+		pk.PacketID = uint16(id)
+	}
+	pk.FixedHeader.Dup = true
+	cl.State.Inflight.Set(pk)
+	if change, e, ok := b.begin(cl, pk); ok {
+		b.join(pk.Connect.WillTopic, change, e)
+	}
+	if err := cl.WritePacket(pk); err != nil {
+		b.log.Debug("a message stays in the session", "client", cl.ID, "error", err)
+	}
 }
 
 // OnDisconnect ends a session that does not outlive its connection. At start it is called for loaded sessions too.

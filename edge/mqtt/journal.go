@@ -45,6 +45,8 @@ const (
 	journalBytes = 8 << 20
 	// patience is how long a client waits for the disk; then its connection is closed, and it will send again.
 	patience = 15 * time.Second
+	// lastWrite bounds a write while the broker stops.
+	lastWrite = 5 * time.Second
 )
 
 func newJournal(mem Memory, log *slog.Logger, m *metrics) *journal {
@@ -133,7 +135,7 @@ func (j *journal) run(ctx context.Context) {
 			j.write(ctx)
 		}
 	}
-	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWrite)
 	defer cancel()
 	if changes, _ := j.take(); len(changes) > 0 {
 		if err := j.mem.Apply(last, changes); err != nil {
@@ -159,10 +161,13 @@ func (j *journal) write(ctx context.Context) {
 	if len(changes) == 0 {
 		return
 	}
+	// A stop must not undo a commit that is under way, nor wait for one for ever.
+	working, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(lastWrite, cancel) })()
 	pause := backoff.New(backoff.Config{Base: 100 * time.Millisecond, Max: 5 * time.Second})
 	for {
-		// Not ctx: a stop must not undo a commit that is under way.
-		err := j.mem.Apply(context.WithoutCancel(ctx), changes)
+		err := j.mem.Apply(working, changes)
 		if err == nil {
 			break
 		}

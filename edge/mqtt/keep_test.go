@@ -3,6 +3,7 @@ package mqtt
 import (
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -159,4 +160,57 @@ func TestASessionThatIsAwayTooLongEnds(t *testing.T) {
 	c.subscribe(t, "a/#", 1)
 	c.Disconnect(100)
 	eventually(t, "the session is gone", func() bool { return mem.count(bucketSessions)+mem.count(bucketSubscriptions) == 0 })
+}
+
+// A client that comes back while messages for it stream in gets each of them.
+func TestAReconnectInTheMiddleLosesNothing(t *testing.T) {
+	r := start(t, &ram{}, func(c *Config) { c.Broker.Limits.MessageRate, c.Broker.Limits.Queue = 1<<20, 30000 })
+	const n = 4000
+	var mu sync.Mutex
+	got := map[string]bool{}
+	join := func() paho.Client {
+		c := paho.NewClient(lasting(r.Address(), "c").SetDefaultPublishHandler(func(_ paho.Client, m paho.Message) {
+			mu.Lock()
+			defer mu.Unlock()
+			got[string(m.Payload())] = true
+		}))
+		if err := wait(c.Connect()); err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	c := join()
+	if err := wait(c.Subscribe("a", 1, nil)); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	from := dial(t, options(r.Address(), "from"))
+	go func() {
+		for i := range n {
+			if err := wait(from.Publish("a", 1, false, fmt.Sprint(i))); err != nil {
+				done <- err
+				return
+			}
+		}
+		done <- nil
+	}()
+	for ended := false; !ended; {
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Fatal(err)
+			}
+			ended = true
+		default:
+			former := c
+			c = join() // takes over
+			former.Disconnect(0)
+		}
+	}
+	defer func() { c.Disconnect(0) }()
+	eventually(t, "all messages", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(got) == n
+	})
 }

@@ -22,12 +22,17 @@ type gate struct {
 	all     int
 	from    map[string]int
 	waiting []*conn // without a CONNECT yet, oldest first
+	open    map[*conn]bool
+	shut    bool // nobody enters any more
 }
 
 // enter reports whether c may come in; leave must be called when it is gone.
 func (g *gate) enter(c *conn) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.shut {
+		return false
+	}
 	from := c.ip.String()
 	if g.from[from] >= g.limits.ConnectionsPerAddress && !g.evict(func(w *conn) bool { return w.ip.Equal(c.ip) }) {
 		g.metrics.refused.WithLabelValues("address").Inc()
@@ -39,6 +44,7 @@ func (g *gate) enter(c *conn) bool {
 	}
 	g.all++
 	g.from[from]++
+	g.open[c] = true
 	g.waiting = append(g.waiting, c)
 	g.metrics.connections.Set(float64(g.all))
 	return true
@@ -77,10 +83,10 @@ func (g *gate) forget(c *conn) bool {
 // release gives c's place back, once.
 func (g *gate) release(c *conn) {
 	g.forget(c)
-	if c.left {
+	if !g.open[c] {
 		return
 	}
-	c.left = true
+	delete(g.open, c)
 	g.all--
 	from := c.ip.String()
 	if g.from[from]--; g.from[from] == 0 {
@@ -188,14 +194,16 @@ func (l *listener) serve(c *conn, establish listeners.EstablishFn) {
 func (l *listener) Close(closeClients listeners.CloseFn) {
 	_ = l.ln.Close()
 	closeClients(l.id)
-	l.gate.closeWaiting()
+	l.gate.close()
 	l.wg.Wait()
 }
 
-func (g *gate) closeWaiting() {
+// close closes all that are inside, wherever they are between accepting and serving, and lets nobody in.
+func (g *gate) close() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for _, w := range g.waiting {
-		_ = w.Close()
+	g.shut = true
+	for c := range g.open {
+		_ = c.Close()
 	}
 }

@@ -211,6 +211,13 @@ func (b *broker) adopt(cl *mochi.Client, c *conn) {
 			b.resettle(cl, pk)
 		}
 	}
+	b.mu.Lock()
+	late := c.late
+	c.late, c.adopted = nil, true
+	b.mu.Unlock()
+	for _, pk := range late {
+		b.send(cl, pk)
+	}
 }
 
 // orphans takes from c what adopt has to send.
@@ -230,7 +237,7 @@ func (b *broker) orphans(c *conn) []packets.Packet {
 	return orphans
 }
 
-// resettle sends a message to cl that was meant for its former connection.
+// resettle gives cl a message that was meant for its former connection. It is sent at once, or once cl has its CONNACK.
 func (b *broker) resettle(cl *mochi.Client, pk packets.Packet) {
 	if _, taken := cl.State.Inflight.Get(pk.PacketID); taken {
 		id, err := cl.NextPacketID()
@@ -245,6 +252,19 @@ func (b *broker) resettle(cl *mochi.Client, pk packets.Packet) {
 	if change, e, ok := b.begin(cl, pk); ok {
 		b.join(pk.Connect.WillTopic, change, e)
 	}
+	c := cl.Net.Conn.(*conn)
+	b.mu.Lock()
+	wait := !c.adopted
+	if wait {
+		c.late = append(c.late, pk)
+	}
+	b.mu.Unlock()
+	if !wait {
+		b.send(cl, pk)
+	}
+}
+
+func (b *broker) send(cl *mochi.Client, pk packets.Packet) {
 	if err := cl.WritePacket(pk); err != nil {
 		b.log.Debug("a message stays in the session", "client", cl.ID, "error", err)
 	}

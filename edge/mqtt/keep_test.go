@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -156,10 +157,34 @@ func TestAClientsPacketIDsDoNotTouchOurs(t *testing.T) {
 func TestASessionThatIsAwayTooLongEnds(t *testing.T) {
 	mem := &ram{}
 	r := start(t, mem, func(c *Config) { c.Broker.Limits.SessionExpiry = time.Second })
+	subscriptions := func() int64 { return atomic.LoadInt64(&r.metrics.library.Load().Subscriptions) }
+	before := subscriptions()
 	c := dial(t, lasting(r.Address(), "c"))
 	c.subscribe(t, "a/#", 1)
 	c.Disconnect(100)
-	eventually(t, "the session is gone", func() bool { return mem.count(bucketSessions)+mem.count(bucketSubscriptions) == 0 })
+	eventually(t, "the session is gone", func() bool {
+		return mem.count(bucketSessions)+mem.count(bucketSubscriptions) == 0 && subscriptions() == before
+	})
+}
+
+// The library keeps the order of 65,536 messages.
+func TestTheOrderHoldsForEver(t *testing.T) {
+	r := start(t, &ram{}, func(c *Config) { c.Broker.Limits.MessageRate, c.Broker.Limits.ByteRate = 1<<20, 1<<30 })
+	c := dial(t, lasting(r.Address(), "c"))
+	c.subscribe(t, "a", 1)
+	c.Disconnect(100)
+	from := dial(t, options(r.Address(), "from"))
+	for range 65500 {
+		from.Publish("b", 0, false, "")
+	}
+	const n = 60
+	for i := range n {
+		from.publish(t, "a", 1, false, fmt.Sprint(i))
+	}
+	c = dial(t, lasting(r.Address(), "c"))
+	for i := range n {
+		c.expect(t, "a", fmt.Sprint(i))
+	}
 }
 
 // A client that comes back while messages for it stream in gets each of them.

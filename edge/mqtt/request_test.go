@@ -112,7 +112,7 @@ func TestNoticesNeverBlockTheEngine(t *testing.T) {
 
 // A client that publishes what only the edge says would have others believe it.
 func TestOnlyTheEdgePublishesWhatTheEdgeSays(t *testing.T) {
-	r := start(t, nil, nil)
+	r := start(t, &ram{}, nil)
 	c := dial(t, options(r.Address(), "liar"))
 	c.subscribe(t, "$hw/#", 1)
 	fakes := []string{pump + "twin/update/result", pump + "twin/update/delta", pump + "twin/update/document", pump + "updated",
@@ -123,6 +123,10 @@ func TestOnlyTheEdgePublishesWhatTheEdgeSays(t *testing.T) {
 	c.publish(t, pump+"state/update", 0, false, `{"state":"ok"}`)
 	if m := c.next(t); m.Topic() != pump+"state/update/result" {
 		t.Fatalf("expected nothing of the fakes, found %s", m.Topic())
+	}
+	c.publish(t, pump+"state/update", 1, true, `{"state":"ok"}`)
+	if r.mem.count(bucketRetained) != 0 {
+		t.Error("expected no request to be retained: it would be made again at each start")
 	}
 	if n := testutil.ToFloat64(r.metrics.denied.WithLabelValues("reserved")); int(n) != len(fakes) {
 		t.Errorf("expected %d refusals to be counted, found %v", len(fakes), n)

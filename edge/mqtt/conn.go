@@ -170,6 +170,12 @@ func (c *conn) Close() error {
 	return nil
 }
 
+// giveUp closes the connection since the disk does not take what the client sends.
+func (c *conn) giveUp() {
+	c.metrics.cut.WithLabelValues("unsaved").Inc()
+	_ = c.Close()
+}
+
 func (c *conn) close() {
 	if c.closed {
 		return

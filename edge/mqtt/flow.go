@@ -49,7 +49,7 @@ func (h *hook) OnPublish(cl *mochi.Client, pk packets.Packet) (packets.Packet, e
 		return pk, nil
 	}
 	if !h.b.journal.room(c.done) {
-		cl.Stop(errUnsaved)
+		c.giveUp()
 		return pk, packets.CodeSuccessIgnore
 	}
 	token, g := h.b.open()
@@ -129,7 +129,7 @@ func (h *hook) OnQosPublish(cl *mochi.Client, pk packets.Packet, _ int64, _ int)
 		g := c.group
 		c.group = nil
 		if !h.b.journal.wait(h.b.commit(g, taken...), c.done) {
-			cl.Stop(errUnsaved)
+			c.giveUp()
 		}
 	}
 }
@@ -157,13 +157,13 @@ func (h *hook) OnPacketEncode(cl *mochi.Client, pk packets.Packet) packets.Packe
 	case packets.Pubcomp:
 		// Were the note that it was taken still there after a power cut, the next message with its number would be lost.
 		if !h.b.journal.wait(h.b.finish(cl, pk.PacketID), c.done) {
-			cl.Stop(errUnsaved)
+			c.giveUp()
 		}
 		pk.PacketID = h.b.theirs(cl, pk.PacketID, true)
 	case packets.Pubrel:
 		// Were the message sent again after a power cut, the client would take it twice.
 		if change, _, ok := h.b.begin(cl, pk); ok && !h.b.journal.wait(h.b.journal.add(change), c.done) {
-			cl.Stop(errUnsaved)
+			c.giveUp()
 		}
 	}
 	return pk

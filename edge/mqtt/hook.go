@@ -125,9 +125,10 @@ func (b *broker) claim(cl *mochi.Client, c *conn, user string) bool {
 	if former == nil {
 		return true
 	}
-	if old, ok := b.server.Clients.Get(cl.ID); ok && old.Net.Conn == former {
-		_ = b.server.DisconnectClient(old, packets.ErrSessionTakenOver)
+	if old, ok := b.server.Clients.Get(cl.ID); ok && old.Net.Conn == former && old.Properties.ProtocolVersion == 5 {
+		_ = old.WritePacket(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Disconnect}, ReasonCode: packets.ErrSessionTakenOver.Code})
 	}
+	// Not the library's Stop, here and elsewhere: it may pass for the client's own DISCONNECT, and then no will is sent.
 	_ = former.Close()
 	limit := time.NewTimer(b.cfg.Limits.Request + patience)
 	defer limit.Stop()
@@ -346,11 +347,9 @@ func (h *hook) OnSubscribed(cl *mochi.Client, pk packets.Packet, codes []byte) {
 		}
 	}
 	if !h.b.journal.room(c.done) || !h.b.journal.wait(h.b.journal.add(changes...), c.done) {
-		cl.Stop(errUnsaved)
+		c.giveUp()
 	}
 }
-
-var errUnsaved = errors.New("the disk does not take what the client sends")
 
 // OnUnsubscribed deletes what OnSubscribed stored.
 func (h *hook) OnUnsubscribed(cl *mochi.Client, pk packets.Packet) {

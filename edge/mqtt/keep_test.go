@@ -239,3 +239,32 @@ func TestAReconnectInTheMiddleLosesNothing(t *testing.T) {
 		return len(got) == n
 	})
 }
+
+// A right that is taken away by a new configuration holds for sessions that were there before it.
+func TestRightsThatWereTakenAwayAreGone(t *testing.T) {
+	mem := &ram{}
+	users := func(filter string) func(*Config) {
+		return func(c *Config) {
+			c.Broker.Users = []User{user(t, "ann", "p", Access{filter, true, true}), user(t, "all", "p", Access{"#", true, true})}
+		}
+	}
+	r := start(t, mem, users("a/#"))
+	c := dial(t, as(lasting(r.Address(), "c"), "ann", "p"))
+	c.subscribe(t, "a/#", 1)
+	c.Disconnect(100)
+	from := dial(t, as(options(r.Address(), "from"), "all", "p"))
+	from.publish(t, "a/1", 1, false, "before")
+	if mem.count(bucketInflight) != 1 {
+		t.Fatal("expected the message to wait")
+	}
+	r.stop()
+	r = start(t, mem, users("b/#"))
+	from = dial(t, as(options(r.Address(), "from"), "all", "p"))
+	from.publish(t, "a/1", 1, false, "after")
+	eventually(t, "neither waits", func() bool { return mem.count(bucketInflight) == 0 })
+	c = dial(t, as(lasting(r.Address(), "c"), "ann", "p"))
+	c.subscribe(t, "b/#", 1)
+	from.publish(t, "a/1", 1, false, "now")
+	from.publish(t, "b/1", 1, false, "allowed")
+	c.expect(t, "b/1", "allowed")
+}

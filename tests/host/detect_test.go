@@ -20,12 +20,12 @@ type finding struct {
 	report                []string // words that a person must read
 }
 
-var allPackages = []string{"containerd", "runc", "iptables", "containernetworking-plugins"}
+var allPackages = []string{"containerd", "runc", "iptables", "mosquitto-clients", "containernetworking-plugins"}
 
 var recorded = map[string]finding{
 	"debian12-hybrid-no-sys-resource": {
 		distribution: "debian", release: "12", root: true, cgroup: CgroupHybrid, missing: allPackages,
-		report: []string{"Debian GNU/Linux 12", "failCgroupV1: false", "no systemd", "restrict_oom_score_adj = true", "to install: containerd runc iptables containernetworking-plugins"},
+		report: []string{"Debian GNU/Linux 12", "failCgroupV1: false", "no systemd", "restrict_oom_score_adj = true", "to install: containerd runc iptables mosquitto-clients containernetworking-plugins"},
 	},
 	"debian13-systemd-v2": {
 		distribution: "debian", release: "13", root: true, sysResource: true, systemd: true, cgroup: CgroupV2, missing: allPackages,
@@ -43,7 +43,7 @@ var recorded = map[string]finding{
 	},
 	"bare-container": {
 		distribution: "unknown", root: true, cgroup: CgroupNone,
-		missing:   []string{"containerd", "runc", "iptables", "iproute2", "util-linux", "mount", "containernetworking-plugins"},
+		missing:   []string{"containerd", "runc", "iptables", "iproute2", "util-linux", "mount", "mosquitto-clients", "containernetworking-plugins"},
 		obstacles: []string{"CAP_SYS_ADMIN", "found none mounted", "expected Debian or Ubuntu"},
 		report:    []string{"no cgroups"},
 	},

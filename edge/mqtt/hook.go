@@ -1,0 +1,370 @@
+package mqtt
+
+import (
+	"errors"
+	"sort"
+	"time"
+
+	mochi "github.com/mochi-mqtt/server/v2"
+	"github.com/mochi-mqtt/server/v2/hooks/storage"
+	"github.com/mochi-mqtt/server/v2/packets"
+)
+
+// hook is where the library asks the broker. Unless said otherwise a method runs in the goroutine that reads from cl.
+type hook struct {
+	mochi.HookBase
+	b *broker
+}
+
+// ID is for the library's logs.
+func (h *hook) ID() string { return "tether" }
+
+// Provides says which of the methods below are asked.
+func (h *hook) Provides(m byte) bool {
+	switch m {
+	case mochi.OnConnect, mochi.OnConnectAuthenticate, mochi.OnSessionEstablished, mochi.OnDisconnect, mochi.OnClientExpired,
+		mochi.OnACLCheck, mochi.OnSubscribe, mochi.OnSubscribed, mochi.OnUnsubscribed, mochi.OnPublish, mochi.OnPublishDropped,
+		mochi.OnPacketIDExhausted, mochi.OnRetainMessage, mochi.OnRetainedExpired, mochi.OnWill, mochi.OnPacketRead, mochi.OnPacketEncode,
+		mochi.OnQosPublish, mochi.OnQosComplete, mochi.OnQosDropped,
+		mochi.StoredClients, mochi.StoredSubscriptions, mochi.StoredInflightMessages, mochi.StoredRetainedMessages:
+		return true
+	}
+	return false
+}
+
+// maxClientID is the length of the longest client id, in bytes.
+const maxClientID = 256
+
+// OnConnect judges a CONNECT. What it refuses is told why.
+func (h *hook) OnConnect(cl *mochi.Client, pk packets.Packet) error {
+	c := cl.Net.Conn.(*conn)
+	if !h.b.gate.connected(c) {
+		return errors.New("closed for a newer connection")
+	}
+	refuse := func(reason string, code packets.Code) error {
+		h.b.metrics.refused.WithLabelValues(reason).Inc()
+		if cl.Properties.ProtocolVersion < 5 { // the library has no words of MQTT 3 for these two
+			switch code {
+			case packets.ErrServerBusy:
+				code = packets.ErrServerUnavailable
+			case packets.ErrNotAuthorized:
+				code = packets.ErrBadUsernameOrPassword
+			}
+		}
+		_ = h.b.server.SendConnack(cl, code, false, nil)
+		return code
+	}
+	user, ok := h.b.authenticate(c, pk)
+	if !ok {
+		return refuse("password", packets.ErrBadUsernameOrPassword)
+	}
+	cl.Properties.Username = []byte(user)
+	if len(cl.ID) > maxClientID {
+		return refuse("client id", packets.ErrClientIdentifierNotValid)
+	}
+	if w := cl.Properties.Will; w.Flag != 0 && !h.b.mayPublish(cl, w.TopicName) {
+		return refuse("will", packets.ErrNotAuthorized)
+	}
+	if existing, ok := h.b.server.Clients.Get(cl.ID); ok && string(existing.Properties.Username) != user {
+		return refuse("taken", packets.ErrClientIdentifierNotValid) // it would get what waits for another user
+	}
+	if !h.b.claim(cl, c, user) {
+		return refuse("taken", packets.ErrServerBusy)
+	}
+	existing, ok := h.b.server.Clients.Get(cl.ID)
+	if !ok && h.b.server.Clients.Len() >= h.b.cfg.Limits.Sessions+h.b.cfg.Limits.Connections {
+		return refuse("sessions", packets.ErrServerBusy)
+	}
+	if !ok && durable(cl) && h.b.durables() >= h.b.cfg.Limits.Sessions {
+		return refuse("sessions", packets.ErrServerBusy)
+	}
+	if ok && !pk.Connect.Clean {
+		inOrder(existing)
+		var left []packets.Packet
+		if last, ok := existing.Net.Conn.(*conn); ok { // it may have ended before it came to adopt
+			left = h.b.orphans(last)
+		}
+		h.b.mu.Lock()
+		c.former, c.orphans = existing, left
+		h.b.mu.Unlock()
+	}
+	// The library's own bookkeeping of what a client can take loses messages and can lock up: conn.waitRoom does it.
+	c.window = int(cl.Properties.Props.ReceiveMaximum)
+	cl.Properties.Props.ReceiveMaximum = 0
+	cl.State.Inflight.ResetSendQuota(0)
+	cl.Properties.Props.TopicAliasMaximum = 0
+	return nil
+}
+
+// OnConnectAuthenticate has nothing left to ask.
+func (h *hook) OnConnectAuthenticate(*mochi.Client, packets.Packet) bool { return true }
+
+// authenticate returns the user whom a CONNECT is from; "" is nobody in particular.
+func (b *broker) authenticate(c *conn, pk packets.Packet) (string, bool) {
+	anonymous := b.cfg.Anonymous && c.ip.IsLoopback()
+	if anonymous && (len(pk.Connect.Username) == 0 || len(b.cfg.Users) == 0) {
+		return "", true
+	}
+	name := string(pk.Connect.Username)
+	_, ok := b.users.check(name, pk.Connect.Password)
+	return name, ok && name != ""
+}
+
+// claim makes c the connection of its client and ends the former one. The library's own way to take a session over lets
+// the former connection's end undo the new one's beginning. False if the former one is another
+// user's, or does not end.
+func (b *broker) claim(cl *mochi.Client, c *conn, user string) bool {
+	b.mu.Lock()
+	former := b.owners[cl.ID]
+	if former != nil && former.user != user {
+		b.mu.Unlock()
+		return false
+	}
+	b.owners[cl.ID], c.client, c.user = c, cl.ID, user
+	b.mu.Unlock()
+	if former == nil {
+		return true
+	}
+	if old, ok := b.server.Clients.Get(cl.ID); ok && old.Net.Conn == former && old.Properties.ProtocolVersion == 5 {
+		_ = old.WritePacket(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Disconnect}, ReasonCode: packets.ErrSessionTakenOver.Code})
+	}
+	// Not the library's Stop, here and elsewhere: it may pass for the client's own DISCONNECT, and then no will is sent.
+	_ = former.Close()
+	limit := time.NewTimer(b.cfg.Limits.Request + patience)
+	defer limit.Stop()
+	select {
+	case <-former.gone:
+		return true
+	case <-c.done:
+	case <-limit.C:
+	}
+	return false
+}
+
+// disown ends what claim began. The listener calls it when a connection is over.
+func (b *broker) disown(c *conn) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if c.client != "" && b.owners[c.client] == c {
+		delete(b.owners, c.client)
+	}
+}
+
+func (b *broker) durables() (n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, s := range b.sessions {
+		if s.durable {
+			n++
+		}
+	}
+	return n
+}
+
+// durable reports whether the client's session outlives its connection.
+func durable(cl *mochi.Client) bool {
+	if cl.Properties.ProtocolVersion == 5 {
+		return cl.Properties.Props.SessionExpiryInterval > 0
+	}
+	return !cl.Properties.Clean
+}
+
+// inOrder numbers what waits for a client anew: the library sends it again in the order of 16 bits of Created, which is ours.
+func inOrder(cl *mochi.Client) {
+	all := cl.State.Inflight.GetAll(false)
+	sort.Slice(all, func(i, j int) bool { return all[i].Created < all[j].Created })
+	for i, pk := range all {
+		pk.Created = int64(i + 1)
+		cl.State.Inflight.Set(pk)
+	}
+}
+
+// OnSessionEstablished stores the session, or that there is none any more.
+func (h *hook) OnSessionEstablished(cl *mochi.Client, _ packets.Packet) {
+	s := h.b.session(cl.ID, string(cl.Properties.Username))
+	h.b.mu.Lock()
+	was := s.durable
+	s.durable = durable(cl)
+	h.b.mu.Unlock()
+	if s.durable {
+		h.b.journal.add(put(bucketSessions, cl.ID, storage.Client{
+			ID: cl.ID, Username: cl.Properties.Username, Listener: cl.Net.Listener, Clean: cl.Properties.Clean,
+			ProtocolVersion: cl.Properties.ProtocolVersion, Properties: storage.ClientProperties{
+				SessionExpiryInterval:     cl.Properties.Props.SessionExpiryInterval,
+				SessionExpiryIntervalFlag: cl.Properties.Props.SessionExpiryIntervalFlag,
+			}}))
+	} else if was {
+		h.b.journal.add(Change{Bucket: bucketSessions, Key: cl.ID})
+	}
+	c := cl.Net.Conn.(*conn)
+	h.b.adopt(cl, c)
+	c.establish()
+}
+
+// adopt sends what reached the former connection while the library carried the session over to this one: it copies what
+// waits, and puts the new connection in the former's place only later.
+func (b *broker) adopt(cl *mochi.Client, c *conn) {
+	orphans := b.orphans(c)
+	sort.Slice(orphans, func(i, j int) bool { return orphans[i].Created < orphans[j].Created })
+	for _, pk := range orphans {
+		held, taken := cl.State.Inflight.Get(pk.PacketID)
+		if pk.FixedHeader.Type == packets.Publish && (!taken || held.Created != pk.Created) {
+			b.resettle(cl, pk)
+		}
+	}
+	b.mu.Lock()
+	late := c.late
+	c.late, c.adopted = nil, true
+	b.mu.Unlock()
+	for _, pk := range late {
+		b.send(cl, pk)
+	}
+}
+
+// orphans takes from c what adopt has to send.
+func (b *broker) orphans(c *conn) []packets.Packet {
+	b.mu.Lock()
+	orphans, former := c.orphans, c.former
+	c.orphans, c.former = nil, nil
+	b.mu.Unlock()
+	if former == nil {
+		return orphans
+	}
+	for _, pk := range former.State.Inflight.GetAll(false) {
+		if former.State.Inflight.Delete(pk.PacketID) { // else resettled by who published it
+			orphans = append(orphans, pk)
+		}
+	}
+	return orphans
+}
+
+// resettle gives cl a message that was meant for its former connection. It is sent at once, or once cl has its CONNACK.
+func (b *broker) resettle(cl *mochi.Client, pk packets.Packet) {
+	if _, taken := cl.State.Inflight.Get(pk.PacketID); taken {
+		id, err := cl.NextPacketID()
+		if err != nil {
+			b.metrics.dropped.WithLabelValues("queue").Inc()
+			return
+		}
+		pk.PacketID = uint16(id)
+	}
+	pk.FixedHeader.Dup = true
+	cl.State.Inflight.Set(pk)
+	if change, e, ok := b.begin(cl, pk); ok {
+		b.join(pk.Connect.WillTopic, change, e)
+	}
+	c := cl.Net.Conn.(*conn)
+	b.mu.Lock()
+	wait := !c.adopted
+	if wait {
+		c.late = append(c.late, pk)
+	}
+	b.mu.Unlock()
+	if !wait {
+		b.send(cl, pk)
+	}
+}
+
+func (b *broker) send(cl *mochi.Client, pk packets.Packet) {
+	if err := cl.WritePacket(pk); err != nil {
+		b.log.Debug("a message stays in the session", "client", cl.ID, "error", err)
+	}
+}
+
+// OnDisconnect ends a session that does not outlive its connection. At start it is called for loaded sessions too.
+func (h *hook) OnDisconnect(cl *mochi.Client, _ error, expire bool) {
+	if expire && !cl.IsTakenOver() {
+		h.b.end(cl)
+	}
+}
+
+// OnClientExpired ends a session whose client was away for too long. The library would keep its subscriptions. It runs in the library's loop.
+func (h *hook) OnClientExpired(cl *mochi.Client) {
+	h.b.end(cl)
+	h.b.server.UnsubscribeClient(cl)
+	cl.ClearInflights()
+}
+
+// OnACLCheck is asked for publications, for filters that are subscribed to, and, from any goroutine, for each delivery.
+func (h *hook) OnACLCheck(cl *mochi.Client, topic string, write bool) bool {
+	if write {
+		// MQTT 3 has no answer for a refusal but to disconnect: OnPublish takes and ignores it.
+		return cl.Properties.ProtocolVersion != 5 || h.b.mayPublish(cl, topic)
+	}
+	c, _ := cl.Net.Conn.(*conn)
+	if c == nil || !c.subscribing.Load() {
+		if h.b.full(cl.ID) {
+			h.b.metrics.dropped.WithLabelValues("queue").Inc()
+			return false
+		}
+		return h.b.rights(cl).may(topic, false)
+	}
+	if !h.b.rights(cl).may(topic, false) {
+		h.b.metrics.denied.WithLabelValues("subscribe").Inc()
+		return false
+	}
+	return true
+}
+
+// OnSubscribe makes filters invalid that are beyond the limits; the library refuses them.
+func (h *hook) OnSubscribe(cl *mochi.Client, pk packets.Packet) packets.Packet {
+	c, ok := cl.Net.Conn.(*conn)
+	if !ok { // the edge itself
+		return pk
+	}
+	c.subscribing.Store(true)
+	held := cl.State.Subscriptions.GetAll()
+	n := len(held)
+	for i, f := range pk.Filters {
+		if _, again := held[f.Filter]; again {
+			continue
+		}
+		if n++; n > h.b.cfg.Limits.Subscriptions || !h.b.within(f.Filter) || !validFilter(f.Filter) {
+			h.b.metrics.denied.WithLabelValues("filter").Inc()
+			pk.Filters[i].Filter = ""
+			n--
+		}
+	}
+	return pk
+}
+
+// OnSubscribed stores what was subscribed to before the client hears of it.
+func (h *hook) OnSubscribed(cl *mochi.Client, pk packets.Packet, codes []byte) {
+	c, ok := cl.Net.Conn.(*conn)
+	if !ok {
+		return
+	}
+	c.subscribing.Store(false)
+	if !durable(cl) {
+		return
+	}
+	var changes []Change
+	for i, f := range pk.Filters {
+		if codes[i] < packets.ErrUnspecifiedError.Code {
+			changes = append(changes, put(bucketSubscriptions, subscriptionKey(cl.ID, f.Filter), storage.Subscription{
+				Client: cl.ID, Filter: f.Filter, Identifier: f.Identifier, RetainHandling: f.RetainHandling, Qos: f.Qos,
+				RetainAsPublished: f.RetainAsPublished, NoLocal: f.NoLocal}))
+		}
+	}
+	if !h.b.journal.room(c.done) || !h.b.journal.wait(h.b.journal.add(changes...), c.done) {
+		c.giveUp()
+	}
+}
+
+// OnUnsubscribed deletes what OnSubscribed stored.
+func (h *hook) OnUnsubscribed(cl *mochi.Client, pk packets.Packet) {
+	if h.b.isDurable(cl.ID) {
+		changes := make([]Change, 0, len(pk.Filters))
+		for _, f := range pk.Filters {
+			changes = append(changes, Change{Bucket: bucketSubscriptions, Key: subscriptionKey(cl.ID, f.Filter)})
+		}
+		h.b.journal.add(changes...)
+	}
+}
+
+func (b *broker) isDurable(client string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := b.sessions[client]
+	return s != nil && s.durable
+}

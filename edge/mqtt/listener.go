@@ -1,0 +1,209 @@
+package mqtt
+
+import (
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/mochi-mqtt/server/v2/listeners"
+	"github.com/mochi-mqtt/server/v2/packets"
+)
+
+// A gate counts connections in all and by address. Connections that have not sent their CONNECT yet give way to newer ones, so
+// that opening connections and saying nothing keeps nobody out.
+type gate struct {
+	limits  Limits
+	metrics *metrics
+
+	mu      sync.Mutex // guards the fields below
+	all     int
+	from    map[string]int
+	waiting []*conn // without a CONNECT yet, oldest first
+	open    map[*conn]bool
+	shut    bool // nobody enters any more
+}
+
+// enter reports whether c may come in; leave must be called when it is gone.
+func (g *gate) enter(c *conn) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.shut {
+		return false
+	}
+	from := c.ip.String()
+	if g.from[from] >= g.limits.ConnectionsPerAddress && !g.evict(func(w *conn) bool { return w.ip.Equal(c.ip) }) {
+		g.metrics.refused.WithLabelValues("address").Inc()
+		return false
+	}
+	if g.all >= g.limits.Connections && !g.evict(func(*conn) bool { return true }) {
+		g.metrics.refused.WithLabelValues("connections").Inc()
+		return false
+	}
+	g.all++
+	g.from[from]++
+	g.open[c] = true
+	g.waiting = append(g.waiting, c)
+	g.metrics.connections.Set(float64(g.all))
+	return true
+}
+
+// evict closes the oldest connection that waits for its CONNECT and fits. Its place is free at once: leave finds it gone.
+func (g *gate) evict(fits func(*conn) bool) bool {
+	for _, w := range g.waiting {
+		if fits(w) {
+			g.metrics.refused.WithLabelValues("silent").Inc()
+			g.release(w)
+			_ = w.Close()
+			return true
+		}
+	}
+	return false
+}
+
+// connected notes that c has sent its CONNECT. It reports false if c was closed for a newer one.
+func (g *gate) connected(c *conn) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.forget(c)
+}
+
+func (g *gate) forget(c *conn) bool {
+	for i, w := range g.waiting {
+		if w == c {
+			g.waiting = append(g.waiting[:i], g.waiting[i+1:]...)
+			return true
+		}
+	}
+	return false
+}
+
+// release gives c's place back, once.
+func (g *gate) release(c *conn) {
+	g.forget(c)
+	if !g.open[c] {
+		return
+	}
+	delete(g.open, c)
+	g.all--
+	from := c.ip.String()
+	if g.from[from]--; g.from[from] == 0 {
+		delete(g.from, from)
+	}
+	g.metrics.connections.Set(float64(g.all))
+}
+
+func (g *gate) leave(c *conn) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.release(c)
+}
+
+// A listener accepts connections for the broker's library.
+type listener struct {
+	id, addr string
+	tls      *tls.Config // nil without TLS
+	gate     *gate
+	over     func(*conn) // called when a connection is over
+	log      *slog.Logger
+
+	ln net.Listener
+	wg sync.WaitGroup
+}
+
+// ID, Protocol and Address are for the library's logs.
+func (l *listener) ID() string       { return l.id }
+func (l *listener) Protocol() string { return "tcp" }
+
+// Address is where it listens, with the port that it got.
+func (l *listener) Address() string {
+	if l.ln == nil {
+		return l.addr
+	}
+	return l.ln.Addr().String()
+}
+
+// Init opens the port.
+func (l *listener) Init(*slog.Logger) (err error) {
+	l.ln, err = net.Listen("tcp", l.addr)
+	return err
+}
+
+// Serve accepts until Close.
+func (l *listener) Serve(establish listeners.EstablishFn) {
+	for {
+		c, err := l.ln.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil { // out of file descriptors, mostly: those that are open go on
+			l.log.Warn("cannot accept an MQTT client", "error", err)
+			time.Sleep(100 * time.Millisecond)
+			continue
+		}
+		if l.tls != nil {
+			c = tls.Server(c, l.tls)
+		}
+		nc := newConn(c, l.gate.limits, l.gate.metrics)
+		if !l.gate.enter(nc) {
+			_ = c.Close()
+			continue
+		}
+		l.wg.Go(nc.flush)
+		l.wg.Go(func() { l.serve(nc, establish) })
+	}
+}
+
+// serve is one connection. The library decodes what strangers send: a panic there ends the connection, not edgecore.
+func (l *listener) serve(c *conn, establish listeners.EstablishFn) {
+	defer func() {
+		_ = c.Close()
+		l.over(c)
+		l.gate.leave(c)
+		close(c.gone)
+	}()
+	defer func() {
+		if p := recover(); p != nil {
+			l.gate.metrics.panics.Inc()
+			l.log.Error("an MQTT client made the broker panic; its connection is closed", "remote", c.ip, "panic", p)
+		}
+	}()
+	_ = c.SetDeadline(time.Now().Add(c.limits.ConnectTimeout))
+	if t, ok := c.Conn.(*tls.Conn); ok {
+		if err := t.SetDeadline(time.Now().Add(c.limits.ConnectTimeout)); err != nil {
+			return
+		}
+		if err := t.Handshake(); err != nil {
+			l.gate.metrics.refused.WithLabelValues("tls").Inc()
+			return
+		}
+	}
+	if err := establish(l.id, c); err != nil {
+		if code := (packets.Code{}); errors.Is(err, packets.ErrPacketTooLarge) {
+			l.gate.metrics.cut.WithLabelValues("size").Inc()
+		} else if errors.As(err, &code) && code.Code >= packets.ErrUnspecifiedError.Code {
+			l.gate.metrics.cut.WithLabelValues("protocol").Inc()
+		}
+		l.log.Debug("an MQTT client is gone", "remote", c.ip, "error", err)
+	}
+}
+
+// Close stops accepting and closes the clients.
+func (l *listener) Close(closeClients listeners.CloseFn) {
+	_ = l.ln.Close()
+	closeClients(l.id)
+	l.gate.close()
+	l.wg.Wait()
+}
+
+// close closes all that are inside, wherever they are between accepting and serving, and lets nobody in.
+func (g *gate) close() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.shut = true
+	for c := range g.open {
+		_ = c.Close()
+	}
+}

@@ -5,9 +5,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -231,44 +229,6 @@ func TestConnectionsAreBounded(t *testing.T) {
 		t.Error("expected the free place to be given")
 	} else {
 		_ = c.Close()
-	}
-}
-
-func TestTheSocketIsItsOwnersAloneAndOneProcesss(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, "new", "dmi.sock")
-	l, err := listen(t.Context(), path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if info, err := os.Lstat(path); err != nil || info.Mode() != fs.ModeSocket|0o600 {
-		t.Errorf("found %v, %v", info.Mode(), err)
-	}
-	if _, err := listen(t.Context(), path); err == nil || !strings.Contains(err.Error(), "another process") {
-		t.Errorf("expected to be told of the other process, found %v", err)
-	}
-	l.(*net.UnixListener).SetUnlinkOnClose(false) // as when it is killed
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-	l, err = listen(t.Context(), path)
-	if err != nil {
-		t.Fatalf("a socket that nobody listens on is in the way: %v", err)
-	}
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(path, []byte("mine"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := listen(t.Context(), path); err == nil || !strings.Contains(err.Error(), "expected no file or a socket") {
-		t.Errorf("expected the file to stay, found %v", err)
-	}
-	if err := os.Chmod(filepath.Dir(path), 0o777); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := listen(t.Context(), path); err == nil || !strings.Contains(err.Error(), "chmod go-w") {
-		t.Errorf("expected the directory to be refused, found %v", err)
 	}
 }
 

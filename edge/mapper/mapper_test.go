@@ -47,7 +47,8 @@ func TestAMapperThatSharesNoCodeIsServed(t *testing.T) {
 		{"propertyName": "set", "observedDesired": {"value": "50"}, "reported": {"value": "50", "metadata": {"timestamp": "1", "type": "INT"}}},
 		{"propertyName": "stranger", "reported": {"value": "1"}}]}}`)
 	e.call("ReportDeviceStates", `{"deviceName": "pump", "state": "OK"}`)
-	if found := e.engine.heard(); !slices.Equal(found, []string{"default/pump set=50", "default/pump is ok"}) {
+	e.call("ReportDeviceStates", `{"deviceName": "pump", "state": "disconnected"}`)
+	if found := e.engine.heard(); !slices.Equal(found, []string{"default/pump set=50", "default/pump is ok", "default/pump is offline"}) {
 		t.Errorf("found reports %q", found)
 	}
 

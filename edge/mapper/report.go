@@ -45,7 +45,11 @@ func (s *Server) ReportDeviceStates(ctx context.Context, req *dmi.ReportDeviceSt
 	if err != nil {
 		return nil, err
 	}
-	i := slices.IndexFunc(states, func(s string) bool { return strings.EqualFold(s, req.GetState()) })
+	state := req.GetState()
+	if strings.EqualFold(state, "disconnected") {
+		state = "offline" // mappers built on KubeEdge's framework say so
+	}
+	i := slices.IndexFunc(states, func(s string) bool { return strings.EqualFold(s, state) })
 	if i < 0 {
 		return nil, status.Errorf(codes.InvalidArgument, "state: expected one of %s, found %.64q", strings.Join(states, ", "), req.GetState())
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/tether-edge/tether/apis/devices/v1beta1"
 	dmi "github.com/tether-edge/tether/apis/dmi/v1beta1"
 	"github.com/tether-edge/tether/common/device"
+	"github.com/tether-edge/tether/common/localsocket"
 )
 
 // An Entry is a device as the engine has it: its spec holds the desired values that apply. Model is nil where there is none.
@@ -140,7 +141,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 func (s *Server) Start(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	listener, err := listen(ctx, s.cfg.Socket)
+	listener, err := localsocket.Listen(ctx, s.cfg.Socket)
 	if err != nil {
 		return fmt.Errorf("listen for mappers: %w", err)
 	}

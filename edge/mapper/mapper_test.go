@@ -140,7 +140,7 @@ func TestWhatCannotWorkIsNotTold(t *testing.T) {
 }
 
 func TestADeviceThatAMapperRefusesHoldsUpNoOther(t *testing.T) {
-	e := newEnv(t)
+	e := newEnv(t, func(c *Config) { c.CallTimeout = time.Minute })
 	f := e.mapper("modbus", false)
 	release := make(chan struct{})
 	f.on(func(_, id string) error {

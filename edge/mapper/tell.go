@@ -134,16 +134,18 @@ func (m *mapper) tell(ctx context.Context, id string) (ours bool, err error) {
 
 // give tells of a device that the mapper shall have: of its model first.
 func (m *mapper) give(ctx context.Context, id string, w want, has *known, life int64) error {
+	same := has != nil && has.life == life && has.digest == w.digest
 	model := m.hold(w.modelID)
-	defer m.release(w.modelID, model)
-	if err := m.tellModel(ctx, model, w, life); err != nil {
+	err := m.tellModel(ctx, model, w, life)
+	if err == nil && !same {
+		// Noted before the call, since the mapper may know the device though its answer is lost; and while the model is held, since
+		// it must not be removed before its device comes.
+		m.note(id, &known{life: unsure, model: w.modelID})
+	}
+	m.release(w.modelID, model)
+	if err != nil || same {
 		return err
 	}
-	if has != nil && has.life == life && has.digest == w.digest {
-		return nil
-	}
-	// Noted before the call: if its answer is lost, the mapper may know the device.
-	m.note(id, &known{life: unsure, model: w.modelID})
 	update := has != nil
 	if has == nil || has.life != life {
 		err := m.call(ctx, "RegisterDevice", func(ctx context.Context) error {

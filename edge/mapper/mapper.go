@@ -40,7 +40,6 @@ type mapper struct {
 	conn       *grpc.ClientConn
 	api        dmi.DeviceMapperServiceClient
 	queue      workqueue.TypedDelayingInterface[string] // of devices, and of models with a prefix
-	remembered bool                                     // by Memory: nobody knows what the mapper knows
 	stopping   chan struct{}
 	stop       func()
 	done       chan struct{}
@@ -226,7 +225,7 @@ func (m *mapper) reached() {
 		m.say()
 		return
 	}
-	if m.seen != 0 || m.remembered {
+	if m.seen != 0 {
 		m.life++
 	}
 	m.ready, m.seen, m.deaf, m.missed = true, dials, false, 0
@@ -259,14 +258,15 @@ func (m *mapper) all() {
 	}
 }
 
-// say calls Connected where that changed. A mapper that registered just now may not listen yet.
+// say calls Connected where that changed. A mapper that registered just now may not listen yet, and one
+// that is remembered is there in a moment.
 func (m *mapper) say() {
 	m.saying.Lock()
 	defer m.saying.Unlock()
 	now := m.s.deps.Now()
 	m.mu.Lock()
 	up := m.ready && !m.deaf && m.missed < stuck
-	quiet := m.said && up == m.up || !up && m.seen == 0 && !m.remembered && now.Sub(m.begun) < m.s.cfg.CallTimeout
+	quiet := m.said && up == m.up || !up && m.seen == 0 && now.Sub(m.begun) < m.s.cfg.CallTimeout
 	if !quiet {
 		m.said, m.up, m.since = true, up, now
 	}

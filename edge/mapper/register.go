@@ -175,7 +175,6 @@ func (s *Server) recall(ctx context.Context) error {
 		for _, id := range r.Models {
 			m.models[id] = &knownModel{told: true, life: unsure}
 		}
-		m.remembered = true
 		if err := s.replace(m); err != nil {
 			m.discard()
 			s.deps.Log.Error("a mapper is not called again; it has to register", "protocol", key, "error", err)

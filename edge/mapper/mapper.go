@@ -36,16 +36,16 @@ const stuck = 3
 type mapper struct {
 	s *Server
 	record
-	log        *slog.Logger
-	conn       *grpc.ClientConn
-	api        dmi.DeviceMapperServiceClient
-	queue      workqueue.TypedDelayingInterface[string] // of devices, and of models with a prefix
-	stopping   chan struct{}
-	stop       func()
-	done       chan struct{}
-	unsaved    chan struct{} // holds one while a save is due
-	dials      atomic.Int64  // connections made
-	saving     sync.Mutex    // held while a record is written, so that the newest is last
+	log      *slog.Logger
+	conn     *grpc.ClientConn
+	api      dmi.DeviceMapperServiceClient
+	queue    workqueue.TypedDelayingInterface[string] // of devices, and of models with a prefix
+	stopping chan struct{}
+	stop     func()
+	done     chan struct{}
+	unsaved  chan struct{} // holds one while a save is due
+	dials    atomic.Int64  // connections made
+	saving   sync.Mutex    // held while a record is written, so that the newest is last
 
 	saying sync.Mutex // held while Connected is called, so that the last call is true
 

@@ -376,7 +376,10 @@ func TestFiveHundredDevices(t *testing.T) {
 		e.drop(fmt.Sprintf("d%d", i))
 	}
 	e.knows(f, "")
-	wait(t, "the record to be empty", func() (any, bool) { row := e.memory.row("modbus"); return row, !strings.Contains(row, "devices") && !strings.Contains(row, "models") })
+	wait(t, "the record to be empty", func() (any, bool) {
+		row := e.memory.row("modbus")
+		return row, !strings.Contains(row, "devices") && !strings.Contains(row, "models")
+	})
 	if n := testutil.ToFloat64(e.server.metrics.devices.WithLabelValues("modbus")); n != 0 {
 		t.Errorf("tether_mapper_devices is %v", n)
 	}

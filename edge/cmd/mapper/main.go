@@ -4,7 +4,7 @@ package main
 import (
 	"os"
 
-	"github.com/tether-edge/tether/edge/cmd/mapper/cli"
+	"github.com/tether-edge/tether/edge/mappers/cli"
 )
 
 func main() { os.Exit(cli.Main(os.Args[1:], os.Stdout, os.Stderr)) }

@@ -19,11 +19,11 @@ import (
 
 // plc is a Modbus server with one slave, number 7.
 type plc struct {
-	mu                sync.Mutex
-	holding, input    map[uint16]uint16
-	coils, discretes  map[uint16]bool
-	requests, quietly int
-	quiet             chan struct{}
+	mu               sync.Mutex
+	holding, input   map[uint16]uint16
+	coils, discretes map[uint16]bool
+	requests         int
+	quiet            chan struct{}
 }
 
 func (p *plc) enter(unit uint8) error {
@@ -253,9 +253,12 @@ func TestDevicesOfOneServerTakeTurnsAndItMayRestart(t *testing.T) {
 		t.Errorf("one slave that is absent costs another: %v", err)
 	}
 	// Who waits for a turn waits no longer than it may.
-	p.quiet = make(chan struct{})
-	var slow sync.WaitGroup
+	quiet := make(chan struct{})
+	p.mu.Lock()
+	p.quiet = quiet
 	before := p.requests
+	p.mu.Unlock()
+	var slow sync.WaitGroup
 	slow.Go(func() {
 		if _, err := good.Read(t.Context(), property); err == nil {
 			t.Error("expected a timeout")
@@ -276,8 +279,10 @@ func TestDevicesOfOneServerTakeTurnsAndItMayRestart(t *testing.T) {
 		t.Errorf("expected the deadline, found %v", err)
 	}
 	slow.Wait()
-	close(p.quiet)
+	p.mu.Lock()
 	p.quiet = nil
+	p.mu.Unlock()
+	close(quiet)
 	stop()
 	if _, err := good.Read(t.Context(), property); err == nil {
 		t.Error("expected an error from a server that is gone")

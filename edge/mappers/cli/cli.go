@@ -12,8 +12,8 @@ import (
 	"github.com/tether-edge/tether/common/mapper/mqttpush"
 	"github.com/tether-edge/tether/common/run"
 	"github.com/tether-edge/tether/common/version"
-	"github.com/tether-edge/tether/edge/cmd/mapper/modbus"
-	"github.com/tether-edge/tether/edge/cmd/mapper/virtual"
+	"github.com/tether-edge/tether/edge/mappers/modbus"
+	"github.com/tether-edge/tether/edge/mappers/virtual"
 )
 
 const usage = `mapper connects devices to the edge core of this machine.

@@ -19,7 +19,7 @@ func TestTheSocketIsItsOwnersAloneAndOneProcesss(t *testing.T) {
 	if info, err := os.Lstat(path); err != nil || info.Mode() != fs.ModeSocket|0o600 {
 		t.Errorf("found %v, %v", info.Mode(), err)
 	}
-	if _, err := Listen(t.Context(), path); err == nil || !strings.Contains(err.Error(), "another process") {
+	if _, err := Listen(t.Context(), path); err == nil || !strings.Contains(err.Error(), "expected nobody to listen") {
 		t.Errorf("expected to be told of the other process, found %v", err)
 	}
 	l.(*net.UnixListener).SetUnlinkOnClose(false) // as when it is killed

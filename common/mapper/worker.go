@@ -270,7 +270,7 @@ func (w *worker) visit(p Property, v *value) error {
 	}
 	v.writes++
 	// Growing, so that a device that takes its time is not written to again and again.
-	v.again = time.Now().Add(max(p.Collect, 50*time.Millisecond) << v.writes)
+	v.again = time.Now().Add(min(p.Collect, time.Minute) << v.writes)
 	err := w.call(func(ctx context.Context) error { return w.driver.Write(ctx, p, p.Desired) })
 	if err == nil {
 		err = w.read(p, v)

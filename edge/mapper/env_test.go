@@ -31,6 +31,7 @@ type engine struct {
 	reports []string
 	told    map[string]string
 	up      map[string]bool
+	said    []string // every call of Connected
 	fail    error
 	block   chan struct{}
 }
@@ -99,9 +100,17 @@ func (e *engine) connected(protocol string) bool {
 type memory struct {
 	mu   sync.Mutex
 	rows map[string]string
+	slow chan struct{} // if set, Put waits for it or its context
 }
 
-func (m *memory) Put(_ context.Context, bucket, key string, value []byte) error {
+func (m *memory) Put(ctx context.Context, bucket, key string, value []byte) error {
+	if m.slow != nil {
+		select {
+		case <-m.slow:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.rows[bucket+"/"+key] = string(value)
@@ -173,6 +182,7 @@ func (e *env) start() {
 			e.engine.mu.Lock()
 			defer e.engine.mu.Unlock()
 			e.engine.up[protocol] = up
+			e.engine.said = append(e.engine.said, fmt.Sprint(protocol, " ", up))
 		},
 		Told: func(namespace, name string, err error) {
 			e.engine.mu.Lock()

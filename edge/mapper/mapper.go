@@ -44,8 +44,8 @@ type mapper struct {
 	stop     func()
 	done     chan struct{}
 	unsaved  chan struct{} // holds one while a save is due
+	saved    chan struct{} // closed once the record is saved
 	dials    atomic.Int64  // connections made
-	saving   sync.Mutex    // held while a record is written, so that the newest is last
 
 	saying sync.Mutex // held while Connected is called, so that the last call is true
 
@@ -87,7 +87,7 @@ func newMapper(s *Server, r record) (*mapper, error) {
 	r.Devices, r.Models = nil, nil
 	m := &mapper{s: s, record: r, log: s.deps.Log.With("protocol", r.Protocol), begun: s.deps.Now(), since: s.deps.Now(),
 		devices: map[string]*known{}, models: map[string]*knownModel{}, retries: map[string]*backoff.Backoff{}, told: map[string]string{},
-		stopping: make(chan struct{}), done: make(chan struct{}), unsaved: make(chan struct{}, 1)}
+		stopping: make(chan struct{}), done: make(chan struct{}), unsaved: make(chan struct{}, 1), saved: make(chan struct{})}
 	m.stop = sync.OnceFunc(func() { close(m.stopping) })
 	dial := func(ctx context.Context, _ string) (net.Conn, error) {
 		c, err := (&net.Dialer{}).DialContext(ctx, "unix", r.Address)
@@ -124,8 +124,8 @@ func (m *mapper) run(server context.Context, former *mapper) {
 	if former != nil {
 		<-former.done
 		m.follow(ctx, former)
-		m.changed() // the former one may have written its record since
 	}
+	m.changed()
 	var all sync.WaitGroup
 	all.Go(func() { m.saver(ctx) })
 	all.Go(func() { m.watch(ctx) })
@@ -299,6 +299,7 @@ func (m *mapper) changed() {
 const saveEvery = 500 * time.Millisecond
 
 func (m *mapper) saver(ctx context.Context) {
+	first := sync.OnceFunc(func() { close(m.saved) })
 	retry := backoff.New(backoff.Config{Base: time.Second, Max: time.Minute})
 	for {
 		select {
@@ -315,6 +316,7 @@ func (m *mapper) saver(ctx context.Context) {
 			m.log.Warn("cannot remember what a mapper was told; trying again", "error", err)
 			wait += retry.Next()
 		} else {
+			first()
 			retry.Reset()
 		}
 		select {
@@ -325,10 +327,8 @@ func (m *mapper) saver(ctx context.Context) {
 	}
 }
 
-// save writes the record.
+// save writes the record. One goroutine does, and the former mapper of the protocol has ended: the newest is last.
 func (m *mapper) save(ctx context.Context) error {
-	m.saving.Lock()
-	defer m.saving.Unlock()
 	r := m.record
 	m.mu.Lock()
 	r.Devices = make(map[string]string, len(m.devices))

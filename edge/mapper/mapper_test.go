@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -288,6 +289,32 @@ func TestAMapperMayListenAfterItRegistered(t *testing.T) {
 	})
 }
 
+// KubeEdge's mappers give up after a second.
+func TestASlowDiskDelaysNoRegistrationForLong(t *testing.T) {
+	e := newEnv(t, func(c *Config) { c.CallTimeout = 5 * time.Second })
+	e.memory.slow = make(chan struct{})
+	var all sync.WaitGroup
+	begun := time.Now()
+	for i := range 8 {
+		all.Go(func() { e.register(fmt.Sprintf("p%d", i), filepath.Join(e.dir, "none.sock"), true) })
+	}
+	all.Wait()
+	if took := time.Since(begun); took < saveTimeout || took > 2*saveTimeout {
+		t.Errorf("8 registrations took %v together, expected about %v", took, saveTimeout)
+	}
+	close(e.memory.slow)
+	wait(t, "all to be remembered", func() (any, bool) {
+		e.memory.mu.Lock()
+		defer e.memory.mu.Unlock()
+		return len(e.memory.rows), len(e.memory.rows) == 8
+	})
+	// An answer comes after the commit where the disk is not slow.
+	e.register("quick", filepath.Join(e.dir, "none.sock"), true)
+	if e.memory.row("quick") == "" {
+		t.Error("a mapper was answered before it was remembered")
+	}
+}
+
 func TestTheLastRegistrationOfAProtocolHolds(t *testing.T) {
 	e := newEnv(t)
 	e.put("modbus", "pump", "1")
@@ -307,6 +334,11 @@ func TestTheLastRegistrationOfAProtocolHolds(t *testing.T) {
 	if r := e.server.Registered(); len(r) != 1 || r[0].Address != second.address || !r[0].Connected {
 		t.Errorf("registered: %+v", r)
 	}
+	e.engine.mu.Lock()
+	if said := e.engine.said; !slices.Equal(said, []string{"modbus true"}) {
+		t.Errorf("a mapper that registers again was never away, but it was said: %q", said)
+	}
+	e.engine.mu.Unlock()
 	wait(t, "the second to be remembered", func() (any, bool) {
 		row := e.memory.row("modbus")
 		return row, strings.Contains(row, second.address) && strings.Contains(row, "default/pump")

@@ -93,8 +93,6 @@ func (s *Server) MapperRegister(ctx context.Context, req *dmi.MapperRegisterRequ
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	s.registering.Lock()
-	defer s.registering.Unlock()
 	m, err := newMapper(s, r)
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
@@ -113,8 +111,10 @@ func (s *Server) MapperRegister(ctx context.Context, req *dmi.MapperRegisterRequ
 	// A mapper that was answered must not be forgotten, but it does not wait for a disk that is slow: saving goes on.
 	ctx, cancel := context.WithTimeout(ctx, saveTimeout)
 	defer cancel()
-	if err := m.save(ctx); err != nil {
-		s.deps.Log.Warn("cannot remember a mapper yet; trying again", "protocol", r.Protocol, "error", err)
+	select {
+	case <-m.saved:
+	case <-ctx.Done():
+		s.deps.Log.Warn("a mapper is not remembered yet", "protocol", r.Protocol)
 	}
 	s.deps.Log.Info("mapper registered", "protocol", r.Protocol, "name", r.Name, "version", r.Version, "address", r.Address,
 		"models", len(response.ModelList), "devices", len(response.DeviceList))

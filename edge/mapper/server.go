@@ -107,9 +107,6 @@ type Server struct {
 	metrics *metrics
 	places  chan struct{} // one for each call being served
 
-	// registering is held while a mapper is put in place of another, so that the order of registrations is that of mappers.
-	registering sync.Mutex
-
 	mu      sync.Mutex // guards what follows
 	ctx     context.Context
 	mappers map[string]*mapper // by protocol; each was started

@@ -71,6 +71,12 @@ build: tools ## build cloudcore, edgecore, keadm and controlplane into bin/
 	@go build -v -ldflags '$(LDFLAGS)' -o $(BIN)/ $(PROGRAMS) 2>&1 | $(PROGRESS)
 	@du -h --apparent-size $(addprefix $(BIN)/,$(notdir $(PROGRAMS))) | sed 's/^/  /'
 
+.PHONY: mapper
+mapper: tools ## build the mappers for simulated devices and Modbus into bin/mapper
+	@mkdir -p $(BIN)
+	@go build -ldflags '$(LDFLAGS)' -o $(BIN)/ ./edge/cmd/mapper
+	@du -h --apparent-size $(BIN)/mapper | sed 's/^/  /'
+
 .PHONY: man
 man: $(STATE)/bin/man ## write keadm's manual pages into bin/man
 	@$(STATE)/bin/man $(BIN)/man

@@ -48,7 +48,8 @@ func configToDMI(tree map[string]any) (map[string]*anypb.Any, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", quote(key), err)
 		}
-		if out[key], err = anypb.New(m); err != nil {
+		out[key] = new(anypb.Any)
+		if err := anypb.MarshalFrom(out[key], m, proto.MarshalOptions{Deterministic: true}); err != nil {
 			return nil, fmt.Errorf("%s: %w", quote(key), err)
 		}
 	}

@@ -1,0 +1,118 @@
+package mapper
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/tether-edge/tether/apis/devices/v1beta1"
+	dmi "github.com/tether-edge/tether/apis/dmi/v1beta1"
+	"github.com/tether-edge/tether/common/device"
+)
+
+type digest [sha256.Size]byte
+
+// A want is what a mapper is to be told of a device now.
+type want struct {
+	device              *dmi.Device
+	model               *dmi.DeviceModel
+	modelID             string
+	digest, modelDigest digest
+}
+
+// wanted returns what a mapper is to be told of an entry, without what cannot work of it. The error says why it is told nothing.
+func wanted(e Entry) (want, error) {
+	findings := device.Judge(e.Device, e.Model)
+	for _, f := range findings {
+		if f.WholeDevice() {
+			reason, message := device.Summary(findings)
+			return want{}, fmt.Errorf("%s: %s", reason, message)
+		}
+	}
+	if e.Model == nil {
+		return want{}, errors.New(device.ReasonModelNotFound)
+	}
+	told, err := device.ToDMI(fitting(e.Device, findings), e.Model)
+	if err != nil {
+		return want{}, err
+	}
+	w := want{device: told, model: device.ModelToDMI(e.Model)}
+	w.modelID = device.ID(w.model.Namespace, w.model.Name)
+	if w.modelDigest, err = digestOf(w.model); err != nil {
+		return want{}, err
+	}
+	// What a mapper read of the model for this device is new with the model, so the device is told again with it.
+	w.digest, err = digestOfDevice(told, w.modelDigest)
+	return w, err
+}
+
+// fitting returns the device without the properties, desired values and methods that were found wrong.
+func fitting(d *v1beta1.Device, findings []device.Finding) *v1beta1.Device {
+	property, desired, method := map[string]bool{}, map[string]bool{}, map[string]bool{}
+	twice := false
+	for _, f := range findings {
+		switch f.Reason {
+		case device.ReasonUnknownProperty, device.ReasonInvalidConfig:
+			property[f.Property] = true
+		case device.ReasonDuplicateProperty:
+			twice = true
+		case device.ReasonReadOnlyDesired, device.ReasonInvalidValue, device.ReasonValueOutOfRange:
+			desired[f.Property] = true
+		case device.ReasonMethodProperty:
+			method[f.Method] = true
+		}
+	}
+	if len(property)+len(desired)+len(method) == 0 && !twice {
+		return d
+	}
+	out := *d
+	out.Spec.Properties, out.Spec.Methods = nil, nil
+	seen := map[string]bool{}
+	for _, p := range d.Spec.Properties {
+		if property[p.Name] || seen[p.Name] {
+			continue
+		}
+		seen[p.Name] = true
+		if desired[p.Name] {
+			p.Desired = nil
+		}
+		out.Spec.Properties = append(out.Spec.Properties, p)
+	}
+	for _, m := range d.Spec.Methods {
+		if !method[m.Name] {
+			out.Spec.Methods = append(out.Spec.Methods, m)
+		}
+	}
+	return &out
+}
+
+func digestOf(m proto.Message) (digest, error) {
+	data, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+	return sha256.Sum256(data), err
+}
+
+// digestOfDevice leaves out when a value was desired: to desire the same again changes nothing for a mapper, and those of
+// KubeEdge start a device anew at each update.
+func digestOfDevice(d *dmi.Device, model digest) (digest, error) {
+	properties := d.Spec.Properties
+	defer func() { d.Spec.Properties = properties }()
+	d.Spec.Properties = make([]*dmi.DeviceProperty, len(properties))
+	for i, p := range properties {
+		d.Spec.Properties[i] = &dmi.DeviceProperty{Name: p.Name, Desired: undated(p.Desired), Visitors: p.Visitors, ReportCycle: p.ReportCycle,
+			CollectCycle: p.CollectCycle, ReportToCloud: p.ReportToCloud, PushMethod: p.PushMethod}
+	}
+	data, err := proto.MarshalOptions{Deterministic: true}.Marshal(d)
+	return sha256.Sum256(append(data, model[:]...)), err
+}
+
+func undated(p *dmi.TwinProperty) *dmi.TwinProperty {
+	out := &dmi.TwinProperty{Value: p.GetValue(), Metadata: map[string]string{}}
+	for key, value := range p.GetMetadata() {
+		if key != "timestamp" {
+			out.Metadata[key] = value
+		}
+	}
+	return out
+}

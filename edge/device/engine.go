@@ -39,8 +39,8 @@ type Store interface {
 type Listener interface {
 	// Changed: properties of the twin, or the state, are other than they were.
 	Changed(c Change)
-	// Placed: the device came, its Device or its model changed, or it went (present is false).
-	Placed(namespace, name string, present bool)
+	// Placed: the device came (isNew), its Device or its model changed, or it went (present is false).
+	Placed(namespace, name string, present, isNew bool)
 }
 
 // A Change is one step of a device's twin.

@@ -257,7 +257,7 @@ func TestADeviceThatGoesIsForgotten(t *testing.T) {
 	})
 	w.ear.mu.Lock()
 	defer w.ear.mu.Unlock()
-	if want := []string{"+p", "-p", "+p", "-p"}; !slices.Equal(w.ear.placed, want) {
+	if want := []string{"+!p", "-p", "+!p", "-p"}; !slices.Equal(w.ear.placed, want) {
 		t.Errorf("heard %v, expected %v", w.ear.placed, want)
 	}
 }

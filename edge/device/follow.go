@@ -243,7 +243,7 @@ func (e *Engine) modelChanged(ctx context.Context, ev object.Event) {
 		if modelOf(d.device) == key && !d.gone {
 			d.model = m
 			e.report(d, e.declare(ctx, d))
-			e.placed(d, true)
+			e.placed(d, true, false)
 		}
 		d.mu.Unlock()
 	}
@@ -263,7 +263,8 @@ func (e *Engine) place(ctx context.Context, o *v1beta1.Device, kept map[id]*memo
 	e.mu.Lock()
 	d, model := e.devices[key], e.models[modelOf(o)]
 	former := d
-	if d == nil || d.uid != string(o.UID) {
+	isNew := d == nil || d.uid != string(o.UID)
+	if isNew {
 		d = &entry{namespace: o.Namespace, name: o.Name, uid: string(o.UID), device: o, model: model, twin: twin.New(nil)}
 		if m := kept[key]; m != nil && m.uid == d.uid {
 			d.twin, d.state = twin.New(m.properties), m.state
@@ -279,7 +280,7 @@ func (e *Engine) place(ctx context.Context, o *v1beta1.Device, kept map[id]*memo
 	defer d.mu.Unlock()
 	d.device, d.model = o, model
 	e.report(d, e.declare(ctx, d))
-	e.placed(d, true)
+	e.placed(d, true, isNew)
 }
 
 // declare takes what the Device and its model say of the properties. Called with d.mu held.
@@ -297,9 +298,9 @@ func (e *Engine) declare(ctx context.Context, d *entry) error {
 }
 
 // placed tells the listeners. Called with d.mu held.
-func (e *Engine) placed(d *entry, present bool) {
+func (e *Engine) placed(d *entry, present, isNew bool) {
 	for _, l := range e.deps.Listeners {
-		l.Placed(d.namespace, d.name, present)
+		l.Placed(d.namespace, d.name, present, isNew)
 	}
 }
 
@@ -323,7 +324,7 @@ func (e *Engine) end(ctx context.Context, d *entry) {
 		properties[name] = nil
 	}
 	e.forget(ctx, device.ID(d.namespace, d.name), properties)
-	e.placed(d, false)
+	e.placed(d, false, false)
 }
 
 // forget removes what was kept of a device.

@@ -206,10 +206,10 @@ func (l *ear) Changed(c Change) {
 	l.changes = append(l.changes, c)
 }
 
-func (l *ear) Placed(_, name string, present bool) {
+func (l *ear) Placed(_, name string, present, isNew bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.placed = append(l.placed, map[bool]string{true: "+", false: "-"}[present]+name)
+	l.placed = append(l.placed, map[bool]string{true: "+", false: "-"}[present]+map[bool]string{true: "!"}[isNew]+name)
 }
 
 func (l *ear) last() Change {

@@ -9,7 +9,6 @@ import (
 
 	"github.com/tether-edge/tether/common/object"
 	"github.com/tether-edge/tether/common/session"
-	"github.com/tether-edge/tether/edge/device"
 	"github.com/tether-edge/tether/edge/link"
 	"github.com/tether-edge/tether/edge/store"
 )
@@ -59,17 +58,6 @@ func (s linkStore) Dropped() []uint64 {
 }
 
 func (s linkStore) Outbox(context.Context) (link.Outbox, error) { return outbox{s.Store.Outbox()}, nil }
-
-// deviceStore presents the store as the engine of devices wants it.
-type deviceStore struct{ *store.Store }
-
-func (s deviceStore) Keep(ctx context.Context, notes []device.Note, outgoing ...object.Outgoing) error {
-	all := make([]store.Note, len(notes))
-	for i, n := range notes {
-		all[i] = store.Note(n)
-	}
-	return s.Store.Keep(ctx, all, outgoing...)
-}
 
 // outbox turns the store's heads into the session's.
 type outbox struct{ *store.Outbox }

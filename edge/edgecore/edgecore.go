@@ -33,6 +33,8 @@ import (
 	"github.com/tether-edge/tether/edge/kubeapi"
 	"github.com/tether-edge/tether/edge/kubelet"
 	"github.com/tether-edge/tether/edge/link"
+	"github.com/tether-edge/tether/edge/mapper"
+	"github.com/tether-edge/tether/edge/mqtt"
 	"github.com/tether-edge/tether/edge/renew"
 	"github.com/tether-edge/tether/edge/store"
 	"github.com/tether-edge/tether/edge/tunnel"
@@ -64,6 +66,8 @@ type EdgeCore struct {
 	joins    []string // host:port of the join ports
 	memory   run.Memory
 	devices  *device.Engine
+	mappers  *mapper.Server // nil for none
+	mqtt     *mqtt.Service  // nil for none
 }
 
 // New opens the store and builds everything else. cfg is valid. The error says what is missing on this machine.
@@ -170,7 +174,9 @@ func (e *EdgeCore) build() error {
 	if err != nil {
 		return err
 	}
-	e.devices = device.New(device.Config{Node: cfg.NodeName}, device.Deps{Store: deviceStore{e.store}, Log: e.part("device"), Now: e.deps.Now, Registerer: e.reg})
+	if err := e.buildDevices(); err != nil {
+		return err
+	}
 	var taints []corev1.Taint
 	for _, t := range cfg.Kubelet.RegisterWithTaints {
 		taints = append(taints, corev1.Taint{Key: t.Key, Value: t.Value, Effect: corev1.TaintEffect(t.Effect)})
@@ -302,6 +308,12 @@ func (e *EdgeCore) Start(ctx context.Context) error {
 	group.Add("metrics", run.HTTP(metrics, e.handler()))
 	group.Add("kubeapi", run.Func(func(ctx context.Context) error { return e.serve(ctx, api, config) }))
 	group.Add("device", e.devices)
+	if e.mappers != nil {
+		group.Add("mapper", run.Func(persistent("the socket for mappers", e.mappers.Start, e.part("mapper"))))
+	}
+	if e.mqtt != nil {
+		group.Add("mqtt", run.Func(persistent("MQTT", e.mqtt.Start, e.part("mqtt"))))
+	}
 	group.Add("link", e.link)
 	group.Add("renew", e.renewer)
 	group.Add("clock", e.clock)

@@ -9,7 +9,7 @@ import (
 
 // Limits of a Note, in bytes.
 const (
-	MaxNoteKey   = 1 << 10
+	MaxNoteKey   = 68 << 10 // a topic of MQTT has up to 64 KiB
 	MaxNoteValue = 1 << 20
 )
 

@@ -18,6 +18,7 @@ type EdgeCore struct {
 	API     API         `json:"api"`
 	Kubelet Kubelet     `json:"kubelet"`
 	Store   StoreConfig `json:"store"`
+	Devices EdgeDevices `json:"devices"`
 	Metrics Metrics     `json:"metrics"`
 	Log     Log         `json:"log"`
 }
@@ -122,6 +123,76 @@ type StoreConfig struct {
 	CopyInterval Duration `json:"copyInterval"`
 }
 
+// EdgeDevices configures how devices reach this node.
+type EdgeDevices struct {
+	// MapperSocket is the Unix socket at which mappers register (DMI). Empty means none.
+	MapperSocket string `json:"mapperSocket"`
+	// ReportPause is the least time between two statuses of one device that are sent to the cloud; what is reported meanwhile
+	// goes with the next.
+	ReportPause Duration `json:"reportPause"`
+	MQTT        MQTT     `json:"mqtt"`
+}
+
+// MQTT configures the broker, or which one is used.
+type MQTT struct {
+	// Mode is internal for the broker in edgecore, external for one that is there, or off.
+	Mode MQTTMode `json:"mode"`
+	// BindAddress is the host:port of the internal broker, without TLS. Anonymous lets clients in without a name, and with all
+	// rights, where that is a loopback address.
+	BindAddress string     `json:"bindAddress"`
+	Anonymous   bool       `json:"anonymous"`
+	TLS         MQTTTLS    `json:"tls"`
+	Users       []MQTTUser `json:"users"`
+	Server      MQTTServer `json:"server"`
+}
+
+// MQTTMode says which broker is used.
+type MQTTMode string
+
+// The brokers.
+const (
+	MQTTInternal MQTTMode = "internal"
+	MQTTExternal MQTTMode = "external"
+	MQTTOff      MQTTMode = "off"
+)
+
+// MQTTTLS is another port of the internal broker.
+type MQTTTLS struct {
+	// BindAddress is its host:port; empty means none. CertFile and KeyFile (PEM) are read again when they change.
+	BindAddress string `json:"bindAddress"`
+	CertFile    string `json:"certFile"`
+	KeyFile     string `json:"keyFile"`
+}
+
+// MQTTUser may connect to the internal broker with a password.
+type MQTTUser struct {
+	Name string `json:"name"`
+	// PasswordHash is bcrypt's, as htpasswd -nB writes it behind the colon.
+	PasswordHash string       `json:"passwordHash"`
+	ACL          []MQTTAccess `json:"acl"`
+}
+
+// MQTTAccess is what a user may do with topics. Rights add up; what nothing allows is refused.
+type MQTTAccess struct {
+	// Filter is an MQTT topic filter.
+	Filter string `json:"filter"`
+	Read   bool   `json:"read"`
+	Write  bool   `json:"write"`
+}
+
+// MQTTServer is a broker that is there.
+type MQTTServer struct {
+	// URL is tcp://host:port or ssl://host:port.
+	URL  string `json:"url"`
+	User string `json:"user"`
+	// PasswordFile holds the user's password. CAFile (PEM) is what the broker's certificate is checked against, the system's
+	// roots if empty; CertFile and KeyFile are this node's certificate for it, none if empty.
+	PasswordFile string `json:"passwordFile"`
+	CAFile       string `json:"caFile"`
+	CertFile     string `json:"certFile"`
+	KeyFile      string `json:"keyFile"`
+}
+
 // DefaultEdgeCore returns what an empty file stands for. nodeName and cloud.servers have no default.
 func DefaultEdgeCore() *EdgeCore {
 	return &EdgeCore{
@@ -155,6 +226,8 @@ func DefaultEdgeCore() *EdgeCore {
 			EventQuota:     8 << 20,
 			CopyInterval:   Duration(time.Hour),
 		},
+		Devices: EdgeDevices{MapperSocket: "/etc/kubeedge/dmi.sock", ReportPause: Duration(100 * time.Millisecond),
+			MQTT: MQTT{Mode: MQTTInternal, BindAddress: "127.0.0.1:1884", Anonymous: true, Users: []MQTTUser{}}},
 		Metrics: Metrics{BindAddress: "127.0.0.1:10351"},
 		Log:     Log{Level: "info", Format: "text"},
 	}
@@ -196,6 +269,7 @@ func (c *EdgeCore) Validate() error {
 	f.bytes("store.freeSpaceFloor", c.Store.FreeSpaceFloor, 0, 1<<40)
 	f.bytes("store.eventQuota", c.Store.EventQuota, 0, 1<<40)
 	f.duration("store.copyInterval", c.Store.CopyInterval, time.Second, 30*24*time.Hour)
+	c.Devices.validate(&f)
 	c.Metrics.validate(&f)
 	f.log(c.Log)
 	return f.err()
@@ -238,4 +312,27 @@ func LoadEdgeCore(path string) (*EdgeCore, error) { return load(path, DecodeEdge
 func DecodeEdgeCore(data []byte) (*EdgeCore, error) {
 	c := DefaultEdgeCore()
 	return c, decode(data, c, &c.TypeMeta, c.Validate)
+}
+
+func (d *EdgeDevices) validate(f *faults) {
+	f.optionalPath("devices.mapperSocket", d.MapperSocket)
+	f.duration("devices.reportPause", d.ReportPause, 0, time.Hour)
+	m := &d.MQTT
+	oneOf(f, "devices.mqtt.mode", m.Mode, MQTTInternal, MQTTExternal, MQTTOff)
+	switch m.Mode {
+	case MQTTInternal:
+		f.hostPort("devices.mqtt.bindAddress", m.BindAddress)
+		if m.TLS.BindAddress != "" {
+			f.hostPort("devices.mqtt.tls.bindAddress", m.TLS.BindAddress)
+			f.path("devices.mqtt.tls.certFile", m.TLS.CertFile)
+			f.path("devices.mqtt.tls.keyFile", m.TLS.KeyFile)
+		}
+	case MQTTExternal:
+		if m.Server.URL == "" {
+			f.add("devices.mqtt.server.url", "tcp://host:port or ssl://host:port, since devices.mqtt.mode is external", m.Server.URL)
+		}
+		for name, path := range map[string]string{"passwordFile": m.Server.PasswordFile, "caFile": m.Server.CAFile, "certFile": m.Server.CertFile, "keyFile": m.Server.KeyFile} {
+			f.optionalPath("devices.mqtt.server."+name, path)
+		}
+	}
 }

@@ -1,0 +1,312 @@
+package edgecore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"time"
+
+	"github.com/tether-edge/tether/apis/config/v1alpha1"
+	"github.com/tether-edge/tether/apis/devices/v1beta1"
+	"github.com/tether-edge/tether/common/backoff"
+	"github.com/tether-edge/tether/common/object"
+	"github.com/tether-edge/tether/common/twin"
+	"github.com/tether-edge/tether/edge/device"
+	"github.com/tether-edge/tether/edge/mapper"
+	"github.com/tether-edge/tether/edge/mqtt"
+	"github.com/tether-edge/tether/edge/store"
+)
+
+// buildDevices makes the engine of devices and its two sides.
+func (e *EdgeCore) buildDevices() error {
+	cfg := e.cfg.Devices
+	ear := &deviceEar{e: e}
+	e.devices = device.New(device.Config{Node: e.cfg.NodeName, Pause: cfg.ReportPause.Std()}, device.Deps{Store: deviceStore{e.store}, Listeners: []device.Listener{ear},
+		Log: e.part("device"), Now: e.deps.Now, Registerer: e.reg})
+	if cfg.MapperSocket != "" {
+		var err error
+		e.mappers, err = mapper.New(mapper.Config{Socket: cfg.MapperSocket}, mapper.Deps{Devices: mapperDevices{e.devices}, Memory: mapperMemory{e.store}, Log: e.part("mapper"),
+			Now: e.deps.Now, Registry: e.reg,
+			Connected: func(protocol string, connected bool, _ time.Time) {
+				e.devices.Connected(context.Background(), protocol, connected)
+			},
+			Told: func(namespace, name string, err error) { e.devices.Told(context.Background(), namespace, name, err) }})
+		if err != nil {
+			return err
+		}
+	}
+	if cfg.MQTT.Mode != v1alpha1.MQTTOff {
+		c := mqttConfig(e.cfg)
+		if err := c.Validate(); err != nil {
+			return fmt.Errorf("devices.mqtt: %w", err)
+		}
+		e.mqtt = mqtt.New(c, mqtt.Deps{Devices: mqttDevices{e.devices}, Memory: mqttMemory{e.store}, Log: e.part("mqtt"), Registry: e.reg, Now: e.deps.Now})
+	}
+	return nil
+}
+
+// mqttConfig is the configuration of edge/mqtt.
+func mqttConfig(cfg *v1alpha1.EdgeCore) mqtt.Config {
+	m, c := cfg.Devices.MQTT, mqtt.Default(cfg.NodeName)
+	if m.Mode == v1alpha1.MQTTExternal {
+		c.Mode = mqtt.External
+	}
+	c.Broker.Listen, c.Broker.Anonymous = m.BindAddress, m.Anonymous
+	c.Broker.ListenTLS, c.Broker.CertFile, c.Broker.KeyFile = m.TLS.BindAddress, m.TLS.CertFile, m.TLS.KeyFile
+	for _, u := range m.Users {
+		user := mqtt.User{Name: u.Name, Hash: u.PasswordHash}
+		for _, a := range u.ACL {
+			user.ACL = append(user.ACL, mqtt.Access{Filter: a.Filter, Read: a.Read, Write: a.Write})
+		}
+		c.Broker.Users = append(c.Broker.Users, user)
+	}
+	c.Server = mqtt.Server{URL: m.Server.URL, User: m.Server.User, PasswordFile: m.Server.PasswordFile, CAFile: m.Server.CAFile, CertFile: m.Server.CertFile, KeyFile: m.Server.KeyFile}
+	return c
+}
+
+// persistent runs start again and again: a port or a socket that somebody else has must not take the node's pods along.
+func persistent(what string, start func(context.Context) error, log *slog.Logger) func(context.Context) error {
+	return func(ctx context.Context) error {
+		tries, said := backoff.New(backoff.Config{Base: time.Second, Max: time.Minute}), ""
+		for ctx.Err() == nil {
+			began := time.Now()
+			err := start(ctx)
+			if ctx.Err() != nil {
+				break
+			}
+			if time.Since(began) > time.Minute {
+				tries = backoff.New(backoff.Config{Base: time.Second, Max: time.Minute})
+			}
+			if text := fmt.Sprint(err); text != said {
+				said = text
+				log.Error(what+" is not served, trying again", "error", err)
+			}
+			if tries.Wait(ctx) != nil {
+				break
+			}
+		}
+		return nil
+	}
+}
+
+// deviceEar passes on what happens to devices.
+type deviceEar struct{ e *EdgeCore }
+
+func (l *deviceEar) Changed(c device.Change) {
+	if c.Desired && l.e.mappers != nil {
+		l.e.mappers.Changed(c.Namespace, c.Name)
+	}
+	m := l.e.mqtt
+	if m == nil {
+		return
+	}
+	shifts := map[string]mqtt.Shift{}
+	for name := range c.Last {
+		shifts[name] = mqtt.Shift{Last: propertyOf(c.Last[name]), Current: propertyOf(c.Current[name])}
+	}
+	m.Document(c.Namespace, c.Name, shifts)
+	if len(c.Pending) == 0 {
+		return
+	}
+	properties, delta := map[string]mqtt.Property{}, map[string]string{}
+	for name, p := range c.Pending {
+		properties[name], delta[name] = *propertyOf(p), p.Desired().Value
+	}
+	m.Delta(c.Namespace, c.Name, properties, delta)
+}
+
+func (l *deviceEar) Placed(namespace, name string, present, isNew bool) {
+	if l.e.mappers != nil {
+		l.e.mappers.Changed(namespace, name)
+	}
+	m := l.e.mqtt
+	switch info := []mqtt.Info{{Namespace: namespace, Name: name}}; {
+	case m == nil:
+	case !present:
+		m.Members(nil, info)
+	case isNew:
+		m.Members(info, nil)
+	default:
+		m.Updated(namespace, name)
+	}
+}
+
+// propertyOf is a property as MQTT shows it.
+func propertyOf(p *twin.Property) *mqtt.Property {
+	if p == nil {
+		return nil
+	}
+	out := &mqtt.Property{Expected: valueOf(p.Desired()), Actual: valueOf(p.Reported), Optional: new(true)}
+	if p.Type != "" {
+		out.Metadata = &mqtt.TypeMetadata{Type: string(p.Type)}
+	}
+	if out.Expected != nil {
+		out.ExpectedVersion = &mqtt.Version{Cloud: p.DesiredVersions.Cloud, Edge: p.DesiredVersions.Edge}
+	}
+	if out.Actual != nil {
+		out.ActualVersion = &mqtt.Version{Cloud: p.ReportedVersions.Cloud, Edge: p.ReportedVersions.Edge}
+	}
+	return out
+}
+
+func valueOf(v *twin.Value) *mqtt.Value {
+	if v == nil {
+		return nil
+	}
+	at, err := strconv.ParseInt(v.Metadata["timestamp"], 10, 64)
+	if err != nil {
+		at = v.Stamp.Wall
+	}
+	return &mqtt.Value{Value: &v.Value, Metadata: &mqtt.ValueMetadata{Timestamp: at}}
+}
+
+// mqttDevices presents the engine to MQTT's clients.
+type mqttDevices struct{ *device.Engine }
+
+// answered gives the engine's errors the names that edge/mqtt knows.
+func answered(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, device.ErrUnknown):
+		return fmt.Errorf("%w: %w", mqtt.ErrNotFound, err)
+	case errors.Is(err, device.ErrInvalid), errors.Is(err, twin.ErrTooMany), errors.Is(err, twin.ErrTooLong):
+		return fmt.Errorf("%w: %w", mqtt.ErrInvalid, err)
+	}
+	return err
+}
+
+func (d mqttDevices) Update(ctx context.Context, namespace, name string, u mqtt.Update) error {
+	updates := map[string]twin.Update{}
+	for property, p := range u.Twin {
+		one := twin.Update{Desired: saidOf(p.Expected, u.Timestamp), Reported: saidOf(p.Actual, u.Timestamp)}
+		if p.Metadata != nil {
+			if p.Metadata.Type == mqtt.Deleted {
+				one = twin.Update{Remove: true}
+			} else {
+				one.Type = v1beta1.PropertyType(p.Metadata.Type)
+			}
+		}
+		updates[property] = one
+	}
+	return answered(d.Engine.Update(ctx, namespace, name, updates))
+}
+
+// saidOf is a value that a client sent; nil for none.
+func saidOf(v *mqtt.Value, at int64) *v1beta1.TwinProperty {
+	if v == nil || v.Value == nil {
+		return nil
+	}
+	if v.Metadata != nil && v.Metadata.Timestamp != 0 {
+		at = v.Metadata.Timestamp
+	}
+	out := &v1beta1.TwinProperty{Value: *v.Value}
+	if at != 0 {
+		out.Metadata = map[string]string{"timestamp": strconv.FormatInt(at, 10)}
+	}
+	return out
+}
+
+func (d mqttDevices) Twin(namespace, name string) (map[string]mqtt.Property, error) {
+	v, ok := d.Device(namespace, name)
+	if !ok {
+		return nil, fmt.Errorf("%w: %w", mqtt.ErrNotFound, device.ErrUnknown)
+	}
+	return propertiesOf(v), nil
+}
+
+func propertiesOf(v device.View) map[string]mqtt.Property {
+	all := map[string]mqtt.Property{}
+	for name, p := range v.Properties {
+		all[name] = *propertyOf(p)
+	}
+	return all
+}
+
+func (d mqttDevices) SetState(ctx context.Context, namespace, name, state string) (mqtt.Info, error) {
+	at, err := d.Engine.SetState(ctx, namespace, name, state)
+	return mqtt.Info{Namespace: namespace, Name: name, State: state, LastOnline: textOf(at)}, answered(err)
+}
+
+func textOf(at time.Time) string {
+	if at.IsZero() {
+		return ""
+	}
+	return at.UTC().Format(time.RFC3339)
+}
+
+func (d mqttDevices) List() []mqtt.Info {
+	var all []mqtt.Info
+	for _, v := range d.Devices(nil) {
+		all = append(all, mqtt.Info{Namespace: v.Device.Namespace, Name: v.Device.Name, State: v.State, LastOnline: textOf(v.LastOnline), Twin: propertiesOf(v)})
+	}
+	return all
+}
+
+// mapperDevices presents the engine to mappers.
+type mapperDevices struct{ *device.Engine }
+
+func (d mapperDevices) OfProtocol(protocol string) []mapper.Entry {
+	var all []mapper.Entry
+	for _, v := range d.Devices(func(p string) bool { return p == protocol }) {
+		all = append(all, mapper.Entry{Device: v.Device, Model: v.Model})
+	}
+	return all
+}
+
+func (d mapperDevices) Device(namespace, name string) (mapper.Entry, bool) {
+	v, ok := d.Engine.Device(namespace, name)
+	return mapper.Entry{Device: v.Device, Model: v.Model}, ok
+}
+
+func (d mapperDevices) ReportState(ctx context.Context, namespace, name, state string) error {
+	_, err := d.SetState(ctx, namespace, name, state)
+	return err
+}
+
+// mapperMemory and mqttMemory keep what their parts want kept, as notes.
+type (
+	mapperMemory struct{ *store.Store }
+	mqttMemory   struct{ *store.Store }
+)
+
+func (m mapperMemory) Put(ctx context.Context, bucket, key string, value []byte) error {
+	return m.Keep(ctx, []store.Note{{Bucket: bucket, Key: key, Value: value}})
+}
+
+func (m mapperMemory) Delete(ctx context.Context, bucket string, keys ...string) error {
+	var notes []store.Note
+	for _, k := range keys {
+		notes = append(notes, store.Note{Bucket: bucket, Key: k})
+	}
+	return m.Keep(ctx, notes)
+}
+
+func (m mapperMemory) All(ctx context.Context, bucket string, visit func(key string, value []byte) error) error {
+	return m.Notes(ctx, bucket, visit)
+}
+
+func (m mqttMemory) Apply(ctx context.Context, changes []mqtt.Change) error {
+	notes := make([]store.Note, len(changes))
+	for i, c := range changes {
+		notes[i] = store.Note(c)
+	}
+	return m.Keep(ctx, notes)
+}
+
+func (m mqttMemory) All(ctx context.Context, bucket string, visit func(key string, value []byte) error) error {
+	return m.Notes(ctx, bucket, visit)
+}
+
+// deviceStore presents the store as the engine of devices wants it.
+type deviceStore struct{ *store.Store }
+
+func (s deviceStore) Keep(ctx context.Context, notes []device.Note, outgoing ...object.Outgoing) error {
+	all := make([]store.Note, len(notes))
+	for i, n := range notes {
+		all[i] = store.Note(n)
+	}
+	return s.Store.Keep(ctx, all, outgoing...)
+}

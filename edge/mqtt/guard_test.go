@@ -264,6 +264,9 @@ func TestLimits(t *testing.T) {
 	refused(t, lasting(r.Address(), "s2"), "a second session that lasts")
 	dial(t, lasting(r.Address(), "s1")).Disconnect(100)
 
+	refused(t, options(r.Address(), "inline"), "the client id by which the edge itself publishes")
+	refused(t, options(r.Address(), strings.Repeat("x", 257)), "a long client id")
+
 	huge := dial(t, options(r.Address(), "huge"))
 	_ = wait(huge.Publish("a", 1, false, make([]byte, 10<<20)))
 	eventually(t, "the client with 10 MB is cut off", func() bool { return testutil.ToFloat64(r.metrics.cut.WithLabelValues("size")) == 1 })

@@ -59,7 +59,7 @@ func (h *hook) OnConnect(cl *mochi.Client, pk packets.Packet) error {
 		return refuse("password", packets.ErrBadUsernameOrPassword)
 	}
 	cl.Properties.Username = []byte(user)
-	if len(cl.ID) > maxClientID {
+	if len(cl.ID) > maxClientID || cl.ID == mochi.InlineClientId { // the edge's own
 		return refuse("client id", packets.ErrClientIdentifierNotValid)
 	}
 	if w := cl.Properties.Will; w.Flag != 0 && !h.b.mayPublish(cl, w.TopicName) {
@@ -181,7 +181,7 @@ func inOrder(cl *mochi.Client) {
 
 // OnSessionEstablished stores the session, or that there is none any more.
 func (h *hook) OnSessionEstablished(cl *mochi.Client, _ packets.Packet) {
-	s := h.b.session(cl.ID, string(cl.Properties.Username))
+	s := h.b.session(cl.ID)
 	h.b.mu.Lock()
 	was := s.durable
 	s.durable = durable(cl)

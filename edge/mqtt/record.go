@@ -76,7 +76,7 @@ func load[T any](b *broker, bucket string, visit func(key string, record T)) err
 // StoredClients, StoredSubscriptions, StoredInflightMessages and StoredRetainedMessages give the library what was kept, in this order.
 func (h *hook) StoredClients() (out []storage.Client, err error) {
 	err = load(h.b, bucketSessions, func(_ string, c storage.Client) {
-		h.b.session(c.ID, string(c.Username)).durable = true
+		h.b.session(c.ID).durable = true
 		out = append(out, c)
 	})
 	return out, err

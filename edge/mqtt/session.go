@@ -9,7 +9,6 @@ import (
 
 // A session is what the broker keeps of a client beside the library's own state: what is stored of it, and how much.
 type session struct {
-	user    string
 	durable bool // outlives its connection
 	// under are the packets under way by their id, which is unique among both directions.
 	under map[uint16]entry
@@ -53,7 +52,7 @@ type stored struct {
 }
 
 // session returns the client's, a new one if it has none.
-func (b *broker) session(client, user string) *session {
+func (b *broker) session(client string) *session {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s := b.sessions[client]
@@ -61,7 +60,6 @@ func (b *broker) session(client, user string) *session {
 		s = &session{under: map[uint16]entry{}, inner: map[uint16]uint16{}, peer: map[uint16]uint16{}}
 		b.sessions[client] = s
 	}
-	s.user = user
 	b.metrics.sessions.Set(float64(len(b.sessions)))
 	return s
 }

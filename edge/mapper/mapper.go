@@ -258,11 +258,16 @@ func (m *mapper) all() {
 	}
 }
 
-// say calls Connected where that changed. A mapper that registered just now may not listen yet, and one
-// that is remembered is there in a moment.
+// say calls Connected where that changed. A mapper that registered just now may not listen yet, and one that is remembered
+// is there in a moment.
 func (m *mapper) say() {
 	m.saying.Lock()
 	defer m.saying.Unlock()
+	select {
+	case <-m.stopping:
+		return // its own end is no news: another takes its place, or the edge stops
+	default:
+	}
 	now := m.s.deps.Now()
 	m.mu.Lock()
 	up := m.ready && !m.deaf && m.missed < stuck

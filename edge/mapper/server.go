@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -187,7 +189,7 @@ func (s *Server) Changed(namespace, name string) {
 	}
 }
 
-// Registered returns the protocols that have a mapper, connected or not.
+// Registered returns the mappers, connected or not, by protocol.
 func (s *Server) Registered() []Mapper {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -195,6 +197,7 @@ func (s *Server) Registered() []Mapper {
 	for _, m := range s.mappers {
 		out = append(out, m.info())
 	}
+	slices.SortFunc(out, func(a, b Mapper) int { return strings.Compare(a.Protocol, b.Protocol) })
 	return out
 }
 

@@ -16,6 +16,7 @@ var programs = map[string]string{
 	"edgecore":     "edge/cmd/edgecore",
 	"keadm":        "common/cmd/keadm",
 	"kubectl":      "tests/cmd/kubectl",
+	"mapper":       "edge/cmd/mapper",
 }
 
 // BinEnv names the environment variable that says where finished programs lie. `make test` sets it after `make build`.

@@ -120,6 +120,9 @@ func (e *Edge) StaticPods() string { return filepath.Join(e.dir, "static-pods") 
 // Metrics is the URL of edgecore's metrics, inside the edge's network.
 func (e *Edge) Metrics() string { return fmt.Sprintf("http://127.0.0.1:%d", metricsPort) }
 
+// MapperSocket is where mappers register, MQTT the host:port of the broker inside the edge's network.
+func (e *Edge) MapperSocket() string { return filepath.Join(e.dir, "dmi.sock") }
+
 // WaitReady waits until the cluster sees the node as Ready.
 func (e *Edge) WaitReady(ctx context.Context, timeout time.Duration) error {
 	return e.stack.nodeReady(ctx, e.Name(), timeout)

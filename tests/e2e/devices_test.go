@@ -1,0 +1,180 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tether-edge/tether/apis/devices/v1beta1"
+	"github.com/tether-edge/tether/tests/cluster"
+)
+
+// deviceManifests are a pump of the virtual mapper and a meter that speaks MQTT itself.
+const deviceManifests = `
+apiVersion: devices.kubeedge.io/v1beta1
+kind: DeviceModel
+metadata: {name: pump}
+spec:
+  protocol: virtual
+  properties:
+  - {name: setpoint, type: INT, accessMode: ReadWrite, minimum: "0", maximum: "100"}
+  - {name: runs, type: INT, accessMode: ReadOnly}
+---
+apiVersion: devices.kubeedge.io/v1beta1
+kind: Device
+metadata: {name: pump-1}
+spec:
+  deviceModelRef: {name: pump}
+  nodeName: edge-1
+  protocol: {protocolName: virtual}
+  properties:
+  - {name: setpoint, desired: {value: "45"}, collectCycle: 100, reportCycle: 100, reportToCloud: true, visitors: {protocolName: virtual, configData: {}}}
+  - {name: runs, collectCycle: 100, reportCycle: 100, reportToCloud: true, visitors: {protocolName: virtual, configData: {wave: counter, period: 300}}}
+---
+apiVersion: devices.kubeedge.io/v1beta1
+kind: DeviceModel
+metadata: {name: meter}
+spec:
+  protocol: mqtt
+  properties:
+  - {name: power, type: FLOAT, accessMode: ReadOnly}
+---
+apiVersion: devices.kubeedge.io/v1beta1
+kind: Device
+metadata: {name: meter-1}
+spec:
+  deviceModelRef: {name: meter}
+  nodeName: edge-1
+  protocol: {protocolName: mqtt}
+  properties:
+  - {name: power, reportToCloud: true}
+`
+
+// deviceStatus is what the cluster shows of a device.
+func (s *system) deviceStatus(name string) (*v1beta1.DeviceStatus, error) {
+	r := s.kubectl("", "get", "devicestatus", name, "-o", "json")
+	if r.code != 0 {
+		return nil, fmt.Errorf("get devicestatus %s: %s", name, r.err)
+	}
+	d := &v1beta1.DeviceStatus{}
+	return d, json.Unmarshal([]byte(r.out), d)
+}
+
+// reports waits until the cluster shows a reported value, and a condition's status.
+func (s *system) reports(device, property, value string, conditions ...string) {
+	s.t.Helper()
+	cluster.Eventually(s.t, 30*time.Second, fmt.Sprintf("%s of %s to be reported as %q with %v", property, device, value, conditions), func() error {
+		d, err := s.deviceStatus(device)
+		if err != nil {
+			return err
+		}
+		var found string
+		for _, t := range d.Status.Twins {
+			if t.PropertyName == property && t.Reported != nil {
+				found = t.Reported.Value
+			}
+		}
+		var holds []string
+		for _, c := range d.Status.Conditions {
+			holds = append(holds, c.Type+"="+string(c.Status))
+		}
+		shown := strings.Join(holds, " ")
+		for _, c := range conditions {
+			if !strings.Contains(shown, c) {
+				return fmt.Errorf("conditions %+v", d.Status.Conditions)
+			}
+		}
+		if found != value {
+			return fmt.Errorf("it is %q of %+v", found, d.Status.Twins)
+		}
+		return nil
+	})
+}
+
+func (s *system) desires(device, property, value string) {
+	s.t.Helper()
+	patch := fmt.Sprintf(`[{"op":"replace","path":"/spec/properties/0/desired/value","value":%q}]`, value)
+	if r := s.kubectl("", "patch", "device", device, "--type", "json", "-p", patch); r.code != 0 {
+		s.t.Fatalf("desire %s of %s: %s", property, device, r.err)
+	}
+}
+
+// publish publishes at the edge with another project's client, and waits for the answer.
+func (s *system) publish(device, payload string) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), 30*time.Second)
+	defer cancel()
+	out, err := s.edge.Run(ctx, "mosquitto_rr", "-h", "127.0.0.1", "-p", "1884", "-q", "1", "-W", "20", "-e", "$hw/events/device/default/"+device+"/twin/update/result",
+		"-t", "$hw/events/device/default/"+device+"/twin/update", "-m", payload)
+	s.must(err)
+	if strings.Contains(out, `"code"`) || !strings.Contains(out, "power") {
+		s.t.Fatalf("the answer to %s is %s", payload, out)
+	}
+}
+
+// TestDevicesWorkWithAndWithoutTheCloud: kubectl apply puts a device to work; what is desired reaches it and what it reports
+// reaches the cluster, also what happened on either side while the cable was out, and after the node's agent was killed.
+func TestDevicesWorkWithAndWithoutTheCloud(t *testing.T) {
+	s := sharedSystem(t)
+	s.kubectlApply("default", deviceManifests)
+	t.Cleanup(func() {
+		for _, kind := range []string{"devices", "devicemodels"} {
+			if out, err := s.kubectlCommand(context.Background(), "delete", kind, "--all").CombinedOutput(); err != nil {
+				t.Errorf("delete %s: %v: %s", kind, err, out)
+			}
+		}
+	})
+	s.reports("meter-1", "power", "", "MapperConnected=False", "Ready=True")
+	program, err := cluster.Program(t.Context(), "mapper")
+	s.must(err)
+	socket := filepath.Join(filepath.Dir(s.edge.MapperSocket()), "virtual.sock")
+	mapper, err := s.edge.Start(cluster.ProcessConfig{Name: "mapper", Argv: []string{program, "virtual", "--edge-socket", s.edge.MapperSocket(), "--socket", socket}})
+	s.must(err)
+	t.Cleanup(func() { s.must(mapper.Stop(20 * time.Second)) })
+	s.reports("pump-1", "setpoint", "45", "MapperConnected=True", "Reported=True", "Ready=True")
+	s.publish("meter-1", `{"event_id":"1","twin":{"power":{"actual":{"value":"1.5"}}}}`)
+	s.reports("meter-1", "power", "1.5")
+	s.desires("pump-1", "setpoint", "50")
+	s.reports("pump-1", "setpoint", "50", "Reported=True")
+
+	s.cut()
+	s.publish("meter-1", `{"twin":{"power":{"actual":{"value":"2"}}}}`)
+	s.publish("meter-1", `{"twin":{"power":{"actual":{"value":"2.5"}}}}`)
+	s.desires("pump-1", "setpoint", "55")
+	s.heal()
+	s.reports("meter-1", "power", "2.5")
+	s.reports("pump-1", "setpoint", "55", "Reported=True")
+
+	s.cut()
+	s.publish("meter-1", `{"twin":{"power":{"actual":{"value":"3.5"}}}}`)
+	old := s.killCore()
+	s.waitCore(old)
+	s.desires("pump-1", "setpoint", "60")
+	s.heal()
+	s.reports("meter-1", "power", "3.5")
+	// The mapper registered with the agent that was killed, and is remembered.
+	s.reports("pump-1", "setpoint", "60", "MapperConnected=True", "Reported=True")
+
+	if r := s.kubectl("", "delete", "device", "pump-1"); r.code != 0 {
+		t.Fatal(r.err)
+	}
+	cluster.Eventually(t, 30*time.Second, "the device's status to go with it", func() error {
+		if _, err := s.deviceStatus("pump-1"); err == nil {
+			return fmt.Errorf("it is there")
+		}
+		return nil
+	})
+	cluster.Eventually(t, 30*time.Second, "the edge to have one device", func() error {
+		local, err := s.edge.LocalAPI()
+		s.must(err)
+		body, err := local.Discovery().RESTClient().Get().AbsPath("/apis/devices.kubeedge.io/v1beta1/devices").DoRaw(t.Context())
+		if err == nil && (strings.Contains(string(body), `"name":"pump-1"`) || !strings.Contains(string(body), `"name":"meter-1"`)) {
+			err = fmt.Errorf("it has %s", body)
+		}
+		return err
+	})
+}

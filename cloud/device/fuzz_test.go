@@ -72,7 +72,7 @@ func TestAReportThatCannotBeKeptIsRefusedWithItsReason(t *testing.T) {
 		"no UTF-8":            {"{\"state\":\"\xff\"}", http.StatusBadRequest, "BadRequest", "UTF-8"},
 		"another uid":         {`{"uid":"uid-2"}`, http.StatusBadRequest, "BadRequest", "the same in body and write"},
 		"a bomb":              {`{"twins":[{}` + strings.Repeat(",{}", maxValues) + `]}`, http.StatusBadRequest, "BadRequest", "more than 32000 values"},
-		"too many bytes":      {`{"state":"` + strings.Repeat("a", maxBody) + `"}`, http.StatusBadRequest, "BadRequest", "at most 262144 bytes"},
+		"too many bytes":      {`{"state":"` + strings.Repeat("a", maxBody) + `"}`, http.StatusBadRequest, "BadRequest", "at most 1048576 bytes"},
 		"too many properties": {twins(v1beta1.MaxProperties+1, 1), http.StatusUnprocessableEntity, device.ReasonTooManyProperties, "at most 1000"},
 		"too much reported":   {twins(2, v1beta1.MaxReportedBytes/2+1), http.StatusUnprocessableEntity, device.ReasonReportedTooLarge, "at most 65536 bytes"},
 		"a long observed value": {`{"twins":[{"propertyName":"a","observedDesired":{"value":"` + strings.Repeat("v", v1beta1.MaxDesiredBytes+1) + `"}}]}`,

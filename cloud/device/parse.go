@@ -20,7 +20,7 @@ import (
 
 // Limits on the body of a report, beside those of the device's values (docs/devices.md).
 const (
-	maxBody = 256 << 10
+	maxBody = v1beta1.MaxReport
 	// maxValues bounds the values of its JSON. A twin with both properties and three entries of metadata each has 14.
 	maxValues = 32_000
 	// maxState and maxOnline bound texts that are a word and a time; maxSaid the message of a condition.

@@ -401,8 +401,9 @@ func (g *graph) placeDevice(e *entry, nodeName string, refs []*entry, ch *change
 	if e.rel == nil && n == nil {
 		return
 	}
-	old, oldRefs := e.links().node, e.rel.refs
-	e.rel.node, e.rel.refs = n, refs
+	rel := e.links()
+	old, oldRefs := rel.node, rel.refs
+	rel.node, rel.refs = n, refs
 	// The new ones are counted before the old ones are taken back, so that what stays is never unseen.
 	if n != nil {
 		g.refer(n, e, ch)

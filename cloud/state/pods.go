@@ -28,8 +28,9 @@ func (g *graph) bindPod(e *entry, n *nodeState, refs []*entry, ch *changes) {
 	if e.rel == nil && n == nil {
 		return
 	}
-	old, oldRefs := e.links().node, e.rel.refs
-	e.rel.node, e.rel.refs = n, refs
+	rel := e.links()
+	old, oldRefs := rel.node, rel.refs
+	rel.node, rel.refs = n, refs
 	if n != nil {
 		// The new references are counted before the old ones are taken back, so that what stays is never unseen.
 		for _, r := range refs {

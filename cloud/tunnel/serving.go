@@ -77,8 +77,11 @@ func (s *Serving) Start(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return nil
 		default:
-			if text := err.Error(); text != said {
-				said = text
+			// The name of the request is another each time.
+			if text := errors.Unwrap(err); text == nil || text.Error() != said {
+				if said = ""; text != nil {
+					said = text.Error()
+				}
 				s.log.Warn("the cluster signs no certificate for the kubelets' ports, they are served with one of the edge CA: an API server with --kubelet-certificate-authority refuses that", "error", err)
 			}
 			wait = tries.Next()
@@ -169,13 +172,17 @@ func (s *Serving) signed(ctx context.Context, csr *certificatesv1.CertificateSig
 	if err != nil && !apierrors.IsConflict(err) {
 		return nil, fmt.Errorf("approve: %w", err)
 	}
+	unsigned := errUnsigned
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		current, err := requests.Get(ctx, csr.Name, metav1.GetOptions{})
+		if err != nil && ctx.Err() == nil {
+			unsigned = fmt.Errorf("look for its certificate: %w", err)
+		}
 		if err != nil && ctx.Err() == nil && apierrors.IsNotFound(err) {
 			return nil, err
 		}
 		if err == nil {
-			csr = current
+			csr, unsigned = current, errUnsigned
 			approved, refused := judged(csr)
 			switch {
 			case len(csr.Status.Certificate) > 0:
@@ -191,7 +198,7 @@ func (s *Serving) signed(ctx context.Context, csr *certificatesv1.CertificateSig
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
-			return nil, errors.Join(errUnsigned, ctx.Err())
+			return nil, unsigned
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 
+	"github.com/tether-edge/tether/apis/devices/v1beta1"
 	"github.com/tether-edge/tether/common/wire"
 )
 
@@ -21,6 +22,9 @@ func (a *Applier) deviceStatus(ctx context.Context, node string, w *wire.Write) 
 		return refuse(fmt.Errorf("%s: this cloudcore has no devices", keyOf(w)))
 	case w.Op != wire.Op_OP_PUT:
 		return refuse(fmt.Errorf("%s: operation %s: an edge puts the status of a device whole", keyOf(w), opName(w.Op)))
+	}
+	if n := wire.OpenSize(w.Body, w.Compression); n > v1beta1.MaxReport {
+		return refuse(fmt.Errorf("%s: %d bytes, expected at most %d", keyOf(w), n, v1beta1.MaxReport))
 	}
 	body, err := a.deps.Compressor.Open(w.Body, w.Compression)
 	if err != nil {

@@ -43,8 +43,10 @@ func (m *Memory) Busy() (done func()) {
 func (m *Memory) count(n int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.busy += n
-	m.set()
+	was := m.busy > 0
+	if m.busy += n; was != (m.busy > 0) {
+		m.set() // which stops the world for a moment
+	}
 }
 
 // set applies what holds now. It is called with mu held.

@@ -19,15 +19,22 @@ func unused() uint64 {
 
 func TestMemoryThatIsNoLongerNeededIsGivenBack(t *testing.T) {
 	const size = 64 << 20
-	var blocks [][]byte
-	for range size / (64 << 10) {
-		blocks = append(blocks, make([]byte, 64<<10))
-	}
-	runtime.KeepAlive(blocks)
-	blocks = nil
-	runtime.GC() // the runtime's own does as much, and gives little back
-	if n := unused(); n < size/2 {
-		t.Fatalf("%d bytes are unused before anything was given back: the test proves nothing", n)
+	// The runtime gives back a little by itself, in the background: on a busy machine it may have done so before anybody looks.
+	for try := 0; ; try++ {
+		var blocks [][]byte
+		for range size / (64 << 10) {
+			blocks = append(blocks, make([]byte, 64<<10))
+		}
+		runtime.KeepAlive(blocks)
+		blocks = nil
+		runtime.GC()
+		n := unused()
+		if n >= size/2 {
+			break
+		}
+		if try == 100 {
+			t.Fatalf("%d bytes are unused before anything was given back: the test proves nothing", n)
+		}
 	}
 	if !tidy() {
 		t.Fatal("64 MiB of garbage are let stand")

@@ -14,9 +14,10 @@ type Declared struct {
 }
 
 // Declare takes what the Device says. Properties of the Device that it names no longer are removed, whatever they
-// reported; those that came from clients stay.
-func (t *Twin) Declare(all []Declared, at Stamp) (Changes, error) {
+// reported; those that came from clients stay, as long as there is room for both.
+func (t *Twin) Declare(all []Declared, at Stamp) Changes {
 	s := t.step()
+	s.declared = true
 	named := map[string]bool{}
 	for _, d := range all {
 		if named[d.Name] {
@@ -30,11 +31,9 @@ func (t *Twin) Declare(all []Declared, at Stamp) (Changes, error) {
 			s.remove(name)
 		}
 	}
-	c, err := s.done()
-	if err == nil {
-		t.advance(at)
-	}
-	return c, err
+	c, _ := s.done() // nothing that is declared is refused
+	t.advance(at)
+	return c
 }
 
 func (s *step) declare(d Declared, at Stamp) {

@@ -115,7 +115,7 @@ func (t *Twin) Property(name string) *Property {
 // Names returns the names of all properties, sorted.
 func (t *Twin) Names() []string { return slices.Sorted(maps.Keys(t.properties)) }
 
-// A Conflict is a desire of the edge that the cloud's took the place of.
+// A Conflict is a desire of the edge that the cloud's took the place of, or what a client brought that had to make room.
 type Conflict struct {
 	Property, Lost, Won string
 }
@@ -143,6 +143,8 @@ type step struct {
 	t       *Twin
 	next    map[string]*Property // nil: removed
 	changes Changes
+	// declared: the Device says it. What it says is taken, and clients' properties and desires make room for it.
+	declared bool
 }
 
 func (t *Twin) step() *step {
@@ -175,9 +177,8 @@ func (s *step) remove(name string) {
 	}
 }
 
-// done makes the step's copies the truth, where they keep within the limits.
-func (s *step) done() (Changes, error) {
-	count, desired, reported := 0, 0, 0
+// sizes of a twin after the step.
+func (s *step) sizes() (count, desired, reported int) {
 	add := func(p *Property) {
 		count++
 		desired += max(len(p.Cloud.text()), len(p.Edge.text()))
@@ -193,6 +194,50 @@ func (s *step) done() (Changes, error) {
 			add(p)
 		}
 	}
+	return count, desired, reported
+}
+
+// makeRoom removes what clients brought, the last by name first, until what is declared fits.
+func (s *step) makeRoom() {
+	count, desired, _ := s.sizes()
+	for _, name := range slices.Backward(s.t.Names()) {
+		p, ok := s.next[name]
+		if !ok {
+			p = s.t.properties[name]
+		}
+		switch {
+		case p == nil:
+		case count > v1beta1.MaxProperties && !p.Own:
+			s.lost(name, p)
+			s.remove(name)
+			count--
+		case desired > v1beta1.MaxDesiredBytes && p.Edge != nil:
+			s.lost(name, p)
+			p = s.change(name)
+			desired -= max(len(p.Cloud.text()), len(p.Edge.text())) - len(p.Cloud.text())
+			p.Edge = nil
+			s.changes.Desired, s.changes.Trivial = true, false
+		}
+	}
+}
+
+// lost notes what a client desired or reported and is no more.
+func (s *step) lost(name string, p *Property) {
+	c := Conflict{Property: name, Won: p.Cloud.text()}
+	if c.Lost = p.Edge.text(); c.Lost == "" {
+		c.Lost = p.Reported.text()
+	}
+	s.changes.Conflicts = append(s.changes.Conflicts, c)
+}
+
+// done makes the step's copies the truth, where they keep within the limits.
+func (s *step) done() (Changes, error) {
+	if s.declared {
+		s.makeRoom()
+		s.commit()
+		return s.changes, nil
+	}
+	count, desired, reported := s.sizes()
 	switch {
 	case count > v1beta1.MaxProperties:
 		return Changes{}, fmt.Errorf("%w: expected at most %d, found %d", ErrTooMany, v1beta1.MaxProperties, count)
@@ -201,6 +246,11 @@ func (s *step) done() (Changes, error) {
 	case reported > v1beta1.MaxReportedBytes:
 		return Changes{}, fmt.Errorf("%w: expected at most %d bytes of reported values, found %d", ErrTooLong, v1beta1.MaxReportedBytes, reported)
 	}
+	s.commit()
+	return s.changes, nil
+}
+
+func (s *step) commit() {
 	for name, p := range s.next {
 		if p == nil {
 			delete(s.t.properties, name)
@@ -208,7 +258,6 @@ func (s *step) done() (Changes, error) {
 			s.t.properties[name] = p
 		}
 	}
-	return s.changes, nil
 }
 
 func (t *Twin) advance(at Stamp) {

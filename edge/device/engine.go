@@ -37,7 +37,7 @@ type Store interface {
 // A Listener hears what happened, in order for each device. Its methods must not block and must not call the Engine. What
 // they are given is theirs to keep and not to change.
 type Listener interface {
-	// Changed: properties of the twin, or the state, are other than they were.
+	// Changed: properties of the twin are other than they were, or were reported again.
 	Changed(c Change)
 	// Placed: the device came (isNew), its Device or its model changed, or it went (present is false).
 	Placed(namespace, name string, present, isNew bool)
@@ -180,16 +180,24 @@ func (e *Engine) Update(ctx context.Context, namespace, name string, updates map
 		}
 	}
 	e.m.updates.Inc()
-	return e.step(ctx, d, func(at twin.Stamp) (twin.Changes, error) { return d.twin.Apply(stamped(updates, at), at) })
+	return e.step(ctx, d, func(at twin.Stamp) (twin.Changes, error) {
+		changes, err := d.twin.Apply(stamped(updates, at), at)
+		if err == nil && !d.fits() {
+			d.twin.Revert(changes)
+			err = fmt.Errorf("%w: with names and metadata a device has room for %d bytes of JSON", twin.ErrTooLong, v1beta1.MaxReport)
+		}
+		return changes, err
+	})
 }
 
 // stamped gives values that carry no time the one at which they arrived.
 func stamped(updates map[string]twin.Update, at twin.Stamp) map[string]twin.Update {
+	out := make(map[string]twin.Update, len(updates))
 	for property, u := range updates {
 		u.Desired, u.Reported = withTime(u.Desired, at), withTime(u.Reported, at)
-		updates[property] = u
+		out[property] = u
 	}
-	return updates
+	return out
 }
 
 func withTime(v *v1beta1.TwinProperty, at twin.Stamp) *v1beta1.TwinProperty {
@@ -224,8 +232,8 @@ func (d *entry) judge(property string, u twin.Update) error {
 		for k, x := range v.Metadata {
 			n += len(k) + len(x)
 		}
-		if n > maxMetadata {
-			return fmt.Errorf("%w: metadata of property %q has %d bytes, expected at most %d", ErrInvalid, property, n, maxMetadata)
+		if n > maxMetadata || len(v.Metadata) > v1beta1.MaxMetadata {
+			return fmt.Errorf("%w: metadata of property %q has %d bytes in %d entries, expected at most %d in %d", ErrInvalid, property, n, len(v.Metadata), maxMetadata, v1beta1.MaxMetadata)
 		}
 	}
 	if u.Desired == nil || u.Desired.Value == "" {
@@ -271,8 +279,11 @@ func (e *Engine) step(ctx context.Context, d *entry, do func(at twin.Stamp) (twi
 		if len(changes.Before) > 0 {
 			e.tell(d, changes)
 		}
-		return e.settle(ctx, d)
+		e.report(d, e.settle(ctx, d))
+		return nil
 	}
+	// From here on it is done or not done: a caller who goes away in between must not leave the disk with what this forgets.
+	ctx = context.WithoutCancel(ctx)
 	notes, err := d.notes(changes)
 	if err != nil {
 		d.twin.Revert(changes)

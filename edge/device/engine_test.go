@@ -321,3 +321,127 @@ func TestManyReportAtOnce(t *testing.T) {
 		}
 	}
 }
+
+// TestAStoreThatFailsAtTheStartCostsNoTwin: what was kept is waited for.
+func TestAStoreThatFailsAtTheStartCostsNoTwin(t *testing.T) {
+	w := withPump(t, "45")
+	if err := w.engine.Update(t.Context(), "ns", "p", map[string]twin.Update{"setpoint": {Desired: &v1beta1.TwinProperty{Value: "50"}}, "flow": {Reported: &v1beta1.TwinProperty{Value: "2"}}}); err != nil {
+		t.Fatal(err)
+	}
+	w.stop()
+	w.store.loseTrack()
+	w.store.refuse("notes", "list", "list")
+	again := newWorld(t, w.store)
+	again.settled("p", func(v View) bool {
+		return v.Device.Spec.Properties[0].Desired.Value == "50" && v.Properties["flow"].Reported != nil
+	})
+}
+
+// TestTheNotesOfAFormerDeviceHarmNobody: it was made anew while this edge was away.
+func TestTheNotesOfAFormerDeviceHarmNobody(t *testing.T) {
+	w := withPump(t, "45")
+	if _, err := w.engine.SetState(t.Context(), "ns", "p", "online"); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.engine.Report(t.Context(), "ns", "p", reported("client", "7", "flow", "2")); err != nil {
+		t.Fatal(err)
+	}
+	w.stop()
+	w.store.loseTrack()
+	another := pump("p", "10")
+	another.UID = "another"
+	w.store.put(t, object.Devices, another, "")
+	again := newWorld(t, w.store)
+	if v, _ := again.engine.Device("ns", "p"); v.State != "" || v.Properties["client"] != nil || v.Properties["flow"].Reported != nil {
+		t.Errorf("it is what the former one was: %+v", v)
+	}
+	if err := again.engine.Update(t.Context(), "ns", "p", map[string]twin.Update{"setpoint": {Desired: &v1beta1.TwinProperty{Value: "42"}}}); err != nil {
+		t.Fatal(err)
+	}
+	again.stop()
+	w.store.loseTrack()
+	last := newWorld(t, w.store)
+	if v, _ := last.engine.Device("ns", "p"); v.Device.Spec.Properties[0].Desired.Value != "42" {
+		t.Errorf("after a restart %q is desired, expected 42", v.Device.Spec.Properties[0].Desired.Value)
+	}
+	for key := range w.store.notes[bucketTwins] {
+		if strings.Contains(key, "client") {
+			t.Errorf("note %s of the former one is left", key)
+		}
+	}
+}
+
+// TestADeviceThatCannotBeReadKeepsItsTwin: a newer cloud may have written it.
+func TestADeviceThatCannotBeReadKeepsItsTwin(t *testing.T) {
+	w := withPump(t, "45")
+	if err := w.engine.Report(t.Context(), "ns", "p", reported("flow", "2")); err != nil {
+		t.Fatal(err)
+	}
+	w.stop()
+	w.store.loseTrack()
+	w.store.put(t, object.Devices, pump("p", ""), `{"apiVersion":"devices.kubeedge.io/v1beta1","kind":"Device","spec":7}`)
+	again := newWorld(t, w.store)
+	w.store.put(t, object.Devices, pump("p", "45"), "")
+	again.settled("p", func(v View) bool { return v.Properties["flow"].Reported != nil })
+}
+
+// TestACallerWhoGoesAwayLeavesNoHalf: the store goes on with what it was given, and so must the twin.
+func TestACallerWhoGoesAwayLeavesNoHalf(t *testing.T) {
+	w := withPump(t, "")
+	ctx, cancel := context.WithCancel(t.Context())
+	w.store.mu.Lock()
+	w.store.during = cancel
+	w.store.mu.Unlock()
+	if err := w.engine.Report(ctx, "ns", "p", reported("flow", "2")); err != nil {
+		t.Fatal(err)
+	}
+	if v, _ := w.engine.Device("ns", "p"); v.Properties["flow"].Reported == nil {
+		t.Error("the disk has what the twin has not")
+	}
+}
+
+// TestWhatTheCloudMayHaveLostIsSaidAgain: somebody deleted a DeviceStatus there, or a backup took its place.
+func TestWhatTheCloudMayHaveLostIsSaidAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := withPump(t, "45")
+		time.Sleep(time.Second)
+		w.store.sent()
+		time.Sleep(sayAgain / 2)
+		synctest.Wait()
+		if n := w.store.sent(); n > 0 {
+			t.Errorf("%d statuses without news", n)
+		}
+		time.Sleep(sayAgain)
+		synctest.Wait()
+		if _, ok := w.store.status(t, "p"); !ok {
+			t.Error("it is not said again")
+		}
+		if n := w.store.sent(); n != 1 {
+			t.Errorf("%d statuses, expected one", n)
+		}
+		w.stop()
+	})
+}
+
+// TestAStatusThatIsTooLargeSaysSo: a client is refused before it comes to that.
+func TestAStatusThatIsTooLargeSaysSo(t *testing.T) {
+	w := withPump(t, "")
+	big := strings.Repeat("\x01", 60<<10) // six bytes each in JSON
+	many := map[string]twin.Update{}
+	for i := range 3 {
+		many[fmt.Sprint("x", i)] = twin.Update{Reported: &v1beta1.TwinProperty{Value: big[:20<<10]}, Desired: &v1beta1.TwinProperty{Value: big[:20<<10]}}
+	}
+	if err := w.engine.Update(t.Context(), "ns", "p", many); err != nil {
+		t.Fatal(err)
+	}
+	names := map[string]twin.Update{}
+	for i := range 900 {
+		names[fmt.Sprintf("%0200d", i)] = twin.Update{Reported: &v1beta1.TwinProperty{Value: "1", Metadata: map[string]string{"x": big[:200]}}}
+	}
+	if err := w.engine.Update(t.Context(), "ns", "p", names); !errors.Is(err, twin.ErrTooLong) {
+		t.Errorf("what no status can hold is taken: %v", err)
+	}
+	if r, ok := w.store.status(t, "p"); !ok || r.value("x2") == "" {
+		t.Error("what was there before is not")
+	}
+}

@@ -22,15 +22,16 @@ func (e *Engine) Start(ctx context.Context) error {
 	e.ctx = ctx
 	e.mu.Unlock()
 	defer e.rest()
-	kept, err := e.recall(ctx)
-	if err != nil {
-		if ctx.Err() != nil {
-			return nil
-		}
-		return err
-	}
+	var kept memories
 	for ctx.Err() == nil {
-		if err := e.follow(ctx, kept); err != nil && ctx.Err() == nil {
+		var err error
+		if kept == nil {
+			kept, err = e.recall(ctx)
+		}
+		if err == nil {
+			err = e.follow(ctx, kept)
+		}
+		if err != nil && ctx.Err() == nil {
 			e.m.failures.Inc()
 			e.deps.Log.Warn("cannot follow the devices of the store, trying again", "error", err)
 			select {
@@ -38,7 +39,6 @@ func (e *Engine) Start(ctx context.Context) error {
 			case <-ctx.Done():
 			}
 		}
-		kept = nil // they are in the entries
 	}
 	return nil
 }
@@ -64,19 +64,27 @@ func (e *Engine) rest() {
 
 // memory is what was kept of one device.
 type memory struct {
-	uid        string
 	properties map[string]*twin.Property
 	state      stateNote
 }
 
+// memories are what was kept and has no entry yet. A name may have had several Devices, of which the notes of former ones
+// are left over where this edge was away when they went.
+type memories map[incarnation]*memory
+
+type incarnation struct {
+	key id
+	uid string
+}
+
 // recall reads the notes. One that cannot be read is passed over: the device says again what it has.
-func (e *Engine) recall(ctx context.Context) (map[id]*memory, error) {
-	kept := map[id]*memory{}
+func (e *Engine) recall(ctx context.Context) (memories, error) {
+	kept := memories{}
 	of := func(key id, uid string) *memory {
-		m := kept[key]
-		if m == nil || m.uid != uid {
-			m = &memory{uid: uid, properties: map[string]*twin.Property{}}
-			kept[key] = m
+		m := kept[incarnation{key, uid}]
+		if m == nil {
+			m = &memory{properties: map[string]*twin.Property{}}
+			kept[incarnation{key, uid}] = m
 		}
 		return m
 	}
@@ -109,7 +117,7 @@ func (e *Engine) recall(ctx context.Context) (map[id]*memory, error) {
 }
 
 // follow brings the engine in step with the store and follows its changes until the store loses track of it.
-func (e *Engine) follow(ctx context.Context, kept map[id]*memory) error {
+func (e *Engine) follow(ctx context.Context, kept memories) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	models, since, err := e.deps.Store.List(ctx, object.DeviceModels, "")
@@ -135,8 +143,12 @@ func (e *Engine) follow(ctx context.Context, kept map[id]*memory) error {
 	default:
 		close(e.ready)
 	}
+	again := time.NewTicker(sayAgain / 10)
+	defer again.Stop()
 	for {
 		select {
+		case <-again.C:
+			e.sayAgain(ctx)
 		case ev, ok := <-modelEvents:
 			if !ok {
 				return nil
@@ -150,6 +162,21 @@ func (e *Engine) follow(ctx context.Context, kept map[id]*memory) error {
 		case <-ctx.Done():
 			return nil
 		}
+	}
+}
+
+// sayAgain is after how long a status is said again though nothing is new: somebody may have deleted it in the cloud, or a
+// backup taken its place. Where it is there already it costs the cloud one read.
+const sayAgain = 10 * time.Minute
+
+func (e *Engine) sayAgain(ctx context.Context) {
+	for _, d := range e.all() {
+		d.mu.Lock()
+		if d.due == nil && time.Since(d.next) > sayAgain {
+			d.queued = nil
+			e.report(d, e.settle(ctx, d))
+		}
+		d.mu.Unlock()
 	}
 }
 
@@ -179,11 +206,11 @@ func (e *Engine) takeModels(records []*object.Record) {
 }
 
 // takeDevices makes the list the whole truth.
-func (e *Engine) takeDevices(ctx context.Context, records []*object.Record, kept map[id]*memory) {
+func (e *Engine) takeDevices(ctx context.Context, records []*object.Record, kept memories) {
 	there := map[id]bool{}
 	for _, r := range records {
+		there[device.ID(r.Key.Namespace, r.Key.Name)] = true // also what cannot be read
 		if d, ok := decode[*v1beta1.Device](e, r); ok {
-			there[device.ID(d.Namespace, d.Name)] = true
 			e.place(ctx, d, kept)
 		}
 	}
@@ -195,10 +222,24 @@ func (e *Engine) takeDevices(ctx context.Context, records []*object.Record, kept
 	if !e.deps.Store.Synced(object.Devices) {
 		return // who is not there may come yet
 	}
-	for key, m := range kept {
-		if !there[key] {
-			e.forget(ctx, key, m.properties)
+	for k, m := range kept {
+		e.mu.RLock()
+		d := e.devices[k.key]
+		e.mu.RUnlock()
+		switch {
+		case d != nil:
+			d.mu.Lock()
+			for _, name := range d.twin.Names() {
+				delete(m.properties, name) // it took the place of the former one's
+			}
+			e.forget(ctx, k.key, m.properties, d.state.UID == "")
+			d.mu.Unlock()
+		case there[k.key]:
+			continue
+		default:
+			e.forget(ctx, k.key, m.properties, true)
 		}
+		delete(kept, k)
 	}
 }
 
@@ -212,7 +253,7 @@ func (e *Engine) all() []*entry {
 	return all
 }
 
-func (e *Engine) deviceChanged(ctx context.Context, ev object.Event, kept map[id]*memory) {
+func (e *Engine) deviceChanged(ctx context.Context, ev object.Event, kept memories) {
 	if ev.Type == object.Deleted {
 		e.drop(ctx, device.ID(ev.Record.Key.Namespace, ev.Record.Key.Name))
 		return
@@ -258,26 +299,29 @@ func modelOf(d *v1beta1.Device) id {
 }
 
 // place takes a Device that is new or changed.
-func (e *Engine) place(ctx context.Context, o *v1beta1.Device, kept map[id]*memory) {
+func (e *Engine) place(ctx context.Context, o *v1beta1.Device, kept memories) {
 	key := device.ID(o.Namespace, o.Name)
-	e.mu.Lock()
+	e.mu.RLock()
 	d, model := e.devices[key], e.models[modelOf(o)]
-	former := d
+	e.mu.RUnlock()
 	isNew := d == nil || d.uid != string(o.UID)
 	if isNew {
-		d = &entry{namespace: o.Namespace, name: o.Name, uid: string(o.UID), device: o, model: model, twin: twin.New(nil)}
-		if m := kept[key]; m != nil && m.uid == d.uid {
-			d.twin, d.state = twin.New(m.properties), m.state
-			delete(kept, key)
+		if d != nil {
+			e.drop(ctx, key)
 		}
-		e.devices[key] = d
-	}
-	e.mu.Unlock()
-	if former != nil && former != d {
-		e.end(ctx, former)
+		d = &entry{namespace: o.Namespace, name: o.Name, uid: string(o.UID), device: o, model: model, twin: twin.New(nil)}
+		if m := kept[incarnation{key, d.uid}]; m != nil {
+			d.twin, d.state = twin.New(m.properties), m.state
+			delete(kept, incarnation{key, d.uid})
+		}
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if isNew { // nobody finds it before it knows what is declared
+		e.mu.Lock()
+		e.devices[key] = d
+		e.mu.Unlock()
+	}
 	d.device, d.model = o, model
 	e.report(d, e.declare(ctx, d))
 	e.placed(d, true, isNew)
@@ -294,7 +338,7 @@ func (e *Engine) declare(ctx context.Context, d *entry) error {
 		}
 		all = append(all, one)
 	}
-	return e.step(ctx, d, func(at twin.Stamp) (twin.Changes, error) { return d.twin.Declare(all, at) })
+	return e.step(ctx, d, func(at twin.Stamp) (twin.Changes, error) { return d.twin.Declare(all, at), nil })
 }
 
 // placed tells the listeners. Called with d.mu held.
@@ -323,13 +367,16 @@ func (e *Engine) end(ctx context.Context, d *entry) {
 	for _, name := range d.twin.Names() {
 		properties[name] = nil
 	}
-	e.forget(ctx, device.ID(d.namespace, d.name), properties)
+	e.forget(ctx, device.ID(d.namespace, d.name), properties, true)
 	e.placed(d, false, false)
 }
 
 // forget removes what was kept of a device.
-func (e *Engine) forget(ctx context.Context, key id, properties map[string]*twin.Property) {
-	notes := []Note{{Bucket: bucketStates, Key: key}}
+func (e *Engine) forget(ctx context.Context, key id, properties map[string]*twin.Property, state bool) {
+	var notes []Note
+	if state {
+		notes = append(notes, Note{Bucket: bucketStates, Key: key})
+	}
 	for name := range properties {
 		notes = append(notes, Note{Bucket: bucketTwins, Key: key + "/" + name})
 	}

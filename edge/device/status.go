@@ -56,9 +56,47 @@ func (s stateNote) lastOnline() string {
 // priorityDevice is that of a device's status in the outbox: after the pods', before Events.
 const priorityDevice = object.PriorityPod / 2
 
-// status is the write of a device's status. Called with d.mu held.
+// perTwin is about what a twin takes in JSON beside its texts, in bytes, and escaped how much longer a text can become there.
+const (
+	perTwin = 200
+	escaped = 6
+)
+
+// fits reports whether the cloud can take the device's status. Called with d.mu held.
+func (d *entry) fits() bool {
+	all := d.twin.Status()
+	n := 0
+	for _, t := range all {
+		n += perTwin + len(t.PropertyName)
+		for _, v := range []*v1beta1.TwinProperty{t.ObservedDesired, t.Reported} {
+			if v != nil {
+				n += len(v.Value) + maxMetadata
+			}
+		}
+	}
+	if n*escaped <= v1beta1.MaxReport {
+		return true
+	}
+	body, err := json.Marshal(all)
+	return err == nil && len(body) <= v1beta1.MaxReport-room
+}
+
+// room is left in a status for what is beside its twins.
+const room = 16 << 10
+
+// status is the write of a device's status. What the cloud could not take is left out and said: a Device can desire more than a
+// status holds. Called with d.mu held.
 func (e *Engine) status(d *entry, conditions []condition) (object.Outgoing, error) {
-	body, err := json.Marshal(report{UID: d.uid, Twins: d.twin.Status(), State: d.state.State, LastOnlineTime: d.state.lastOnline(), Conditions: conditions})
+	r := report{UID: d.uid, Twins: d.twin.Status(), State: d.state.State, LastOnlineTime: d.state.lastOnline(), Conditions: conditions}
+	if !d.fits() {
+		r.Twins, r.Conditions = nil, slices.Clone(conditions)
+		for i := range r.Conditions {
+			if c := &r.Conditions[i]; c.Type == v1beta1.ConditionReported {
+				c.Status, c.Reason, c.Message = metav1.ConditionFalse, "TooLarge", fmt.Sprintf("what is desired and reported takes more than %d bytes of JSON", v1beta1.MaxReport)
+			}
+		}
+	}
+	body, err := json.Marshal(r)
 	if err != nil {
 		return object.Outgoing{}, fmt.Errorf("encode the status of device %s: %w", device.ID(d.namespace, d.name), err)
 	}
@@ -111,10 +149,11 @@ func (e *Engine) putOff(d *entry) {
 	if d.due != nil {
 		return
 	}
-	d.due = time.AfterFunc(time.Until(d.next), func() {
+	var own *time.Timer
+	own = time.AfterFunc(time.Until(d.next), func() {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		if d.due == nil || d.gone || e.running().Err() != nil {
+		if d.due != own || d.gone || e.running().Err() != nil {
 			return
 		}
 		d.due, d.queued = nil, nil
@@ -125,6 +164,7 @@ func (e *Engine) putOff(d *entry) {
 			e.putOff(d)
 		}
 	})
+	d.due = own
 }
 
 // settle queues the status where a condition changed, or none was queued yet. Called with d.mu held.
@@ -137,7 +177,7 @@ func (e *Engine) settle(ctx context.Context, d *entry) error {
 	if err != nil {
 		return err
 	}
-	if err := e.deps.Store.Keep(ctx, nil, w); err != nil {
+	if err := e.deps.Store.Keep(context.WithoutCancel(ctx), nil, w); err != nil {
 		return fmt.Errorf("queue the status of device %s: %w", device.ID(d.namespace, d.name), err)
 	}
 	e.sent(d, next)
@@ -172,19 +212,37 @@ func (e *Engine) SetState(ctx context.Context, namespace, name, state string) (l
 		// That it is still so is remembered, and is no news for the cloud.
 		return onlineAt(d.state), nil
 	}
-	w, err := e.status(d, conditions)
-	if err == nil {
-		var value []byte
-		if value, err = json.Marshal(d.state); err == nil {
-			err = e.deps.Store.Keep(ctx, []Note{{bucketStates, device.ID(namespace, name), value}}, w)
-		}
-	}
-	if err != nil {
+	if err := e.keepState(context.WithoutCancel(ctx), d, conditions); err != nil {
 		d.state = before
 		return time.Time{}, fmt.Errorf("keep the state of device %s: %w", device.ID(namespace, name), err)
 	}
-	e.sent(d, conditions)
 	return onlineAt(d.state), nil
+}
+
+// keepState keeps a device's state, with its status or before it. Called with d.mu held.
+func (e *Engine) keepState(ctx context.Context, d *entry, conditions []condition) error {
+	value, err := json.Marshal(d.state)
+	if err != nil {
+		return err
+	}
+	note, now := Note{bucketStates, device.ID(d.namespace, d.name), value}, !e.pausing(d)
+	var outgoing []object.Outgoing
+	if now {
+		w, err := e.status(d, conditions)
+		if err != nil {
+			return err
+		}
+		outgoing = append(outgoing, w)
+	}
+	if err := e.deps.Store.Keep(ctx, []Note{note}, outgoing...); err != nil {
+		return err
+	}
+	if now {
+		e.sent(d, conditions)
+	} else {
+		e.putOff(d)
+	}
+	return nil
 }
 
 func onlineAt(s stateNote) time.Time {

@@ -32,6 +32,25 @@ type fakeStore struct {
 	keeps    int
 	failing  error
 	unsynced bool
+	// refused are the reads that fail, once for each time they are named; during is called while something is kept.
+	refused []string
+	during  func()
+}
+
+// refuse makes reads fail.
+func (s *fakeStore) refuse(reads ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refused = append(s.refused, reads...)
+}
+
+// refuses is called with mu held.
+func (s *fakeStore) refuses(read string) error {
+	if i := slices.Index(s.refused, read); i >= 0 {
+		s.refused = slices.Delete(s.refused, i, i+1)
+		return errors.New("the disk does not answer")
+	}
+	return nil
 }
 
 func newFakeStore() *fakeStore {
@@ -41,6 +60,9 @@ func newFakeStore() *fakeStore {
 func (s *fakeStore) List(_ context.Context, kind object.ID, _ string) ([]*object.Record, uint64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err := s.refuses("list"); err != nil {
+		return nil, 0, err
+	}
 	var all []*object.Record
 	for k, r := range s.objects {
 		if k.Kind == kind {
@@ -64,9 +86,14 @@ func (s *fakeStore) Synced(object.ID) bool {
 	return !s.unsynced
 }
 
-func (s *fakeStore) Keep(_ context.Context, notes []Note, outgoing ...object.Outgoing) error {
+func (s *fakeStore) Keep(ctx context.Context, notes []Note, outgoing ...object.Outgoing) (err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.during != nil {
+		s.during()
+		s.during = nil
+		defer func() { err = errors.Join(err, ctx.Err()) }() // as the store says it, though it goes on
+	}
 	if s.failing != nil {
 		return s.failing
 	}
@@ -92,8 +119,11 @@ func (s *fakeStore) Keep(_ context.Context, notes []Note, outgoing ...object.Out
 
 func (s *fakeStore) Notes(_ context.Context, bucket string, visit func(string, []byte) error) error {
 	s.mu.Lock()
-	all := maps.Clone(s.notes[bucket])
+	all, err := maps.Clone(s.notes[bucket]), s.refuses("notes")
 	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
 	for _, k := range slices.Sorted(maps.Keys(all)) {
 		if err := visit(k, []byte(all[k])); err != nil {
 			return err

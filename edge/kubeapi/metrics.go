@@ -50,7 +50,7 @@ func (m *metrics) observe(info *request.RequestInfo, code int, took time.Duratio
 		}
 		_, lasts = relays[written{info.APIGroup, info.Resource, info.Subresource, ""}]
 	}
-	if code == 404 || code == 405 || code == 0 {
+	if code == 403 || code == 404 || code == 405 || code == 0 {
 		// The names come from the request: a client that makes them up must not fill the memory.
 		verb, resource = "other", ""
 	}

@@ -60,7 +60,15 @@ func (s *Server) relay(w http.ResponseWriter, req *http.Request, info *request.R
 	proxy := &httputil.ReverseProxy{
 		Transport: s.deps.Kubelet,
 		ErrorLog:  slog.NewLogLogger(s.deps.Log.Handler(), slog.LevelDebug),
-		Rewrite:   func(p *httputil.ProxyRequest) { p.Out.URL, p.Out.Host = target, "" },
+		Rewrite: func(p *httputil.ProxyRequest) {
+			p.Out.URL, p.Out.Host = target, ""
+			// The kubelet knows this process only.
+			for name := range p.Out.Header {
+				if name == "Authorization" || strings.HasPrefix(name, "X-Remote-") || strings.HasPrefix(name, "Impersonate-") {
+					p.Out.Header.Del(name)
+				}
+			}
+		},
 		ErrorHandler: func(w http.ResponseWriter, req *http.Request, err error) {
 			var status apierrors.APIStatus
 			if !errors.As(err, &status) {

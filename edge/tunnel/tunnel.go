@@ -66,6 +66,7 @@ func (t *Tunnel) Serve(ctx context.Context, stream net.Conn) {
 	}()
 	kubelet.relayTo(stream)
 	_ = stream.Close()
+	_ = kubelet.Close() // which may take nothing more, and what is written to it then never ends
 	<-done
 }
 

@@ -10,6 +10,10 @@ const (
 	MaxMethods = 200
 	// MaxDesiredBytes bounds the desired values of a device together: the bytes of their text, in UTF-8.
 	MaxDesiredBytes = 64 << 10
+	// MaxReport bounds what a node says of one device at a time, as JSON: an API server takes objects of 1.5 MiB.
+	MaxReport = 1 << 20
+	// MaxMetadata bounds the entries of metadata of one value.
+	MaxMetadata = 8
 	// MaxReportedBytes bounds the reported values of a device together, counted in the same way.
 	MaxReportedBytes = 64 << 10
 )

@@ -99,7 +99,7 @@ test: build ## run every test (brings what it needs, cleans up after itself; roo
 	echo "tests that link Kubernetes, one package at a time: $$(of kube | wc -w) packages"; \
 	go test -vet=off -p 1 -timeout 30m $$(of kube) || failed=1; \
 	echo "tests on the real thing with the race detector, one package at a time: $$(of real | wc -w) packages"; \
-	go test -vet=off -race -p 1 -timeout 30m $$(of real) || failed=1; \
+	go test -vet=off -race -p 1 -timeout 60m $$(of real) || failed=1; \
 	if [ -n "$$failed" ]; then echo "make test: failed; see FAIL above" >&2; exit 1; fi; \
 	echo "all tests passed"
 

@@ -173,7 +173,9 @@ func (s *Server) failed(w http.ResponseWriter, r *http.Request, err error) {
 		return // the caller is gone
 	}
 	s.m.requests.WithLabelValues("failed").Inc()
-	text := fmt.Sprintf("node %q cannot be asked: %v", node, err)
+	// kubectl before 1.36 reads a text as YAML, and of one that is a map, "a: b", it shows nothing. Behind a quoted word it is
+	// none.
+	text := fmt.Sprintf("%q cannot be asked: %v", node, err)
 	if at := s.deps.LastHeard(node); !at.IsZero() {
 		text += fmt.Sprintf("; it was last heard of at %s, %s ago", at.UTC().Format(time.RFC3339), time.Since(at).Round(time.Second))
 	}

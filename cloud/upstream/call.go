@@ -4,10 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"runtime/debug"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -146,6 +148,12 @@ func ownNode(node string, c *wire.Call) ([]byte, error) {
 		return nil, fmt.Errorf("the body is Node %q; node %q creates its own only", n.Name, node)
 	}
 	n.Spec.ProviderID = ProviderIDPrefix + node
+	// CloudCore's own words, and what it shows in the place of the kubelet's address, are not the edge's to say: its first status
+	// brings both, by the way of every other.
+	own := func(key, _ string) bool { return strings.HasPrefix(key, ownKeys) }
+	maps.DeleteFunc(n.Labels, own)
+	maps.DeleteFunc(n.Annotations, own)
+	n.Status.Addresses, n.Status.DaemonEndpoints = nil, corev1.NodeDaemonEndpoints{}
 	kind, _ := object.Lookup(object.Nodes)
 	return object.Encode(kind, n)
 }

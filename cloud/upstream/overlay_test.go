@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"strings"
 	"testing"
@@ -309,10 +310,12 @@ func TestCallsThatNoKubeletMakesAreRefused(t *testing.T) {
 	}
 }
 
-func TestANodeIsCreatedWithItsProviderID(t *testing.T) {
+// TestANodeIsCreatedWithWhatAnEdgeMaySay: with its providerID, and nothing of what is CloudCore's to say.
+func TestANodeIsCreatedWithWhatAnEdgeMaySay(t *testing.T) {
 	for _, sent := range []string{"", "aws:///i-1"} {
 		a, s, _ := newApplier(t, objects{}, func(*http.Request) (*http.Response, error) { return respond(201, protobufType, nil), nil })
-		body := fmt.Appendf(nil, `{"metadata":{"name":"n1"},"spec":{"providerID":%q}}`, sent)
+		body := fmt.Appendf(nil, `{"metadata":{"name":"n1","labels":{"a":"b","tether.io/edge":"x"},"annotations":{"c":"d","tether.io/kubelet-port":"20007"}},"spec":{"providerID":%q},`+
+			`"status":{"addresses":[{"type":"InternalIP","address":"192.0.2.1"}],"daemonEndpoints":{"kubeletEndpoint":{"Port":6443}}}}`, sent)
 		if r := a.Call(background(t), "n1", &wire.Call{Verb: "create", Kind: "nodes", Name: "n1", ContentType: jsonType, Body: body}); r.Code != 201 {
 			t.Fatalf("got %d %s", r.Code, r.Body)
 		}
@@ -322,8 +325,15 @@ func TestANodeIsCreatedWithItsProviderID(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := o.(*corev1.Node).Spec.ProviderID; got != "tether://n1" {
+		n := o.(*corev1.Node)
+		if got := n.Spec.ProviderID; got != "tether://n1" {
 			t.Errorf("providerID %q became %q, expected tether://n1", sent, got)
+		}
+		if !maps.Equal(n.Labels, map[string]string{"a": "b"}) || !maps.Equal(n.Annotations, map[string]string{"c": "d"}) {
+			t.Errorf("labels %v and annotations %v, expected those without tether.io", n.Labels, n.Annotations)
+		}
+		if len(n.Status.Addresses) > 0 || n.Status.DaemonEndpoints.KubeletEndpoint.Port != 0 {
+			t.Errorf("the edge says where its kubelet is asked: %+v", n.Status)
 		}
 	}
 }

@@ -113,8 +113,9 @@ func (k *kubelet) relayTo(w io.Writer) {
 	}
 }
 
-// unavailable is the HTTP answer of a kubelet that does not run: of a 503 kube-apiserver would drop the text.
+// unavailable is the HTTP answer of a kubelet that does not run: of a 503 kube-apiserver would drop the text, and kubectl
+// before 1.36 drops one that is a map of YAML, "a: b", which it is not behind a quoted word.
 func unavailable(err error) string {
-	text := fmt.Sprintf("the kubelet on this node does not answer: %v\n", err)
+	text := fmt.Sprintf("\"kubelet\" of this node does not answer: %v\n", err)
 	return fmt.Sprintf("HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", len(text), text)
 }

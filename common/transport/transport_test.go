@@ -376,8 +376,12 @@ func proxyFor(t *testing.T) (address string, used *atomic.Int64) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// Close of the server does not wait for a handler whose connection was hijacked.
 	var tunnels sync.WaitGroup
+	var handling sync.RWMutex
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		handling.RLock()
+		defer handling.RUnlock()
 		user, password, _ := (&http.Request{Header: http.Header{"Authorization": r.Header["Proxy-Authorization"]}}).BasicAuth()
 		if r.Method != http.MethodConnect || user != "u" || password != "p" {
 			w.WriteHeader(http.StatusProxyAuthRequired)
@@ -401,7 +405,13 @@ func proxyFor(t *testing.T) (address string, used *atomic.Int64) {
 	})}
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(l) }()
-	t.Cleanup(func() { _ = srv.Close(); <-done; tunnels.Wait() })
+	t.Cleanup(func() {
+		_ = srv.Close()
+		<-done
+		handling.Lock()
+		defer handling.Unlock()
+		tunnels.Wait()
+	})
 	return l.Addr().String(), used
 }
 

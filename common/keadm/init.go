@@ -344,11 +344,13 @@ func (s *service) waitReady(ctx context.Context, w IO, cfg *v1alpha1.CloudCore, 
 	}
 	running := 0
 	err := waitFor(ctx, w, limit, every, "CloudCore to be ready", func(ctx context.Context) answer {
-		pid := s.pid(ctx)
-		if running != 0 && pid != running && ctx.Err() == nil {
-			return answer{failed: errEnded}
+		// A look that failed is no end: the next one tells.
+		if pid, err := s.pid(ctx); err == nil {
+			if running != 0 && pid != running {
+				return answer{failed: errEnded}
+			}
+			running = pid
 		}
-		running = pid
 		if _, err := fetch(ctx, "http://"+cfg.Metrics.BindAddress+"/readyz", maxStatus); err != nil {
 			return answer{missing: err.Error()}
 		}

@@ -145,7 +145,7 @@ func resetter(t *testing.T) (*edgeReset, *podRuntime, *bytes.Buffer) {
 // reset looks and does.
 func (r *edgeReset) reset(t *testing.T) error {
 	t.Helper()
-	if err := r.look(serviceProcess); err != nil {
+	if err := r.look(t.Context(), serviceProcess); err != nil {
 		return err
 	}
 	return r.do(t.Context())
@@ -278,12 +278,66 @@ func TestResetOfHalfAJoinTouchesNoPod(t *testing.T) {
 	}
 }
 
-func TestResetStopsAtAnEdgecoreThatItCannotStop(t *testing.T) {
-	r, runtime, _ := resetter(t)
+func TestResetTouchesNothingOfAnEdgecoreThatItCannotStop(t *testing.T) {
+	a := newNodesAPI(func(string) error { return nil })
+	r, runtime, out := drainingResetter(t, a)
 	runs(t, r.root, "9", "edgecore", "--config", r.files.config)
-	if err := r.reset(t); err == nil || !strings.Contains(err.Error(), "edgecore runs as process 9") || len(runtime.ended) > 0 || !isThere(r.files.key()) {
-		t.Errorf("%v, ended %q", err, runtime.ended)
+	put(t, r.root, "proc/9/status", "Name:\tedgecore\nPPid:\t1\nUid:\t0\n")
+	err := r.reset(t)
+	if err == nil || !strings.Contains(err.Error(), "edgecore runs as process 9") || !strings.HasSuffix(err.Error(), "nothing was changed") {
+		t.Errorf("%v", err)
 	}
+	if len(a.Actions()) > 0 || len(runtime.ended) > 0 || out.Len() > 0 || !isThere(r.files.key()) {
+		t.Errorf("at the API did %q, ended %q, said %q", a.did, runtime.ended, out)
+	}
+}
+
+// What can be stopped is what systemd runs in the unit, and the child of the supervisor whose files are there.
+func TestWhichProcessesAServiceCanStop(t *testing.T) {
+	root := t.TempDir()
+	put(t, root, "bin/systemctl", "#!/bin/sh\necho 9\n")
+	put(t, root, "proc/8/status", "Name:\tedgecore\nPPid:\t1\nUid:\t0\n")
+	t.Setenv("PATH", filepath.Join(root, "bin"))
+	if err := os.Chmod(filepath.Join(root, "bin/systemctl"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s := &service{kind: serviceSystemd, name: "edgecore", config: "/c.yaml", units: filepath.Join(root, "units"), state: filepath.Join(root, "run")}
+	expect := func(process string, want bool) {
+		t.Helper()
+		if got, err := s.started(t.Context(), root, process); got != want || err != nil {
+			t.Errorf("process %s: %t, %v; expected %t", process, got, err, want)
+		}
+	}
+	expect("9", false) // there is no unit
+	put(t, s.units, "edgecore.service", "[Service]\n")
+	expect("9", true)
+	expect("8", false)
+	put(t, root, "bin/systemctl", "#!/bin/sh\nexit 1\n")
+	if _, err := s.started(t.Context(), root, "9"); err == nil {
+		t.Error("systemd that does not answer is no answer")
+	}
+	s.kind = serviceProcess
+	expect("8", false) // there is no supervisor
+	p := exec.CommandContext(t.Context(), "/bin/sh", "-c", "echo; read x", "supervise", s.config)
+	in, err := p.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := p.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = in.Close(); _ = p.Wait() })
+	if _, err := out.Read(make([]byte, 1)); err != nil { // for a moment after its start a program has no command line
+		t.Fatal(err)
+	}
+	put(t, s.state, "edgecore-supervisor.pid", fmt.Sprint(p.Process.Pid))
+	expect("8", false)
+	put(t, root, "proc/8/status", fmt.Sprintf("Name:\tedgecore\nPPid:\t%d\nUid:\t0\n", p.Process.Pid))
+	expect("8", true)
 }
 
 // What a reset could not finish, the next one does: the configuration is there until then.

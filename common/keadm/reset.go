@@ -57,6 +57,9 @@ func newResetEdge(w IO) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if err := positive("drain-timeout", r.drainTimeout); err != nil {
+				return err
+			}
 			r.w = progress
 			r.user, r.dataSaid, r.pkiSaid = os.Geteuid(), c.Flags().Changed("data-dir"), c.Flags().Changed("pki-dir")
 			if err := r.look(c.Context(), service); err != nil {

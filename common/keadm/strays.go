@@ -41,6 +41,10 @@ func checkCluster(ctx context.Context, w IO, client *clusterClient, output strin
 		}
 	}
 	return show(w.Out, output, found, func(t io.Writer) {
+		if len(found) == 0 {
+			fmt.Fprintln(t, "no DaemonSet puts pods on edge nodes")
+			return
+		}
 		row(t, "DAEMONSET ON EDGE NODES", "")
 		for _, d := range found {
 			switch {

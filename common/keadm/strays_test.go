@@ -162,3 +162,13 @@ func TestADaemonSetThatChangesMeanwhileIsKeptOffAllTheSame(t *testing.T) {
 		t.Errorf("terms %+v", terms)
 	}
 }
+
+func TestACheckOfAClusterThatFindsNothingSaysSo(t *testing.T) {
+	for output, want := range map[string]string{"": "no DaemonSet puts pods on edge nodes\n", "json": "[]\n"} {
+		var out bytes.Buffer
+		c := &clusterClient{Interface: fake.NewClientset()}
+		if err := checkCluster(t.Context(), IO{Out: &out, Err: io.Discard}, c, output, false, false); err != nil || out.String() != want {
+			t.Errorf("%q: %v\n%s", output, err, &out)
+		}
+	}
+}

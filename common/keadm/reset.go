@@ -157,14 +157,8 @@ func (r *edgeReset) look(ctx context.Context, service string) (err error) {
 		}
 		return fmt.Errorf("%s: expected no kubelet but this node's, since resetting would end the other's pods; end it first; %s", k, untouched)
 	}
-	for _, k := range own {
-		ours, err := r.service.started(ctx, r.root, k.pid)
-		if err != nil {
-			return fmt.Errorf("%w; expected to see what started %s, since it has to be stopped; %s", err, k, untouched)
-		}
-		if !ours {
-			return fmt.Errorf("%s: %s; %s", k, r.notOurs(), untouched)
-		}
+	if err := r.stoppable(ctx, own); err != nil {
+		return err
 	}
 	if config := r.service.foreign(); config != "" {
 		return fmt.Errorf("%s starts edgecore with --config %s: expected %s; to reset that node, name its configuration with --config; %s",
@@ -173,6 +167,20 @@ func (r *edgeReset) look(ctx context.Context, service string) (err error) {
 	if r.cfg == nil && !slices.ContainsFunc(r.traces(), isThere) {
 		return fmt.Errorf("this machine is no edge node: expected edgecore's configuration in %s, or what is left of a join in %s or %s, found neither; --config, --data-dir and --pki-dir name other places; %s",
 			r.files.config, r.files.data, r.files.pki, untouched)
+	}
+	return nil
+}
+
+// stoppable refuses a running edgecore that stopping the service would leave running.
+func (r *edgeReset) stoppable(ctx context.Context, own []kubelet) error {
+	for _, k := range own {
+		ours, err := r.service.started(ctx, r.root, k.pid)
+		if err != nil {
+			return fmt.Errorf("%w; expected to see what started %s, since it has to be stopped; %s", err, k, untouched)
+		}
+		if !ours {
+			return fmt.Errorf("%s: %s; %s", k, r.notOurs(), untouched)
+		}
 	}
 	return nil
 }
@@ -221,6 +229,7 @@ func (r *edgeReset) do(ctx context.Context) error {
 	return err
 }
 
+// undo is do without its last words.
 func (r *edgeReset) undo(ctx context.Context) error {
 	if r.cfg != nil && r.drains && !r.keepNode {
 		var err error

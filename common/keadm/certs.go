@@ -92,7 +92,7 @@ func newCertsRevoke(w IO) *cobra.Command {
 		Short: "Make a node's certificates worthless: its session ends within seconds",
 		Long: "Make every certificate that a node has had so far worthless. Its session ends within seconds, and it can\n" +
 			"neither connect nor renew. Its pods keep running: nothing reaches the machine any more. It can join again with a token.",
-		Args: usage(cobra.ExactArgs(1)),
+		Args: expects("a node, as 'keadm certs list' shows it", cobra.ExactArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
 			client, err := connect(kubeconfig)
 			if err != nil {
@@ -146,7 +146,14 @@ func newCertsRotate(w IO) *cobra.Command {
 func rotate(ctx context.Context, out io.Writer, store *trust.Store, retire, force bool) error {
 	var lost []string
 	if retire {
-		var err error
+		a, err := store.CA(ctx)
+		if err != nil {
+			return err
+		}
+		if !a.HasFormer() {
+			fmt.Fprintln(out, "no former edge CA is trusted: there is nothing to retire")
+			return nil
+		}
 		if lost, err = store.RetireCAs(ctx, force); err != nil {
 			return err
 		}

@@ -54,6 +54,10 @@ func TestRotateByForceNamesWhomItLocksOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out strings.Builder
+	if err := rotate(t.Context(), &out, store, true, false); err != nil || out.String() != "no former edge CA is trusted: there is nothing to retire\n" {
+		t.Errorf("with nothing to retire: %v\n%s", err, &out)
+	}
+	out.Reset()
 	if err := rotate(t.Context(), &out, store, false, false); err != nil || strings.Contains(out.String(), "asleep") {
 		t.Errorf("a rotation, which locks nobody out: %v\n%s", err, &out)
 	}

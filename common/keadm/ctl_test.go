@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -58,7 +60,12 @@ const offline = `{"node":"edge-1","link":{"connected":false,"since":"2030-06-01T
  "outbox":[{"class":"state","count":3,"bytes":4000,"oldest":"2030-06-01T11:30:00Z"},{"class":"event","count":12,"bytes":96,"oldest":"2030-06-01T11:10:00Z"}]}`
 
 func TestStatusSaysOnOneScreenHowANodeIs(t *testing.T) {
-	files, cfg := atGateway(t, offline, func(w http.ResponseWriter, _ *http.Request) {
+	files, cfg := atGateway(t, offline, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/apis/devices.kubeedge.io/v1beta1/devices" {
+			answerWith(t, w, metav1.PartialObjectMetadataList{TypeMeta: metav1.TypeMeta{Kind: "DeviceList", APIVersion: "devices.kubeedge.io/v1beta1"},
+				Items: make([]metav1.PartialObjectMetadata, 3)})
+			return
+		}
 		answerWith(t, w, corev1.PodList{TypeMeta: metav1.TypeMeta{Kind: "PodList", APIVersion: "v1"}, Items: []corev1.Pod{
 			{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "kept"}, Status: corev1.PodStatus{Phase: corev1.PodRunning}},
 			waitingPod("crashes", "CrashLoopBackOff"),
@@ -76,6 +83,7 @@ link         down since 2030-06-01 11:00:00 UTC (1h): no route to host; trying `
 outbox       3 of class state, 12 of class event wait for the cloud, 4.0 KiB, the oldest since 2030-06-01 11:10:00 UTC (50m0s)
 kubelet      running since 2030-05-31 12:00:00 UTC (24h)
 pods         1 running, 2 waiting: shop/crashes (CrashLoopBackOff), shop/new (Pending), 1 ended, 1 held though the cluster lost the node: shop/kept
+devices      3
 certificate  until 2030-06-08 12:00:00 UTC (7 days left), renewed from 2030-06-06 04:00:00 UTC on
 `; out != want+disk {
 		t.Errorf("says\n%s\nexpected\n%s", out, want)
@@ -87,7 +95,7 @@ certificate  until 2030-06-08 12:00:00 UTC (7 days left), renewed from 2030-06-0
 	if err := json.Unmarshal([]byte(do(t, "ctl", "status", "--config", files.config, "-o", "json")), &s); err != nil {
 		t.Fatal(err)
 	}
-	if !s.Running || s.Outbox == nil || len(*s.Outbox) != 2 || s.Pods == nil || s.Pods.Running != 1 || s.Disk == nil || s.Disk.Database != 2048 || len(s.Problems) != 0 {
+	if !s.Running || s.Outbox == nil || len(*s.Outbox) != 2 || s.Pods == nil || s.Pods.Running != 1 || s.Devices != 3 || s.Disk == nil || s.Disk.Database != 2048 || len(s.Problems) != 0 {
 		t.Errorf("for programs: %+v", s)
 	}
 }
@@ -104,7 +112,7 @@ func TestStatusOfANodeWithNothingToSay(t *testing.T) {
 			t.Errorf("expected %q in\n%s", want, out)
 		}
 	}
-	if strings.Contains(out, "pods   ") || strings.Contains(out, "trying") {
+	if strings.Contains(out, "pods   ") || strings.Contains(out, "devices") || strings.Contains(out, "trying") {
 		t.Errorf("it tells what it does not know:\n%s", out)
 	}
 }
@@ -412,6 +420,38 @@ func TestGetPrintsATableForEachKind(t *testing.T) {
 		var out, errOut bytes.Buffer
 		if _, err := c.flags.printAnswers(IO{Out: &out, Err: &errOut}, c.list, answers); err != nil || out.String() != c.want || errOut.String() != c.wantsErr {
 			t.Errorf("printed\n%s%s%v\nexpected\n%s%s", out.String(), errOut.String(), err, c.want, c.wantsErr)
+		}
+	}
+}
+
+// As with kubectl, one that is not there keeps no other from being shown.
+func TestGetShowsThoseThatAreThere(t *testing.T) {
+	files, _ := atGateway(t, allWell, func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/api":
+			answerWith(t, w, metav1.APIVersions{TypeMeta: metav1.TypeMeta{Kind: "APIVersions"}, Versions: []string{"v1"}})
+		case "/apis":
+			answerWith(t, w, metav1.APIGroupList{TypeMeta: metav1.TypeMeta{Kind: "APIGroupList", APIVersion: "v1"}})
+		case "/api/v1":
+			answerWith(t, w, metav1.APIResourceList{TypeMeta: metav1.TypeMeta{Kind: "APIResourceList"}, GroupVersion: "v1",
+				APIResources: []metav1.APIResource{{Name: "pods", Kind: "Pod", Namespaced: true}}})
+		case "/api/v1/namespaces/default/pods/real":
+			_, _ = w.Write([]byte(`{"kind":"Table","columnDefinitions":[{"name":"Name"}],"rows":[{"cells":["real"],"object":{"metadata":{"name":"real"}}}]}`))
+		default:
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(http.StatusNotFound)
+			status := apierrors.NewNotFound(corev1.Resource("pods"), path.Base(r.URL.Path)).Status()
+			status.TypeMeta = metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}
+			answerWith(t, w, status)
+		}
+	})
+	for _, c := range []struct{ names, out, errOut string }{
+		{"nope real", "NAME\nreal\n", "keadm: pods \"nope\" not found\n"},
+		{"nope none", "", "keadm: pods \"nope\" not found\npods \"none\" not found\n"},
+	} {
+		code, out, errOut := call(t, today, append([]string{"ctl", "get", "--config", files.config, "pods"}, strings.Fields(c.names)...)...)
+		if code != 1 || out != c.out || errOut != c.errOut {
+			t.Errorf("%s: exit %d\n%s%s", c.names, code, out, errOut)
 		}
 	}
 }

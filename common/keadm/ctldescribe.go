@@ -27,17 +27,19 @@ func newCtlDescribe(w IO) *cobra.Command {
 			"Other kinds: 'keadm ctl get KIND NAME -o yaml'.",
 		Example: "  keadm ctl describe pod web-0\n" +
 			"  keadm ctl describe node edge-1",
-		Args: usage(cobra.RangeArgs(1, 2)),
+		Args: usage(func(_ *cobra.Command, args []string) error {
+			_, _, err := described(args)
+			return err
+		}),
 	}
 	f.in(c)
 	c.RunE = f.on(func(ctx context.Context, g *gateway, args []string) error {
-		kind, name, _ := strings.Cut(args[0], "/")
-		if len(args) == 2 {
-			kind, name = args[0], args[1]
+		kind, name, err := described(args)
+		if err != nil {
+			return err
 		}
 		var d description
-		switch {
-		case kind == "pod" || kind == "pods" || kind == "po":
+		if kind == "pod" {
 			pod, err := g.client.CoreV1().Pods(f.namespace).Get(ctx, name, metav1.GetOptions{})
 			if err != nil {
 				return err
@@ -46,7 +48,7 @@ func newCtlDescribe(w IO) *cobra.Command {
 			if err := g.events(ctx, &d, pod, "Pod", w.Now()); err != nil {
 				return err
 			}
-		case kind == "node" || kind == "nodes" || kind == "no":
+		} else {
 			if name == "" {
 				name = g.cfg.NodeName
 			}
@@ -62,12 +64,28 @@ func newCtlDescribe(w IO) *cobra.Command {
 			if err := g.events(ctx, &d, node, "Node", w.Now()); err != nil {
 				return err
 			}
-		default:
-			return fmt.Errorf("%w: expected pod or node and a name, found %q; for others: keadm ctl get KIND NAME -o yaml", errUsage, strings.Join(args, " "))
 		}
 		return d.write(w.Out)
 	})
 	return c
+}
+
+// described reads KIND NAME or KIND/NAME: the kind is pod or node, and a node may have no name.
+func described(args []string) (kind, name string, err error) {
+	if len(args) == 1 {
+		kind, name, _ = strings.Cut(args[0], "/")
+	} else if len(args) == 2 {
+		kind, name = args[0], args[1]
+	}
+	switch kind {
+	case "pod", "pods", "po":
+		if name != "" {
+			return "pod", name, nil
+		}
+	case "node", "nodes", "no":
+		return "node", name, nil
+	}
+	return "", "", fmt.Errorf("expected pod or node and a name, found %q; for others: keadm ctl get KIND NAME -o yaml", strings.Join(args, " "))
 }
 
 // held reports whether the pod runs on though the cluster has lost its node. It is only told where edgecore says it.

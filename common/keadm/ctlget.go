@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -35,7 +36,7 @@ func newCtlGet(w IO) *cobra.Command {
 		Example: "  keadm ctl get pods -A -o wide\n" +
 			"  keadm ctl get nodes,configmaps\n" +
 			"  keadm ctl get po/web-0 -o yaml",
-		Args: usage(cobra.MinimumNArgs(1)),
+		Args: expects("a kind, such as pods", cobra.MinimumNArgs(1)),
 	}
 	f.inAny(c)
 	fl := c.Flags()
@@ -86,22 +87,19 @@ func (g *gateway) get(ctx context.Context, w IO, f *getFlags, args []string) err
 	if f.watch && len(list) > 1 {
 		return fmt.Errorf("%w: --watch: expected one kind, found %d", errUsage, len(list))
 	}
-	var answers [][]byte
-	for _, one := range list {
-		b, err := raw(ctx, g.request(f, one))
-		if err != nil {
-			return err
-		}
-		answers = append(answers, b)
+	single := len(list) == 1 && list[0].name != "" && !f.watch
+	list, answers, missing, err := g.answers(ctx, f, list)
+	if err != nil || len(list) == 0 {
+		return errors.Join(err, missing)
 	}
 	var p *tablePrinter
 	if f.output == "json" || f.output == "yaml" {
-		err = printObjects(w.Out, f.output, answers, len(list) == 1 && list[0].name != "" && !f.watch)
+		err = printObjects(w.Out, f.output, answers, single)
 	} else {
 		p, err = f.printAnswers(w, list, answers)
 	}
 	if err != nil || !f.watch {
-		return err
+		return errors.Join(err, missing)
 	}
 	var shown struct {
 		Metadata metav1.ListMeta `json:"metadata"`
@@ -110,6 +108,23 @@ func (g *gateway) get(ctx context.Context, w IO, f *getFlags, args []string) err
 		return fmt.Errorf("expected a list: %w", err)
 	}
 	return g.follow(ctx, w, f, list[0], p, shown.Metadata.ResourceVersion)
+}
+
+// answers asks for each, and returns those that are there with what came. missing names those that are not: as with
+// kubectl, they do not keep the others from being shown.
+func (g *gateway) answers(ctx context.Context, f *getFlags, list []wanted) (there []wanted, answers [][]byte, missing, err error) {
+	for _, one := range list {
+		b, err := raw(ctx, g.request(f, one))
+		switch {
+		case apierrors.IsNotFound(err):
+			missing = errors.Join(missing, err)
+			continue
+		case err != nil:
+			return nil, nil, nil, err
+		}
+		there, answers = append(there, one), append(answers, b)
+	}
+	return there, answers, missing, nil
 }
 
 // wanted reads KIND[,KIND] [NAME...] or KIND/NAME....

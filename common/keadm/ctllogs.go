@@ -26,7 +26,7 @@ func newCtlLogs(w IO) *cobra.Command {
 		Short: "Show what a container of a pod wrote",
 		Example: "  keadm ctl logs -f web-0\n" +
 			"  keadm ctl logs web-0 -c proxy --previous --tail 100",
-		Args: usage(cobra.ExactArgs(1)),
+		Args: expects("a pod", cobra.ExactArgs(1)),
 	}
 	f.in(c)
 	fl := c.Flags()

@@ -33,11 +33,12 @@ func newCtlRestart(w IO) *cobra.Command {
 			"the same pod, and their restart count rises. The pod keeps its name, its address and its volumes, and the cluster is not\n" +
 			"asked: it works offline. Returns when all of them are ready. What ran for less than 10 minutes may be started with a delay.\n\n" +
 			"Refused where the kubelet would not start them again: a pod with another restart policy than Always.",
-		Args: usage(cobra.ExactArgs(1)),
+		Args: expects("a pod", cobra.ExactArgs(1)),
 	}
 	f.in(c)
 	c.Flags().StringVarP(&container, "container", "c", "", "only this container (default: all of the pod, but for init containers)")
 	c.Flags().DurationVar(&timeout, "timeout", 2*time.Minute, "how long to wait for them to be ready again, beside the grace period")
+	c.PreRunE = func(*cobra.Command, []string) error { return positive("timeout", timeout) }
 	c.RunE = f.on(func(ctx context.Context, g *gateway, args []string) error {
 		pod, err := g.pod(ctx, f.namespace, args[0])
 		if err != nil {

@@ -2,6 +2,7 @@ package keadm
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -30,9 +31,11 @@ type gatewayStatus struct {
 	Servers []string    `json:"servers"`
 	Link    *linkStatus `json:"link,omitempty"`
 	// Outbox is empty if nothing waits for the cloud.
-	Outbox      *[]waiting       `json:"outbox,omitempty"`
-	Kubelet     *kubeletStatus   `json:"kubelet,omitempty"`
-	Pods        *podCounts       `json:"pods,omitempty"`
+	Outbox  *[]waiting     `json:"outbox,omitempty"`
+	Kubelet *kubeletStatus `json:"kubelet,omitempty"`
+	Pods    *podCounts     `json:"pods,omitempty"`
+	// Devices is how many this node holds; absent if there is none or they could not be listed.
+	Devices     int              `json:"devices,omitempty"`
 	Certificate *certificateLife `json:"certificate,omitempty"`
 	Disk        *diskUse         `json:"disk,omitempty"`
 	Problems    []string         `json:"problems"`
@@ -72,7 +75,7 @@ func newCtlStatus(w IO) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "status",
 		Short: "Say on one screen how this node is",
-		Long: "Say on one screen how this node is: the link and since when, what waits for the cloud, the kubelet, pods, how long the\n" +
+		Long: "Say on one screen how this node is: the link and since when, what waits for the cloud, the kubelet, pods, devices, how long the\n" +
 			"certificate lasts, the disk. The exit code is 1 if edgecore does not run; then only what is on this machine is told.",
 		Args: usage(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -116,6 +119,7 @@ func seeGateway(ctx context.Context, w IO, f *ctlFlags, cfg *v1alpha1.EdgeCore) 
 		if s.Pods, err = f.countPods(ctx, st.Held); err != nil {
 			problem("pods", err)
 		}
+		s.Devices = f.countDevices(ctx)
 	}
 	if s.Certificate, err = lifeOf(cfg); err != nil {
 		problem("certificate", err)
@@ -195,6 +199,22 @@ func (f *ctlFlags) countPods(ctx context.Context, held []string) (*podCounts, er
 	return counts, nil
 }
 
+// countDevices asks the local API. A node that lists none, as one of a cluster without their kinds, has none.
+func (f *ctlFlags) countDevices(ctx context.Context) int {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	g, err := f.open()
+	if err != nil {
+		return 0
+	}
+	b, err := raw(ctx, g.client.Discovery().RESTClient().Get().AbsPath("/apis/devices.kubeedge.io/v1beta1/devices"))
+	var list metav1.PartialObjectMetadataList
+	if err != nil || json.Unmarshal(b, &list) != nil {
+		return 0
+	}
+	return len(list.Items)
+}
+
 // waitsFor reports whether a pod is not all there, and why.
 func waitsFor(p *corev1.Pod) (reason string, waits bool) {
 	for _, s := range statuses(p) {
@@ -266,6 +286,9 @@ func (s *gatewayStatus) write(w io.Writer, now time.Time) {
 	}
 	if s.Pods != nil {
 		say("pods", s.Pods.describe())
+	}
+	if s.Devices > 0 {
+		say("devices", fmt.Sprint(s.Devices))
 	}
 	if c := s.Certificate; c != nil {
 		left := "it has expired"

@@ -76,7 +76,7 @@ func percent(part, whole int64) string {
 func newCtlTopPods(w IO) *cobra.Command {
 	var f ctlFlags
 	var containers bool
-	c := &cobra.Command{Use: "pods [NAME]", Aliases: []string{"pod", "po"}, Short: "What each pod uses", Args: usage(cobra.MaximumNArgs(1))}
+	c := &cobra.Command{Use: "pods [NAME]", Aliases: []string{"pod", "po"}, Short: "What each pod uses", Args: expects("one pod at most", cobra.MaximumNArgs(1))}
 	f.inAny(c)
 	c.Flags().BoolVar(&containers, "containers", false, "each container by itself")
 	c.RunE = f.on(func(ctx context.Context, g *gateway, args []string) error {

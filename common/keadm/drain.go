@@ -33,9 +33,14 @@ type drainer struct {
 	w    IO
 	node string
 	api  kubernetes.Interface
-	// evicted are the pods that the cloud has agreed to end, refused when to ask again for the others and why not now; by uid.
-	evicted map[types.UID]bool
-	refused map[types.UID]refusal
+	// status asks edgecore how it is.
+	status func(context.Context) (*edgeStatus, error)
+	// evicted are the pods that the cloud has agreed to end, gone those that it did not have any more, refused when to ask
+	// again for the others and why not now; by uid.
+	evicted, gone map[types.UID]bool
+	refused       map[types.UID]refusal
+	// empty is since when none of them is here; zero while there is one.
+	empty time.Time
 }
 
 type refusal struct {
@@ -67,14 +72,16 @@ func (r *edgeReset) drain(ctx context.Context) (*drained, error) {
 	if err != nil {
 		return r.notDrained(0, err), nil
 	}
-	d := &drainer{w: r.w, node: r.cfg.NodeName, api: api, evicted: map[types.UID]bool{}, refused: map[types.UID]refusal{}}
+	d := &drainer{w: r.w, node: r.cfg.NodeName, api: api, evicted: map[types.UID]bool{}, gone: map[types.UID]bool{}, refused: map[types.UID]refusal{},
+		status: func(ctx context.Context) (*edgeStatus, error) { return askStatus(ctx, r.cfg) }}
 	if err := d.cordon(ctx); err != nil && ctx.Err() == nil {
 		return r.notDrained(0, err), nil
 	}
+	r.cordoned = true // or may be: an interrupted request is perhaps heard
 	err = d.evict(ctx, r.drainTimeout)
 	switch {
 	case errors.Is(err, errInterrupted):
-		return nil, fmt.Errorf("%w; nothing was removed; for the node to take pods again: kubectl uncordon %s", err, d.node)
+		return nil, fmt.Errorf("%w; nothing was removed", err)
 	case err != nil:
 		return r.notDrained(len(d.evicted), err), nil
 	case len(d.evicted) > 0:
@@ -97,8 +104,9 @@ func (d *drainer) cordon(ctx context.Context) error {
 	return nil
 }
 
-// evict evicts the pods that have a controller that makes others in their stead, and waits until they have ended here.
-// Disruption budgets are heeded.
+// evict evicts the pods that have a controller that makes others in their stead, and waits until they, and others whose
+// deletion is under way, have ended here and the cloud has been told: who stops edgecore earlier keeps the cluster from
+// learning that they ended. Disruption budgets are heeded.
 func (d *drainer) evict(ctx context.Context, limit time.Duration) error {
 	quiet := IO{Out: io.Discard, Err: d.w.Err, Now: d.w.Now} // how it ended is said in its own words
 	return waitFor(ctx, quiet, limit, often, "the pods of node "+d.node+" to move", func(ctx context.Context) answer {
@@ -108,13 +116,46 @@ func (d *drainer) evict(ctx context.Context, limit time.Duration) error {
 		}
 		var here []string
 		for _, p := range pods.Items {
-			if movable(&p) {
-				here = append(here, d.ask(ctx, &p))
+			if d.ending(&p) || movable(&p) {
+				if stands := d.ask(ctx, &p); stands != "" {
+					here = append(here, stands)
+				}
 			}
 		}
-		slices.Sort(here)
-		return answer{ok: len(here) == 0, missing: strings.Join(here, "; ")}
+		if len(here) > 0 {
+			slices.Sort(here)
+			d.empty = time.Time{}
+			return answer{missing: strings.Join(here, "; ")}
+		}
+		return d.told(ctx)
 	})
+}
+
+// told says whether the cloud has been told of all that ended here. Writes that were made later do not count: at a node
+// with devices there may always be some.
+func (d *drainer) told(ctx context.Context) answer {
+	if d.empty.IsZero() {
+		d.empty = d.w.Now()
+	}
+	s, err := d.status(ctx)
+	if err == nil && s.Unread != "" {
+		err = errors.New(s.Unread)
+	}
+	if err != nil {
+		return answer{missing: "the pods have ended here, and edgecore does not say whether the cloud knows: " + err.Error()}
+	}
+	for _, w := range s.Outbox {
+		if w.Class == stateClass && !w.Oldest.After(d.empty) {
+			return answer{missing: fmt.Sprintf("the pods have ended here, and the cloud may not know: %d of class %s wait for it", w.Count, w.Class)}
+		}
+	}
+	return answer{ok: true}
+}
+
+// ending says whether a pod's deletion is under way. Its phase does not tell: a pod that has succeeded or failed is not
+// deleted before its kubelet says so.
+func (d *drainer) ending(p *corev1.Pod) bool {
+	return d.evicted[p.UID] || p.DeletionTimestamp != nil && !object.IsMirror(p)
 }
 
 // movable says whether something makes another pod elsewhere in a pod's stead, as kubectl drain does.
@@ -123,10 +164,14 @@ func movable(p *corev1.Pod) bool {
 	return owner != nil && owner.Kind != "DaemonSet" && !object.IsMirror(p) && p.Status.Phase != corev1.PodSucceeded && p.Status.Phase != corev1.PodFailed
 }
 
-// ask asks for a pod's eviction, unless it is granted or was refused just now, and returns how things stand.
+// ask asks for a pod's eviction, unless it is granted or was refused just now, and returns how things stand; nothing of
+// one that is gone.
 func (d *drainer) ask(ctx context.Context, p *corev1.Pod) string {
 	name := p.Namespace + "/" + p.Name
-	if d.evicted[p.UID] || p.DeletionTimestamp != nil {
+	switch {
+	case d.gone[p.UID]:
+		return ""
+	case d.ending(p):
 		return name + " is ending"
 	}
 	if r := d.refused[p.UID]; d.w.Now().Before(r.again) {
@@ -134,9 +179,13 @@ func (d *drainer) ask(ctx context.Context, p *corev1.Pod) string {
 	}
 	err := d.api.PolicyV1().Evictions(p.Namespace).Evict(ctx, &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name},
 		DeleteOptions: &metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &p.UID}}})
-	if err == nil || apierrors.IsNotFound(err) {
+	switch {
+	case err == nil:
 		d.evicted[p.UID] = true
 		return name + " is ending"
+	case apierrors.IsNotFound(err):
+		d.gone[p.UID] = true
+		return ""
 	}
 	d.refused[p.UID] = refusal{d.w.Now().Add(evictAgain), err.Error()}
 	return name + " stays: " + err.Error()

@@ -107,6 +107,83 @@ func TestResetMovesPodsFirst(t *testing.T) {
 	}
 }
 
+// drainScript is a node's API and edgecore whose pods and outbox are as the step says; each list of pods is the next step.
+type drainScript struct {
+	*nodesAPI
+	steps []drainStep
+	at    int
+	said  bytes.Buffer
+}
+
+type drainStep struct {
+	pods   []corev1.Pod
+	outbox []waiting
+}
+
+func newDrainScript(refuse func(pod string) error, steps ...drainStep) *drainScript {
+	s := &drainScript{nodesAPI: newNodesAPI(refuse), steps: steps, at: -1}
+	s.PrependReactor("list", "pods", func(k8stesting.Action) (bool, runtime.Object, error) {
+		s.at++
+		return true, &corev1.PodList{Items: s.steps[min(s.at, len(s.steps)-1)].pods}, nil
+	})
+	return s
+}
+
+// drain evicts within that limit, at noon.
+func (s *drainScript) drain(t *testing.T, limit time.Duration) (*drainer, error) {
+	d := &drainer{w: IO{Out: &s.said, Err: &s.said, Now: func() time.Time { return today }}, node: "edge-1", api: s,
+		evicted: map[types.UID]bool{}, gone: map[types.UID]bool{}, refused: map[types.UID]refusal{},
+		status: func(context.Context) (*edgeStatus, error) {
+			return &edgeStatus{Outbox: s.steps[min(s.at, len(s.steps)-1)].outbox}, nil
+		}}
+	return d, d.evict(t.Context(), limit)
+}
+
+func drainedPod(name string, phase corev1.PodPhase, ending bool, owner ...metav1.OwnerReference) corev1.Pod {
+	p := corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, UID: types.UID("uid of " + name), OwnerReferences: owner}, Status: corev1.PodStatus{Phase: phase}}
+	if ending {
+		p.DeletionTimestamp = &metav1.Time{Time: today}
+	}
+	return p
+}
+
+var ofASet = metav1.OwnerReference{Kind: "ReplicaSet", Name: "till", Controller: new(true)}
+
+// A container that exits on SIGTERM makes its pod Succeeded before the kubelet deletes it, and the cloud hears of that later.
+func TestADrainIsDoneWhenTheCloudKnowsThatThePodsEnded(t *testing.T) {
+	ended := drainedPod("import", corev1.PodSucceeded, false, ofASet) // nobody deletes this one
+	before, after := today.Add(-time.Second), today.Add(time.Second)
+	s := newDrainScript(func(string) error { return nil },
+		drainStep{pods: []corev1.Pod{ended, drainedPod("till", corev1.PodRunning, false, ofASet), drainedPod("mine", corev1.PodFailed, true)}},
+		drainStep{pods: []corev1.Pod{ended, drainedPod("till", corev1.PodSucceeded, false, ofASet)}},
+		drainStep{pods: []corev1.Pod{ended}, outbox: []waiting{{Class: "state", Count: 7, Oldest: before}}},
+		drainStep{pods: []corev1.Pod{ended}, outbox: []waiting{{Class: "state", Count: 2, Oldest: after}, {Class: "event", Count: 1, Oldest: before}}})
+	d, err := s.drain(t, 10*time.Second)
+	if err != nil || s.at != 3 || len(d.evicted) != 1 {
+		t.Errorf("%v; ended at step %d, expected 3; evicted %v", err, s.at, d.evicted)
+	}
+	for _, want := range []string{"shop/mine is ending; shop/till is ending\n", ": shop/till is ending\n", "the pods have ended here, and the cloud may not know: 7 of class state wait for it\n"} {
+		if !strings.Contains(s.said.String(), want) {
+			t.Errorf("expected %q in\n%s", want, &s.said)
+		}
+	}
+}
+
+func TestADrainSaysWhatTheCloudWasNotToldOf(t *testing.T) {
+	s := newDrainScript(nil, drainStep{outbox: []waiting{{Class: "state", Count: 7, Oldest: today}}})
+	if _, err := s.drain(t, 50*time.Millisecond); !errors.Is(err, errTimeout) || !strings.Contains(err.Error(), "7 of class state wait") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestAPodThatTheClusterHasNoMoreIsGoneAndNotEvicted(t *testing.T) {
+	s := newDrainScript(func(pod string) error { return apierrors.NewNotFound(corev1.Resource("pods"), pod) },
+		drainStep{pods: []corev1.Pod{drainedPod("till", corev1.PodRunning, false, ofASet)}})
+	if d, err := s.drain(t, 10*time.Second); err != nil || len(d.evicted) != 0 || s.said.Len() > 0 {
+		t.Errorf("%v, evicted %v\n%s", err, d.evicted, &s.said)
+	}
+}
+
 func TestAResetThatCannotDrainSaysWhyAndGoesOn(t *testing.T) {
 	none := func(string) error { return nil }
 	offline := newNodesAPI(none)
@@ -139,7 +216,7 @@ func TestAResetThatCannotDrainSaysWhyAndGoesOn(t *testing.T) {
 func TestAResetThatIsInterruptedWhileItDrainsRemovesNothing(t *testing.T) {
 	a := newNodesAPI(func(string) error { return overBudget })
 	r, pods, out := drainingResetter(t, a)
-	if err := r.look(serviceProcess); err != nil {
+	if err := r.look(t.Context(), serviceProcess); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -147,6 +224,19 @@ func TestAResetThatIsInterruptedWhileItDrainsRemovesNothing(t *testing.T) {
 	err := r.do(ctx)
 	if !errors.Is(err, errInterrupted) || !strings.Contains(err.Error(), "kubectl uncordon edge-1") || len(pods.ended) > 0 || !isThere(r.files.config) {
 		t.Errorf("%v, ended %q\n%s", err, pods.ended, out)
+	}
+}
+
+// Whatever fails after the cordon, the node is still to take no pods, and whoever gives up has to know.
+func TestAResetThatFailsAfterTheCordonSaysHowToUndoIt(t *testing.T) {
+	r, pods, out := drainingResetter(t, newNodesAPI(func(string) error { return nil }))
+	pods.stuck = true
+	if err := r.reset(t); err == nil || !strings.Contains(err.Error(), "end pod default/web") || !strings.HasSuffix(err.Error(), "kubectl uncordon edge-1") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	pods.stuck, r.drains, r.cordoned = true, false, false
+	if err := r.reset(t); err == nil || strings.Contains(err.Error(), "uncordon") {
+		t.Errorf("without a cordon: %v", err)
 	}
 }
 

@@ -66,7 +66,7 @@ func newInit(w IO) *cobra.Command {
 			if f.dryRun && f.output == "json" {
 				return fmt.Errorf("%w: --output: expected yaml with --dry-run, which prints manifests, found \"json\"", errUsage)
 			}
-			if err := nodePattern("token-node", f.token.Nodes); err != nil {
+			if err := tokenUsage("token-", f.token); err != nil {
 				return err
 			}
 			progress, err := progressOf(w, f.output)
@@ -236,7 +236,11 @@ func tokenScope(r trust.TokenRequest) string {
 	case r.MaxUses > 1:
 		uses = fmt.Sprintf("%d nodes", r.MaxUses)
 	}
-	return fmt.Sprintf("The token is for %s named %q. 'keadm gettoken' makes more.", uses, r.Nodes)
+	name := fmt.Sprintf("named %q", r.Nodes)
+	if r.Nodes == "*" {
+		name = "of any name"
+	}
+	return fmt.Sprintf("The token is for %s %s. 'keadm gettoken' makes more.", uses, name)
 }
 
 func joinLine(cfg *v1alpha1.CloudCore, token trust.Bearer) string {
@@ -344,11 +348,13 @@ func (s *service) waitReady(ctx context.Context, w IO, cfg *v1alpha1.CloudCore, 
 	}
 	running := 0
 	err := waitFor(ctx, w, limit, every, "CloudCore to be ready", func(ctx context.Context) answer {
-		pid := s.pid(ctx)
-		if running != 0 && pid != running && ctx.Err() == nil {
-			return answer{failed: errEnded}
+		// A look that failed is no end: the next one tells.
+		if pid, err := s.pid(ctx); err == nil {
+			if running != 0 && pid != running {
+				return answer{failed: errEnded}
+			}
+			running = pid
 		}
-		running = pid
 		if _, err := fetch(ctx, "http://"+cfg.Metrics.BindAddress+"/readyz", maxStatus); err != nil {
 			return answer{missing: err.Error()}
 		}

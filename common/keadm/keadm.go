@@ -6,11 +6,13 @@
 package keadm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -127,6 +129,25 @@ func newVersion(w IO) *cobra.Command {
 	}
 	outputFlag(c, &output)
 	return c
+}
+
+// expects is for a command line with another number of arguments than check wants: what it is to have says more than how
+// many.
+func expects(what string, check cobra.PositionalArgs) cobra.PositionalArgs {
+	return usage(func(c *cobra.Command, args []string) error {
+		if check(c, args) == nil {
+			return nil
+		}
+		return fmt.Errorf("expected %s, found %s", what, cmp.Or(strings.Join(args, " "), "none"))
+	})
+}
+
+// positive makes a time that leaves no time a usage error.
+func positive(flag string, d time.Duration) error {
+	if d <= 0 {
+		return fmt.Errorf("%w: --%s: expected more than 0, such as 2m, found %s", errUsage, flag, d)
+	}
+	return nil
 }
 
 // usage makes a wrong number of arguments a usage error.

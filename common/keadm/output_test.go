@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -69,5 +70,16 @@ func TestAResetTellsProgramsWhatItDid(t *testing.T) {
 	var a, b any
 	if json.Unmarshal(got, &a) != nil || json.Unmarshal(want, &b) != nil || !reflect.DeepEqual(a, b) {
 		t.Errorf("says\n%s\nexpected\n%s", got, want)
+	}
+}
+
+func TestATokenForAnyNameIsNotForAStar(t *testing.T) {
+	for want, r := range map[string]trust.TokenRequest{
+		"The token is for one node of any name. ":     {Nodes: "*", MaxUses: 1},
+		"The token is for 5 nodes named \"shop-*\". ": {Nodes: "shop-*", MaxUses: 5},
+	} {
+		if got := tokenScope(r); !strings.HasPrefix(got, want) {
+			t.Errorf("said %q, expected %q", got, want)
+		}
 	}
 }

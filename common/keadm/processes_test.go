@@ -2,7 +2,9 @@ package keadm
 
 import (
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -87,4 +89,52 @@ func TestWhereNoProcessIsSeenAKubeletMayRun(t *testing.T) {
 			t.Errorf("%s: the preflight found %q", name, found)
 		}
 	}
+}
+
+// What can be stopped is what systemd runs in the unit, and the child of the supervisor whose files are there.
+func TestWhichProcessesAServiceCanStop(t *testing.T) {
+	root := t.TempDir()
+	put(t, root, "bin/systemctl", "#!/bin/sh\necho 9\n")
+	put(t, root, "proc/8/status", "Name:\tedgecore\nPPid:\t1\nUid:\t0\n")
+	t.Setenv("PATH", filepath.Join(root, "bin"))
+	if err := os.Chmod(filepath.Join(root, "bin/systemctl"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s := &service{kind: serviceSystemd, name: "edgecore", config: "/c.yaml", units: filepath.Join(root, "units"), state: filepath.Join(root, "run")}
+	expect := func(process string, want bool) {
+		t.Helper()
+		if got, err := s.started(t.Context(), root, process); got != want || err != nil {
+			t.Errorf("process %s: %t, %v; expected %t", process, got, err, want)
+		}
+	}
+	expect("9", false) // there is no unit
+	put(t, s.units, "edgecore.service", "[Service]\n")
+	expect("9", true)
+	expect("8", false)
+	put(t, root, "bin/systemctl", "#!/bin/sh\nexit 1\n")
+	if _, err := s.started(t.Context(), root, "9"); err == nil {
+		t.Error("systemd that does not answer is no answer")
+	}
+	s.kind = serviceProcess
+	expect("8", false) // there is no supervisor
+	p := exec.CommandContext(t.Context(), "/bin/sh", "-c", "echo; read x", "supervise", s.config)
+	in, err := p.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := p.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = in.Close(); _ = p.Wait() })
+	if _, err := out.Read(make([]byte, 1)); err != nil { // for a moment after its start a program has no command line
+		t.Fatal(err)
+	}
+	put(t, s.state, "edgecore-supervisor.pid", fmt.Sprint(p.Process.Pid))
+	expect("8", false)
+	put(t, root, "proc/8/status", fmt.Sprintf("Name:\tedgecore\nPPid:\t%d\nUid:\t0\n", p.Process.Pid))
+	expect("8", true)
 }

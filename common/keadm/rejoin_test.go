@@ -194,3 +194,22 @@ func TestAWaitForWhatHasEndedEndsAtOnce(t *testing.T) {
 		t.Errorf("%v, with %q to come", err, pids)
 	}
 }
+
+func TestAFailedLookAtAProcessIsNotItsEnd(t *testing.T) {
+	s := &service{kind: serviceProcess, name: "cloudcore", config: "/c.yaml", state: t.TempDir()}
+	pids := []string{"7\n", "no number\n", "7\n"}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if len(pids) == 0 {
+			return
+		}
+		put(t, s.state, "cloudcore.pid", pids[0])
+		pids = pids[1:]
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}))
+	defer server.Close()
+	cfg := v1alpha1.DefaultCloudCore()
+	cfg.Metrics.BindAddress = server.Listener.Addr().String()
+	if err := s.waitReady(t.Context(), IO{Out: io.Discard, Err: io.Discard}, cfg, time.Minute); err != nil || len(pids) > 0 {
+		t.Errorf("%v, with %q to come", err, pids)
+	}
+}

@@ -49,17 +49,20 @@ func newResetEdge(w IO) *cobra.Command {
 			"configuration says; --data-dir and --pki-dir say otherwise. Images, the container runtime and networks that were there before\n" +
 			"stay. Nothing is done to a machine where another kubelet runs.\n\n" +
 			"First it drains, if edgecore runs and reaches the cluster: the node takes no more pods, and those that a Deployment or the like\n" +
-			"replaces are evicted, with their preStop hooks, as disruption budgets allow. The rest, and after --drain-timeout all that are\n" +
-			"left, end with their grace periods alone.",
+			"replaces are evicted, with their preStop hooks, as disruption budgets allow; it waits until they have ended and the cloud\n" +
+			"knows. The rest, and after --drain-timeout all that are left, end with their grace periods alone.",
 		Args: usage(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			progress, err := progressOf(w, output)
 			if err != nil {
 				return err
 			}
+			if err := positive("drain-timeout", r.drainTimeout); err != nil {
+				return err
+			}
 			r.w = progress
 			r.user, r.dataSaid, r.pkiSaid = os.Geteuid(), c.Flags().Changed("data-dir"), c.Flags().Changed("pki-dir")
-			if err := r.look(service); err != nil {
+			if err := r.look(c.Context(), service); err != nil {
 				return err
 			}
 			question := "Remove what is left of a join?"
@@ -105,6 +108,8 @@ type edgeReset struct {
 	links   links
 	run     func(ctx context.Context, input string, argv ...string) ([]byte, error)
 	done    edgeResetResult
+	// cordoned: the cluster was asked to place no more pods on the node.
+	cordoned bool
 }
 
 // edgeResetResult is what a reset did, for programs.
@@ -126,7 +131,7 @@ type edgeResetResult struct {
 const untouched = "nothing was changed"
 
 // look finds out what there is to undo, changes nothing, and refuses what could hit another's pods.
-func (r *edgeReset) look(service string) (err error) {
+func (r *edgeReset) look(ctx context.Context, service string) (err error) {
 	if r.user != 0 {
 		return fmt.Errorf("expected root, found user id %d: run 'keadm reset edge' as root; %s", r.user, untouched)
 	}
@@ -142,7 +147,7 @@ func (r *edgeReset) look(service string) (err error) {
 	if r.service, err = newService(service, "edgecore", r.files.config, runDir(r.files.data)); err != nil {
 		return err
 	}
-	_, others, err := kubelets(r.root, r.files.config)
+	own, others, err := kubelets(r.root, r.files.config)
 	if err != nil {
 		return fmt.Errorf("%w; expected to see whether another kubelet runs here, since resetting would end its pods; %s", err, untouched)
 	}
@@ -151,6 +156,9 @@ func (r *edgeReset) look(service string) (err error) {
 			return fmt.Errorf("%s: expected none but the edgecore of %s; to reset that node, name its configuration with --config; %s", k, r.files.config, untouched)
 		}
 		return fmt.Errorf("%s: expected no kubelet but this node's, since resetting would end the other's pods; end it first; %s", k, untouched)
+	}
+	if err := r.stoppable(ctx, own); err != nil {
+		return err
 	}
 	if config := r.service.foreign(); config != "" {
 		return fmt.Errorf("%s starts edgecore with --config %s: expected %s; to reset that node, name its configuration with --config; %s",
@@ -161,6 +169,25 @@ func (r *edgeReset) look(service string) (err error) {
 			r.files.config, r.files.data, r.files.pki, untouched)
 	}
 	return nil
+}
+
+// stoppable refuses a running edgecore that stopping the service would leave running.
+func (r *edgeReset) stoppable(ctx context.Context, own []kubelet) error {
+	for _, k := range own {
+		ours, err := r.service.started(ctx, r.root, k.pid)
+		if err != nil {
+			return fmt.Errorf("%w; expected to see what started %s, since it has to be stopped; %s", err, k, untouched)
+		}
+		if !ours {
+			return fmt.Errorf("%s: %s; %s", k, r.notOurs(), untouched)
+		}
+	}
+	return nil
+}
+
+// notOurs says what to do about an edgecore that cannot be stopped here.
+func (r *edgeReset) notOurs() string {
+	return fmt.Sprintf("neither systemd nor 'keadm supervise' with its files in %s started it; end it the way it was started, and run 'keadm reset edge' again", r.service.state)
 }
 
 // follow takes from the configuration where the node's files are, unless flags said otherwise.
@@ -195,6 +222,15 @@ func isThere(path string) bool {
 
 // do undoes what look found. It can be run again until it has succeeded: the configuration goes last.
 func (r *edgeReset) do(ctx context.Context) error {
+	err := r.undo(ctx)
+	if err != nil && r.cordoned && !r.done.Left {
+		return fmt.Errorf("%w; for the node to take pods again: kubectl uncordon %s", err, r.cfg.NodeName)
+	}
+	return err
+}
+
+// undo is do without its last words.
+func (r *edgeReset) undo(ctx context.Context) error {
 	if r.cfg != nil && r.drains && !r.keepNode {
 		var err error
 		if r.done.Drained, err = r.drain(ctx); err != nil {
@@ -210,7 +246,7 @@ func (r *edgeReset) do(ctx context.Context) error {
 		return err
 	}
 	if len(own) > 0 {
-		return fmt.Errorf("%s still: neither systemd nor 'keadm supervise' with its files in %s started it; end it the way it was started, and run 'keadm reset edge' again", own[0], r.service.state)
+		return fmt.Errorf("%s still: %s", own[0], r.notOurs())
 	}
 	if r.done.Stopped = stopped; stopped {
 		fmt.Fprintln(r.w.Out, "stopped  edgecore")

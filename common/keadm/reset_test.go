@@ -145,7 +145,7 @@ func resetter(t *testing.T) (*edgeReset, *podRuntime, *bytes.Buffer) {
 // reset looks and does.
 func (r *edgeReset) reset(t *testing.T) error {
 	t.Helper()
-	if err := r.look(serviceProcess); err != nil {
+	if err := r.look(t.Context(), serviceProcess); err != nil {
 		return err
 	}
 	return r.do(t.Context())
@@ -278,11 +278,17 @@ func TestResetOfHalfAJoinTouchesNoPod(t *testing.T) {
 	}
 }
 
-func TestResetStopsAtAnEdgecoreThatItCannotStop(t *testing.T) {
-	r, runtime, _ := resetter(t)
+func TestResetTouchesNothingOfAnEdgecoreThatItCannotStop(t *testing.T) {
+	a := newNodesAPI(func(string) error { return nil })
+	r, runtime, out := drainingResetter(t, a)
 	runs(t, r.root, "9", "edgecore", "--config", r.files.config)
-	if err := r.reset(t); err == nil || !strings.Contains(err.Error(), "edgecore runs as process 9") || len(runtime.ended) > 0 || !isThere(r.files.key()) {
-		t.Errorf("%v, ended %q", err, runtime.ended)
+	put(t, r.root, "proc/9/status", "Name:\tedgecore\nPPid:\t1\nUid:\t0\n")
+	err := r.reset(t)
+	if err == nil || !strings.Contains(err.Error(), "edgecore runs as process 9") || !strings.HasSuffix(err.Error(), "nothing was changed") {
+		t.Errorf("%v", err)
+	}
+	if len(a.Actions()) > 0 || len(runtime.ended) > 0 || out.Len() > 0 || !isThere(r.files.key()) {
+		t.Errorf("at the API did %q, ended %q, said %q", a.did, runtime.ended, out)
 	}
 }
 

@@ -183,16 +183,43 @@ func (s *service) supervisor() (int, error) {
 	return pid, nil
 }
 
-// pid is the process of the program itself; 0 where it does not run, or nothing says.
-func (s *service) pid(ctx context.Context) int {
+// pid is the process of the program itself; 0 where it does not run. An error means that nothing says.
+func (s *service) pid(ctx context.Context) (int, error) {
 	var text []byte
+	var err error
 	if s.kind == serviceSystemd {
-		text, _ = exec.CommandContext(ctx, "systemctl", "show", "--property", "MainPID", "--value", s.name).Output()
-	} else {
-		text, _ = os.ReadFile(s.childPIDFile())
+		text, err = exec.CommandContext(ctx, "systemctl", "show", "--property", "MainPID", "--value", s.name).Output()
+	} else if text, err = os.ReadFile(s.childPIDFile()); errors.Is(err, os.ErrNotExist) {
+		return 0, nil
 	}
-	pid, _ := strconv.Atoi(strings.TrimSpace(string(text)))
-	return pid
+	if err != nil {
+		return 0, fmt.Errorf("look for the process of %s: %w", s.name, err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return 0, fmt.Errorf("look for the process of %s: expected its id: %w", s.name, err)
+	}
+	return pid, nil
+}
+
+// started reports whether that process of the machine below root is one that stop ends: systemd's, or a child of our
+// supervisor.
+func (s *service) started(ctx context.Context, root, process string) (bool, error) {
+	if s.kind == serviceSystemd && isFile(s.unit()) {
+		pid, err := s.pid(ctx)
+		if err != nil || strconv.Itoa(pid) == process {
+			return err == nil, err
+		}
+	}
+	supervisor, err := s.supervisor()
+	if err != nil || supervisor == 0 {
+		return false, err
+	}
+	status, err := os.ReadFile(filepath.Join(root, "proc", process, "status"))
+	if errors.Is(err, os.ErrNotExist) {
+		return true, nil // it has ended meanwhile
+	}
+	return strings.Contains(string(status), fmt.Sprintf("\nPPid:\t%d\n", supervisor)), err
 }
 
 // stop ends the service, whichever way it runs, and reports whether it ran.

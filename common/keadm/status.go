@@ -33,6 +33,9 @@ type waiting struct {
 	Oldest time.Time `json:"oldest"`
 }
 
+// stateClass is the class of what must arrive at the cloud, such as the end of a pod.
+const stateClass = "state"
+
 // linkStatus is what is read of edge/link's Status.
 type linkStatus struct {
 	Connected bool `json:"connected"`

@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/retry"
 )
 
 // edgeRole is the label of every edge node.
@@ -40,6 +41,10 @@ func checkCluster(ctx context.Context, w IO, client *clusterClient, output strin
 		}
 	}
 	return show(w.Out, output, found, func(t io.Writer) {
+		if len(found) == 0 {
+			fmt.Fprintln(t, "no DaemonSet puts pods on edge nodes")
+			return
+		}
 		row(t, "DAEMONSET ON EDGE NODES", "")
 		for _, d := range found {
 			switch {
@@ -74,8 +79,11 @@ func (c *clusterClient) keepAllOff(ctx context.Context, sets []daemonSet) error 
 			continue
 		}
 		namespace, name, _ := strings.Cut(d.Name, "/")
-		var err error
-		if sets[i].Meant, err = c.keepOff(ctx, namespace, name); err != nil {
+		// Its controller writes its status at any time.
+		if err := retry.RetryOnConflict(retry.DefaultBackoff, func() (err error) {
+			sets[i].Meant, err = c.keepOff(ctx, namespace, name)
+			return err
+		}); err != nil {
 			return err
 		}
 		sets[i].KeptOff = true

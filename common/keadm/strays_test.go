@@ -3,6 +3,7 @@ package keadm
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 	"slices"
 	"strings"
@@ -10,9 +11,11 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
+	k8stesting "k8s.io/client-go/testing"
 )
 
 func affinity(terms ...corev1.NodeSelectorTerm) corev1.PodSpec {
@@ -141,5 +144,31 @@ func TestKeepingOffOpensNoWay(t *testing.T) {
 	}
 	if terms := c.terms(t, "proxy"); len(terms[0].MatchExpressions) != 0 || len(terms[1].MatchExpressions) != 2 || !strings.Contains(out.String(), "patched, kept off from now on") {
 		t.Errorf("it has %v\n%s", terms, out.String())
+	}
+}
+
+// The controller of a DaemonSet writes its status whenever a pod of it changes.
+func TestADaemonSetThatChangesMeanwhileIsKeptOffAllTheSame(t *testing.T) {
+	c := twoSets()
+	conflicts := 2
+	c.Interface.(*fake.Clientset).PrependReactor("patch", "daemonsets", func(k8stesting.Action) (bool, runtime.Object, error) {
+		conflicts--
+		return conflicts >= 0, nil, apierrors.NewConflict(appsv1.Resource("daemonsets"), "proxy", errors.New("the object has been modified"))
+	})
+	if err := checkCluster(t.Context(), IO{Out: io.Discard, Err: io.Discard}, c, "", true, true); err != nil || conflicts != -1 {
+		t.Errorf("%v, with %d conflicts to come", err, conflicts)
+	}
+	if terms := c.terms(t, "proxy"); len(terms) != 2 || len(terms[0].MatchExpressions) != 2 {
+		t.Errorf("terms %+v", terms)
+	}
+}
+
+func TestACheckOfAClusterThatFindsNothingSaysSo(t *testing.T) {
+	for output, want := range map[string]string{"": "no DaemonSet puts pods on edge nodes\n", "json": "[]\n"} {
+		var out bytes.Buffer
+		c := &clusterClient{Interface: fake.NewClientset()}
+		if err := checkCluster(t.Context(), IO{Out: &out, Err: io.Discard}, c, output, false, false); err != nil || out.String() != want {
+			t.Errorf("%q: %v\n%s", output, err, &out)
+		}
 	}
 }

@@ -41,6 +41,17 @@ func nodePattern(flag, pattern string) error {
 	return nil
 }
 
+// tokenUsage judges what a token is to allow; prefix is that of the flags' names.
+func tokenUsage(prefix string, r trust.TokenRequest) error {
+	if r.MaxUses < 0 {
+		return fmt.Errorf("%w: --%suses: expected how many nodes, or 0 for any number, found %d", errUsage, prefix, r.MaxUses)
+	}
+	if err := positive(prefix+"ttl", r.Life); err != nil {
+		return err
+	}
+	return nodePattern(prefix+"node", r.Nodes)
+}
+
 // madeToken is a new join token, for programs.
 type madeToken struct {
 	// Token is what keadm join takes.
@@ -72,7 +83,7 @@ func newGetToken(w IO) *cobra.Command {
 			if _, err := progressOf(w, output); err != nil {
 				return err
 			}
-			if err := nodePattern("node", f.request.Nodes); err != nil {
+			if err := tokenUsage("", f.request); err != nil {
 				return err
 			}
 			client, err := connect(f.kubeconfig)
@@ -141,7 +152,7 @@ func newTokenRevoke(w IO) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "revoke ID",
 		Short: "Make a join token worthless; nodes that joined with it stay",
-		Args:  usage(cobra.ExactArgs(1)),
+		Args:  expects("a token's ID, as 'keadm token list' shows it", cobra.ExactArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
 			client, err := connect(kubeconfig)
 			if err != nil {

@@ -1,6 +1,7 @@
 package keadm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,7 +40,7 @@ const heartbeat = 15 * time.Second
 // ephemeral is our own end of a connection, another one at each try.
 var ephemeral = regexp.MustCompile(`\S+->`)
 
-// waitFor asks about every so often until the answer is yes. It says once each thing that it waits for, that it still
+// waitFor asks about every so often until the answer is yes; what is like "x to be ready". It says once each thing that it waits for, that it still
 // does, and at last what was missing. The error matches errTimeout or errInterrupted, or is that of an answer that failed.
 func waitFor(parent context.Context, w IO, limit, every time.Duration, what string, ask func(context.Context) answer) error {
 	ctx, cancel := context.WithTimeout(parent, limit)
@@ -49,7 +50,8 @@ func waitFor(parent context.Context, w IO, limit, every time.Duration, what stri
 	for {
 		a := ask(ctx)
 		if a.ok {
-			fmt.Fprintf(w.Out, "ready    after %.1f s: %s\n", time.Since(start).Seconds(), strings.TrimSuffix(what, " to be ready"))
+			subject, became, _ := strings.Cut(what, " to be ")
+			fmt.Fprintf(w.Out, "%-8s after %.1f s: %s\n", cmp.Or(became, "done"), time.Since(start).Seconds(), subject)
 			return nil
 		}
 		if a.failed != nil {

@@ -88,3 +88,13 @@ func TestAnInterruptedWaitDoesNotSayThatItTimedOut(t *testing.T) {
 		}
 	})
 }
+
+func TestAWaitSaysWhatBecameOfWhatItWaitedFor(t *testing.T) {
+	for what, want := range map[string]string{"x to be ready": "ready    after 0.0 s: x\n", "the kinds to be served": "served   after 0.0 s: the kinds\n",
+		"pods to move": "done     after 0.0 s: pods to move\n"} {
+		var out bytes.Buffer
+		if err := waitFor(t.Context(), IO{Out: &out, Err: &out}, time.Minute, often, what, func(context.Context) answer { return answer{ok: true} }); err != nil || out.String() != want {
+			t.Errorf("%v, said %q, expected %q", err, &out, want)
+		}
+	}
+}

@@ -48,6 +48,9 @@ type Authority struct {
 	formers []former
 }
 
+// HasFormer reports whether a CA before this one is still trusted.
+func (a *Authority) HasFormer() bool { return len(a.formers) > 0 }
+
 // A former is a CA that was replaced and is still trusted.
 type former struct {
 	cert *x509.Certificate

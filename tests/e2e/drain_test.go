@@ -18,7 +18,7 @@ import (
 )
 
 // TestResetMovesPodsToAnotherNodeFirst: a reset drains, so that a Deployment with a disruption budget is never without a
-// Ready pod: the other node has them before the first node is gone.
+// Ready pod: the other node has them before the first node is gone. What was drained is deleted then, too.
 func TestResetMovesPodsToAnotherNodeFirst(t *testing.T) {
 	ctx := t.Context()
 	c := cluster.ForTest(t)
@@ -70,6 +70,9 @@ func TestResetMovesPodsToAnotherNodeFirst(t *testing.T) {
 	}
 	ready := 0
 	for _, p := range s.podsOf("moved") {
+		if p.Spec.NodeName == "edge-1" {
+			t.Errorf("pod %s was drained, and the cluster does not know that it ended", p.Name)
+		}
 		if p.Spec.NodeName == "worker" && podReady(&p) == nil {
 			ready++
 		}

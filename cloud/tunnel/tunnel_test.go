@@ -79,14 +79,14 @@ func TestANodeKeepsItsPort(t *testing.T) {
 	eventually(t, "it to be open again", func() bool { return open(before) })
 }
 
-// A port that something else holds is the node's all the same: its Node is shown, and the port is opened when it can be.
+// A noted port that something else holds is the node's all the same: its Node is shown, and the port is opened when it can be.
 func TestAPortThatIsTakenIsOpenedLater(t *testing.T) {
 	l, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", firstPort+60))
 	if err != nil {
 		t.Fatal(err)
 	}
 	n := newNodes()
-	n.edge("a", "")
+	n.edge("a", strconv.Itoa(firstPort+60))
 	w := newWorld(t, n, firstPort+60, firstPort+61)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()

@@ -100,6 +100,28 @@ func TestAPortOfAnotherProcessIsNotGiven(t *testing.T) {
 	}
 }
 
+// TestAnotherCloudCoreMayNoteThePortFirst: who came to the listener meanwhile is not turned away.
+func TestAnotherCloudCoreMayNoteThePortFirst(t *testing.T) {
+	n := newNodes()
+	const first = firstPort + 424
+	w := newWorld(t, n, first, first+1)
+	w.see("a")
+	n.edge("a", "")
+	o, _ := n.Object(object.Key{Kind: object.Nodes, Name: "a"})
+	listener := func(noted int) net.Listener {
+		t.Helper()
+		if number, err := w.server.choose(o.(*corev1.Node), noted); err != nil || number != first {
+			t.Fatalf("its port is %d, %v; expected %d", number, err, first)
+		}
+		w.server.mu.Lock()
+		defer w.server.mu.Unlock()
+		return w.server.nodes["a"].listener
+	}
+	if before := listener(0); before == nil || listener(first) != before {
+		t.Error("the listener was closed, or was never there")
+	}
+}
+
 // TestAForeignPortIsTriedAgainLater: nobody says when the other process lets it go.
 func TestAForeignPortIsTriedAgainLater(t *testing.T) {
 	now := time.Now()

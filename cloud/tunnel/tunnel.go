@@ -82,8 +82,10 @@ type Server struct {
 	queue workqueue.TypedRateLimitingInterface[string]
 	http  *http.Server
 	// merged accepts from the ports of all nodes.
-	merged  *merged
-	passing chan struct{} // a place for each connection that is passed on
+	merged *merged
+	// passing accepts those that are to be passed on, and passed has the places of those that are.
+	passing *merged
+	passed  *transport.Places
 
 	// mu guards all below.
 	mu    sync.Mutex
@@ -104,7 +106,7 @@ type port struct {
 
 // New returns a Server that does not listen yet.
 func New(cfg Config, deps Deps) *Server {
-	s := &Server{cfg: cfg, deps: deps, nodes: map[string]*port{}, book: newBook(cfg.FirstPort, cfg.LastPort), passing: make(chan struct{}, maxPassed),
+	s := &Server{cfg: cfg, deps: deps, nodes: map[string]*port{}, book: newBook(cfg.FirstPort, cfg.LastPort), passing: newMerged(), passed: transport.NewPlaces(maxPassed),
 		queue: workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](100*time.Millisecond, 30*time.Second))}
 	s.m = newMetrics(deps.Registerer, s.ports)
 	s.proxy = s.newProxy()
@@ -150,9 +152,11 @@ func (s *Server) Start(ctx context.Context) error {
 	for range workers {
 		all.Go(func() { s.work(ctx) })
 	}
+	all.Go(func() { s.passOn(transport.NewFairListener(s.passing, maxPassing, passingLife)) })
 	context.AfterFunc(ctx, func() {
 		unfollow()
 		s.queue.ShutDown()
+		_ = s.passing.Close()
 		_ = s.http.Close() // what is relayed now ends with the sessions that carry it
 	})
 	err := s.http.ServeTLS(transport.NewFairListener(s.merged, maxHandshakes, 2*handshakeTimeout), "", "")
@@ -293,10 +297,11 @@ func (s *Server) choose(n *corev1.Node, noted int) (int, error) {
 		if given > 0 && rival != nil {
 			return given, nil
 		}
+		had := s.book.ports[n.Name]
 		if ok, loser := s.book.claim(n.Name, noted, func(string) bool { return rival == nil || older(n, rival) < 0 }); ok {
 			s.revoke(loser)
-			if p != nil {
-				p.close() // of the port that it had
+			if p != nil && had != noted { // another CloudCore may have noted what this one just listens on
+				p.close()
 			}
 			return noted, nil
 		}
@@ -333,7 +338,7 @@ func (s *Server) open(p *port, name string, number int) error {
 		return fmt.Errorf("listen for node %s: %w: end what uses the port, or keep it from being used (net.ipv4.ip_local_reserved_ports)", name, err)
 	}
 	p.listener = l
-	go accept(l, func(c net.Conn) { s.take(c, name, number) })
+	go accept(l, func(c net.Conn) { s.take(connOf{c, name, number}) })
 	return nil
 }
 

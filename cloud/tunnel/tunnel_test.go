@@ -238,54 +238,6 @@ func TestStrangersHoldUpNobody(t *testing.T) {
 	}
 }
 
-// A Node shows one address, whichever CloudCore holds it: another one that is asked passes the connection on, as it is.
-func TestAnotherCloudCorePassesItsCallersOn(t *testing.T) {
-	n := newNodes()
-	n.edge("a", "")
-	holds := newWorldAt(t, n, "127.0.0.2", firstPort+70, firstPort+71)
-	asked := newWorld(t, n, firstPort+70, firstPort+71)
-	lead := func(w *world, to string) {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		w.other = to
-	}
-	lead(asked, "127.0.0.2")
-	for path, code := range map[string]int{"/pods": 200, "/metrics": 403} {
-		before := len(holds.requests())
-		if got, body := asked.ask("a", path, "get/proxy"); got != code {
-			t.Errorf("passed on: status %d, expected %d: %s", got, code, body)
-		}
-		if heard := len(holds.requests()) > before; heard != (code == 200) {
-			t.Errorf("passed on: the holder's edge heard of it: %v", heard)
-		}
-	}
-	if len(asked.requests()) != 0 {
-		t.Error("the one that does not hold the node opened a stream to it")
-	}
-	raw := strings.Repeat("any bytes", 10000)
-	c, r := asked.upgrade("a")
-	go func() { _, _ = io.WriteString(c, raw) }()
-	got := make([]byte, len(raw))
-	if _, err := io.ReadFull(r, got); err != nil || string(got) != raw {
-		t.Fatalf("through both %d bytes came back, %v", len(got), err)
-	}
-	// Each believes that the other has it, as for a moment after a change: nobody sends it in a circle.
-	lead(holds, "127.0.0.1")
-	for _, w := range []*world{holds, asked} {
-		w.mu.Lock()
-		w.away = true
-		w.mu.Unlock()
-	}
-	if code, body := asked.ask("a", "/pods", "get/proxy"); code != http.StatusBadGateway {
-		t.Errorf("status %d: %s", code, body)
-	}
-	// The holder is gone: the caller is told here.
-	lead(asked, "127.0.0.3")
-	if code, body := asked.ask("a", "/pods", "get/proxy"); code != http.StatusBadGateway || !strings.Contains(body, "went away") {
-		t.Errorf("status %d: %s", code, body)
-	}
-}
-
 // one is a view of one object.
 type one struct {
 	session.View

@@ -18,9 +18,9 @@ type merged struct {
 func newMerged() *merged { return &merged{conns: make(chan net.Conn), closed: make(chan struct{})} }
 
 // offer hands over a connection to a node's port, or closes it where nobody takes connections any more.
-func (m *merged) offer(c net.Conn, node string) {
+func (m *merged) offer(c connOf) {
 	select {
-	case m.conns <- connOf{c, node}:
+	case m.conns <- c:
 	case <-m.closed:
 		_ = c.Close()
 	}

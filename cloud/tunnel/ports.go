@@ -9,6 +9,9 @@ import (
 // other left: a Node that was deleted by mistake is made again within seconds.
 const vacancy = time.Hour
 
+// foreign is how long a port that another process had is given to no node.
+const foreign = 10 * time.Minute
+
 // Ports of Services of type NodePort, by default: kube-proxy takes what comes to them, whoever listens.
 const (
 	firstNodePort = 30000
@@ -21,10 +24,11 @@ type book struct {
 	ports       map[string]int // by node; a node that is gone keeps its, since it may come back
 	nodes       map[int]string // by port, the same
 	gone        map[string]time.Time
+	foreign     map[int]time.Time // by port: when another process had it
 }
 
 func newBook(first, last int) *book {
-	return &book{first: first, last: last, ports: map[string]int{}, nodes: map[int]string{}, gone: map[string]time.Time{}}
+	return &book{first: first, last: last, ports: map[string]int{}, nodes: map[int]string{}, gone: map[string]time.Time{}, foreign: map[int]time.Time{}}
 }
 
 // claim enters a port that a Node notes as its own. Whoever has it already keeps it, unless yields says that it is to
@@ -50,7 +54,7 @@ func (b *book) next(node string, now time.Time) (int, error) {
 		return number, nil
 	}
 	for number := b.first; number <= b.last; number++ {
-		if b.nodes[number] == "" && (number < firstNodePort || number > lastNodePort) {
+		if b.nodes[number] == "" && (number < firstNodePort || number > lastNodePort) && !b.elsewhere(number, now) {
 			b.ports[node], b.nodes[number] = number, node
 			return number, nil
 		}
@@ -62,7 +66,7 @@ func (b *book) next(node string, now time.Time) (int, error) {
 		}
 	}
 	if oldest == "" {
-		return 0, fmt.Errorf("all ports from %d to %d are given away", b.first, b.last)
+		return 0, fmt.Errorf("all ports from %d to %d are given away or in use by other processes", b.first, b.last)
 	}
 	number := b.ports[oldest]
 	b.drop(oldest)
@@ -78,6 +82,22 @@ func (b *book) leave(node string, now time.Time) {
 	if _, ok := b.gone[node]; !ok {
 		b.gone[node] = now
 	}
+}
+
+// reject takes a node's port from it, which another process turned out to have.
+func (b *book) reject(node string, now time.Time) {
+	b.foreign[b.ports[node]] = now
+	b.drop(node)
+}
+
+// elsewhere reports whether another process had the port a while ago.
+func (b *book) elsewhere(number int, now time.Time) bool {
+	at, ok := b.foreign[number]
+	if ok && now.Sub(at) >= foreign {
+		delete(b.foreign, number)
+		return false
+	}
+	return ok
 }
 
 // drop takes a node's port from it.

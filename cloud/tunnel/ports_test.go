@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/tether-edge/tether/common/object"
@@ -71,6 +72,75 @@ func TestOfTwoThatClaimOnePortOneKeepsIt(t *testing.T) {
 			t.Errorf("%s has %d, %v: expected %d", c.node, got, err, c.port)
 		}
 	}
+}
+
+// TestAPortOfAnotherProcessIsNotGiven: a node without one gets the next that is free, and none where all are in use.
+func TestAPortOfAnotherProcessIsNotGiven(t *testing.T) {
+	const first = firstPort + 420
+	for _, number := range []int{first, first + 1} {
+		l, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", number))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+	}
+	n := newNodes()
+	n.edge("a", "")
+	w := newWorld(t, n, first, first+2)
+	if port := w.ready("a"); port != first+2 || n.port("a") != strconv.Itoa(first+2) {
+		t.Fatalf("a has port %d, noted as %s; expected %d, which no other process has", port, n.port("a"), first+2)
+	}
+	if code, body := w.ask("a", "/pods", "get/proxy"); code != 200 {
+		t.Errorf("status %d: %s", code, body)
+	}
+	n.edge("b", "")
+	eventually(t, "b to be refused a port", func() bool { return testutil.ToFloat64(w.server.m.failures) > 0 })
+	if port := n.port("b"); port != "" {
+		t.Errorf("b is noted to have port %s: expected none, since all are in use", port)
+	}
+}
+
+// TestAnotherCloudCoreMayNoteThePortFirst: who came to the listener meanwhile is not turned away.
+func TestAnotherCloudCoreMayNoteThePortFirst(t *testing.T) {
+	n := newNodes()
+	const first = firstPort + 424
+	w := newWorld(t, n, first, first+1)
+	w.see("a")
+	n.edge("a", "")
+	o, _ := n.Object(object.Key{Kind: object.Nodes, Name: "a"})
+	listener := func(noted int) net.Listener {
+		t.Helper()
+		if number, err := w.server.choose(o.(*corev1.Node), noted); err != nil || number != first {
+			t.Fatalf("its port is %d, %v; expected %d", number, err, first)
+		}
+		w.server.mu.Lock()
+		defer w.server.mu.Unlock()
+		return w.server.nodes["a"].listener
+	}
+	if before := listener(0); before == nil || listener(first) != before {
+		t.Error("the listener was closed, or was never there")
+	}
+}
+
+// TestAForeignPortIsTriedAgainLater: nobody says when the other process lets it go.
+func TestAForeignPortIsTriedAgainLater(t *testing.T) {
+	now := time.Now()
+	b := newBook(20, 21)
+	want := func(node string, port int) {
+		t.Helper()
+		if got, err := b.next(node, now); err != nil || got != port {
+			t.Errorf("%s gets %d, %v: expected %d", node, got, err, port)
+		}
+	}
+	want("a", 20)
+	b.reject("a", now)
+	now = now.Add(foreign - time.Second)
+	want("a", 21)
+	if got, err := b.next("b", now); err == nil {
+		t.Errorf("b gets %d, which another process had", got)
+	}
+	now = now.Add(time.Second)
+	want("b", 20)
 }
 
 // TestTwoCloudCoresThatGiveOnePortTwice: each gave the first port to a node that the other had not heard of. When both know

@@ -26,7 +26,8 @@ type (
 // connOf is a connection to one node's port.
 type connOf struct {
 	net.Conn
-	node string
+	node   string
+	number int // of the port
 }
 
 // accepted is the connection as it was accepted, and leave gives up its place among the handshakes.
@@ -57,7 +58,8 @@ func (s *Server) server() *http.Server {
 	return &http.Server{
 		Handler: s,
 		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}, ClientAuth: tls.RequestClientCert,
-			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.deps.Certificate(), nil }},
+			SessionTicketsDisabled: true, // see answered
+			GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.deps.Certificate(), nil }},
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			ctx = context.WithValue(ctx, connKey{}, c)
 			if c, ok := accepted(c).(connOf); ok {

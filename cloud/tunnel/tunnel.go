@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -81,8 +82,10 @@ type Server struct {
 	queue workqueue.TypedRateLimitingInterface[string]
 	http  *http.Server
 	// merged accepts from the ports of all nodes.
-	merged  *merged
-	passing chan struct{} // a place for each connection that is passed on
+	merged *merged
+	// passing accepts those that are to be passed on, and passed has the places of those that are.
+	passing *merged
+	passed  *transport.Places
 
 	// mu guards all below.
 	mu    sync.Mutex
@@ -103,7 +106,7 @@ type port struct {
 
 // New returns a Server that does not listen yet.
 func New(cfg Config, deps Deps) *Server {
-	s := &Server{cfg: cfg, deps: deps, nodes: map[string]*port{}, book: newBook(cfg.FirstPort, cfg.LastPort), passing: make(chan struct{}, maxPassed),
+	s := &Server{cfg: cfg, deps: deps, nodes: map[string]*port{}, book: newBook(cfg.FirstPort, cfg.LastPort), passing: newMerged(), passed: transport.NewPlaces(maxPassed),
 		queue: workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](100*time.Millisecond, 30*time.Second))}
 	s.m = newMetrics(deps.Registerer, s.ports)
 	s.proxy = s.newProxy()
@@ -149,9 +152,11 @@ func (s *Server) Start(ctx context.Context) error {
 	for range workers {
 		all.Go(func() { s.work(ctx) })
 	}
+	all.Go(func() { s.passOn(transport.NewFairListener(s.passing, maxPassing, passingLife)) })
 	context.AfterFunc(ctx, func() {
 		unfollow()
 		s.queue.ShutDown()
+		_ = s.passing.Close()
 		_ = s.http.Close() // what is relayed now ends with the sessions that carry it
 	})
 	err := s.http.ServeTLS(transport.NewFairListener(s.merged, maxHandshakes, 2*handshakeTimeout), "", "")
@@ -255,7 +260,7 @@ func (s *Server) sync(ctx context.Context, name string) error {
 	}
 }
 
-// settle gives a Node its port, notes that on it, and listens.
+// settle gives a Node its port, notes that on it, and listens. A port that is new is listened on before it is noted.
 func (s *Server) settle(ctx context.Context, n *corev1.Node) error {
 	if n.DeletionTimestamp != nil || !s.deps.IsEdge(n) {
 		return nil
@@ -292,10 +297,11 @@ func (s *Server) choose(n *corev1.Node, noted int) (int, error) {
 		if given > 0 && rival != nil {
 			return given, nil
 		}
+		had := s.book.ports[n.Name]
 		if ok, loser := s.book.claim(n.Name, noted, func(string) bool { return rival == nil || older(n, rival) < 0 }); ok {
 			s.revoke(loser)
-			if p != nil {
-				p.close() // of the port that it had
+			if p != nil && had != noted { // another CloudCore may have noted what this one just listens on
+				p.close()
 			}
 			return noted, nil
 		}
@@ -303,7 +309,37 @@ func (s *Server) choose(n *corev1.Node, noted int) (int, error) {
 	if given > 0 {
 		return given, nil
 	}
-	return s.book.next(n.Name, time.Now())
+	return s.next(n.Name)
+}
+
+// next gives a node a port that its Node does not note yet, and opens it: one that another process has is not given. Called
+// with mu held.
+func (s *Server) next(name string) (int, error) {
+	for {
+		number, err := s.book.next(name, time.Now())
+		if err != nil {
+			return 0, err
+		}
+		if err := s.open(s.port(name), name, number); !errors.Is(err, syscall.EADDRINUSE) {
+			return number, nil // what else hinders it may pass, and give says it
+		}
+		s.deps.Log.Warn("another process has a port for a kubelet, taking the next one", "node", name, "port", number)
+		s.book.reject(name, time.Now())
+	}
+}
+
+// open has a node's port listened on, if it is not. Called with mu held.
+func (s *Server) open(p *port, name string, number int) error {
+	if p.listener != nil {
+		return nil
+	}
+	l, err := net.Listen("tcp", net.JoinHostPort(s.cfg.BindAddress, strconv.Itoa(number)))
+	if err != nil {
+		return fmt.Errorf("listen for node %s: %w: end what uses the port, or keep it from being used (net.ipv4.ip_local_reserved_ports)", name, err)
+	}
+	p.listener = l
+	go accept(l, func(c net.Conn) { s.take(connOf{c, name, number}) })
+	return nil
 }
 
 // rival is the Node of another that has a port and notes it too; nil if there is none. Two CloudCores may give one port to two
@@ -330,10 +366,7 @@ func (s *Server) revoke(name string) {
 	if name == "" {
 		return
 	}
-	if p := s.nodes[name]; p != nil && p.number > 0 {
-		p.close()
-		delete(s.nodes, name)
-	}
+	s.forget(name)
 	s.queue.Add(name)
 }
 
@@ -401,16 +434,7 @@ func (s *Server) give(name string, number int) error {
 	default:
 		close(p.given)
 	}
-	if p.listener != nil {
-		return nil
-	}
-	l, err := net.Listen("tcp", net.JoinHostPort(s.cfg.BindAddress, strconv.Itoa(number)))
-	if err != nil {
-		return fmt.Errorf("listen for node %s: %w: end what uses the port, or keep it from being used (net.ipv4.ip_local_reserved_ports)", name, err)
-	}
-	p.listener = l
-	go accept(l, func(c net.Conn) { s.take(c, name, number) })
-	return nil
+	return s.open(p, name, number)
 }
 
 // close closes the port of a node whose Node is gone. Who waits for a port waits on.
@@ -418,8 +442,17 @@ func (s *Server) close(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.book.leave(name, time.Now())
-	if p := s.nodes[name]; p != nil && p.number > 0 {
-		p.close()
+	s.forget(name)
+}
+
+// forget closes a node's port and forgets it, but for who waits for one. Called with mu held.
+func (s *Server) forget(name string) {
+	p := s.nodes[name]
+	if p == nil {
+		return
+	}
+	p.close()
+	if p.number > 0 {
 		delete(s.nodes, name)
 	}
 }

@@ -173,16 +173,35 @@ func (f *framed) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// Mux is a Carrier over a Stream.
+// Mux is a Carrier over a TunnelConn.
 type Mux struct{ session *yamux.Session }
 
-// Open opens a stream.
-func (m *Mux) Open(context.Context) (net.Conn, error) {
-	c, err := m.session.Open()
-	if err != nil {
-		return nil, fmt.Errorf("open a stream: %w", err)
+// Open opens a stream. It waits while the peer has accepted none of the last MaxStreams, until ctx is done.
+func (m *Mux) Open(ctx context.Context) (net.Conn, error) {
+	type result struct {
+		c   net.Conn
+		err error
 	}
-	return carry(c), nil
+	opened := make(chan result)
+	go func() { // yamux knows no context
+		c, err := m.session.Open()
+		select {
+		case opened <- result{c, err}:
+		case <-ctx.Done():
+			if err == nil {
+				_ = c.Close() // it came too late
+			}
+		}
+	}()
+	select {
+	case r := <-opened:
+		if r.err != nil {
+			return nil, fmt.Errorf("open a stream: %w", r.err)
+		}
+		return carry(r.c), nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("open a stream: %w", ctx.Err())
+	}
 }
 
 // Accept waits for a stream that the peer opens.

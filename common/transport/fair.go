@@ -17,7 +17,7 @@ const maxWaiting = 4096
 // latest of the address with the most is closed.
 type FairListener struct {
 	net.Listener
-	places *places
+	places *Places
 	life   time.Duration // of a place
 	room   int           // for those waiting
 
@@ -37,7 +37,7 @@ func NewFairListener(l net.Listener, most int, life time.Duration) *FairListener
 }
 
 func newFairListener(l net.Listener, most int, life time.Duration, room int) *FairListener {
-	f := &FairListener{Listener: l, places: newPlaces(most), life: life, room: room, waiting: map[string][]net.Conn{}}
+	f := &FairListener{Listener: l, places: NewPlaces(most), life: life, room: room, waiting: map[string][]net.Conn{}}
 	f.changed = sync.NewCond(&f.mu)
 	go f.collect()
 	return f
@@ -131,7 +131,7 @@ func (f *FairListener) next() net.Conn {
 		return nil
 	}
 	for i, who := range f.turns {
-		if !f.places.take(who) {
+		if !f.places.Take(who) {
 			continue
 		}
 		c := f.waiting[who][0]
@@ -144,7 +144,7 @@ func (f *FairListener) next() net.Conn {
 }
 
 func (f *FairListener) leave(who string) {
-	f.places.give(who)
+	f.places.Give(who)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.changed.Signal()

@@ -46,7 +46,7 @@ type Server struct {
 // stream. It counts as a handshake until greeted is called or accept returns.
 func NewServer(cfg ServerConfig, accept func(s Stream, greeted func())) *Server {
 	return &Server{cfg: cfg, accept: accept,
-		quic: quicServer{places: newPlaces(cfg.MaxHandshakes)}, upgrader: websocket.Upgrader{
+		quic: quicServer{places: NewPlaces(cfg.MaxHandshakes)}, upgrader: websocket.Upgrader{
 			HandshakeTimeout: cfg.HandshakeTimeout, ReadBufferSize: readBuffer, WriteBufferPool: writeBuffers,
 			Subprotocols: []string{subprotocol},
 			// Browsers are not expected, and a certificate is demanded anyway.

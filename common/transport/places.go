@@ -5,9 +5,9 @@ import (
 	"sync"
 )
 
-// places bounds how many peers are served at once: in all, and of one address, so that one who holds all that he may leaves
-// some to the others.
-type places struct {
+// Places bounds how many peers are served at once: in all, and three quarters of that of one address (AddressGroup), so that
+// one who holds all that he may leaves some to the others. Its methods are safe for concurrent use.
+type Places struct {
 	total, each int
 
 	mu    sync.Mutex // guards all below
@@ -15,12 +15,13 @@ type places struct {
 	by    map[string]int
 }
 
-func newPlaces(total int) *places {
-	return &places{total: total, each: total - total/4, by: map[string]int{}}
+// NewPlaces returns so many.
+func NewPlaces(total int) *Places {
+	return &Places{total: total, each: total - total/4, by: map[string]int{}}
 }
 
-// take reports whether there was a place for that address. One that was taken is given back once.
-func (p *places) take(who string) bool {
+// Take reports whether there was a place for that address. One that was taken is given back once, with Give.
+func (p *Places) Take(who string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.taken >= p.total || p.by[who] >= p.each {
@@ -31,7 +32,8 @@ func (p *places) take(who string) bool {
 	return true
 }
 
-func (p *places) give(who string) {
+// Give gives a place of that address back.
+func (p *Places) Give(who string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.taken--
@@ -41,7 +43,7 @@ func (p *places) give(who string) {
 }
 
 // free is how many places there are.
-func (p *places) free() int {
+func (p *Places) free() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.total - p.taken

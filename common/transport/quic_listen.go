@@ -17,7 +17,7 @@ import (
 // quicServer is a Server's side that QUIC needs: all of its streams share one socket.
 type quicServer struct {
 	// places are of handshakes, apart from those of TCP: a flood of one does not shut out the other.
-	places *places
+	places *Places
 	mu     sync.Mutex
 	// transports, guarded by mu, outlive ServeQUIC until Close.
 	transports []*quic.Transport
@@ -120,10 +120,10 @@ func (s *Server) quicTLS() *tls.Config {
 // wait: they are told at once, and try again.
 func (s *Server) quicContext(ctx context.Context, peer *quic.ClientInfo) (context.Context, error) {
 	who := AddressGroup(peer.RemoteAddr.String())
-	if !s.quic.places.take(who) {
+	if !s.quic.places.Take(who) {
 		return nil, errors.New("too many handshakes")
 	}
-	greeted := sync.OnceFunc(func() { s.quic.places.give(who) })
+	greeted := sync.OnceFunc(func() { s.quic.places.Give(who) })
 	context.AfterFunc(ctx, greeted)
 	return context.WithValue(ctx, greetedKey{}, greeted), nil
 }

@@ -28,6 +28,7 @@ func TestAnotherCloudCorePassesItsCallersOn(t *testing.T) {
 	holds := newWorldAt(t, n, "127.0.0.2", firstPort+70, firstPort+71)
 	asked := newWorld(t, n, firstPort+70, firstPort+71)
 	asked.lead("127.0.0.2")
+	listens(t, "127.0.0.2", asked.ready("a"))
 	for path, code := range map[string]int{"/pods": 200, "/metrics": 403} {
 		before := len(holds.requests())
 		if got, body := asked.ask("a", path, "get/proxy"); got != code {
@@ -62,6 +63,18 @@ func TestAnotherCloudCorePassesItsCallersOn(t *testing.T) {
 	if code, body := asked.ask("a", "/pods", "get/proxy"); code != http.StatusBadGateway || !strings.Contains(body, "went away") {
 		t.Errorf("status %d: %s", code, body)
 	}
+}
+
+// listens waits until a CloudCore at another address listens on a node's port.
+func listens(t *testing.T, host string, port int) {
+	t.Helper()
+	eventually(t, "the other CloudCore to listen", func() bool {
+		c, err := net.Dial("tcp", fmt.Sprint(host, ":", port))
+		if err == nil {
+			_ = c.Close()
+		}
+		return err == nil
+	})
 }
 
 // hello is what a caller over TLS says first.
@@ -111,6 +124,7 @@ func TestStrangersThatArePassedOnHoldUpNobody(t *testing.T) {
 			newWorldAt(t, n, "127.0.0.2", port, port+1)
 			asked := newWorld(t, n, port, port+1)
 			asked.lead("127.0.0.2")
+			listens(t, "127.0.0.2", asked.ready("a"))
 			address := fmt.Sprint("127.0.0.1:", asked.ready("a"))
 			var said atomic.Int64
 			for range 2 * maxHandshakes {
@@ -179,6 +193,7 @@ func TestWhatIsPassedOnAndAnsweredIsNoHandshake(t *testing.T) {
 	newWorldAt(t, n, "127.0.0.2", firstPort+450, firstPort+451)
 	asked := newWorld(t, n, firstPort+450, firstPort+451)
 	asked.lead("127.0.0.2")
+	listens(t, "127.0.0.2", asked.ready("a"))
 	begun := time.Now()
 	for range maxPassing + 1 {
 		asked.upgrade("a")
@@ -198,6 +213,7 @@ func TestOneAddressLeavesOthersToBePassedOn(t *testing.T) {
 	holds := newWorldAt(t, n, "127.0.0.2", firstPort+460, firstPort+461)
 	asked := newWorld(t, n, firstPort+460, firstPort+461)
 	asked.lead("127.0.0.2")
+	listens(t, "127.0.0.2", asked.ready("a"))
 	count := 0
 	for asked.server.passed.Take("192.0.2.9") {
 		count++

@@ -13,13 +13,6 @@ import (
 	"github.com/tether-edge/tether/common/object"
 )
 
-// The kinds of devices, as the shared cache and the link name them.
-const (
-	Devices        object.ID = v1beta1.DeviceResource + ".devices.kubeedge.io"
-	DeviceModels   object.ID = v1beta1.DeviceModelResource + ".devices.kubeedge.io"
-	DeviceStatuses object.ID = v1beta1.DeviceStatusResource + ".devices.kubeedge.io"
-)
-
 // Config holds the rates of a Controller, each of this CloudCore alone. The zero value of a field means its default.
 type Config struct {
 	// DeviceRate is how many writes a second one device may cause for long, DeviceBurst how many at once. Default 5 and 5.

@@ -99,7 +99,7 @@ func (c *Controller) Start(ctx context.Context) error {
 	if err := c.deps.Cache.WaitSynced(ctx); err != nil {
 		return nil
 	}
-	unfollow := c.deps.Cache.Follow([]object.ID{object.Nodes, DeviceModels, Devices, DeviceStatuses}, c.notify)
+	unfollow := c.deps.Cache.Follow([]object.ID{object.Nodes, object.DeviceModels, object.Devices, object.DeviceStatuses}, c.notify)
 	var workers sync.WaitGroup
 	for range c.cfg.Workers {
 		workers.Go(func() { c.work(ctx) })
@@ -116,9 +116,9 @@ func (c *Controller) notify(keys []object.Key) {
 	for _, k := range keys {
 		name := types.NamespacedName{Namespace: k.Namespace, Name: k.Name}
 		switch k.Kind {
-		case Devices, DeviceStatuses:
+		case object.Devices, object.DeviceStatuses:
 			c.queue.Add(name)
-		case DeviceModels:
+		case object.DeviceModels:
 			c.queueAll(c.index.ofModel(name))
 		case object.Nodes:
 			if c.index.hasNode(k.Name) {
@@ -216,7 +216,7 @@ func (c *Controller) view(key types.NamespacedName, d *v1beta1.Device) view {
 	v := view{device: d, node: c.nodeFault(p.node)}
 	c.queueAll(c.index.judged(p.node, v.node)) // what was found once is remembered, so that its change is news
 	if p.model.Name != "" {
-		v.model = cached[*v1beta1.DeviceModel](c.deps.Cache, DeviceModels, p.model)
+		v.model = cached[*v1beta1.DeviceModel](c.deps.Cache, object.DeviceModels, p.model)
 	}
 	return v
 }

@@ -119,7 +119,7 @@ func TestANodeIsNewsToItsDevicesWhenItComesOrGoes(t *testing.T) {
 			w.looks = 0
 			w.mu.Unlock()
 			w.put(c.node)
-			time.Sleep(time.Second)
+			eventually(t, c.want, func() bool { return condition(w.status(t, "pump"), "Ready") == c.want })
 			w.mu.Lock()
 			looks := w.looks
 			w.mu.Unlock()

@@ -76,7 +76,7 @@ func (c *Controller) report(ctx context.Context, node string, key types.Namespac
 }
 
 func checkKey(key types.NamespacedName) error {
-	k := object.Key{Kind: DeviceStatuses, Namespace: key.Namespace, Name: key.Name}
+	k := object.Key{Kind: object.DeviceStatuses, Namespace: key.Namespace, Name: key.Name}
 	if err := k.Validate(); err != nil {
 		return err
 	}
@@ -91,7 +91,7 @@ func checkKey(key types.NamespacedName) error {
 // admit returns nil if the node may report for the Device. The cache may be behind the edge, which may have come from another
 // CloudCore; so nothing is refused for good on its word.
 func (c *Controller) admit(ctx context.Context, node string, key types.NamespacedName, uid string) *wire.Result {
-	if against(node, key, uid, cached[*v1beta1.Device](c.deps.Cache, Devices, key)) == nil {
+	if against(node, key, uid, cached[*v1beta1.Device](c.deps.Cache, object.Devices, key)) == nil {
 		return nil
 	}
 	if !c.asked.allow(node) {

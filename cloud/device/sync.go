@@ -30,7 +30,7 @@ const trusted = time.Minute
 // sync brings one DeviceStatus in order, with the newest report if one waits. after says when it is this device's turn to write; the
 // report stays where it is until then.
 func (c *Controller) sync(ctx context.Context, key types.NamespacedName) (after time.Duration, err error) {
-	d := cached[*v1beta1.Device](c.deps.Cache, Devices, key)
+	d := cached[*v1beta1.Device](c.deps.Cache, object.Devices, key)
 	if d == nil {
 		c.forget(key)
 		return 0, nil
@@ -110,7 +110,7 @@ func (c *Controller) forget(key types.NamespacedName) {
 
 // known is the DeviceStatus as this CloudCore knows it; nil if it knows of none.
 func (c *Controller) known(key types.NamespacedName, e *entry) *v1beta1.DeviceStatus {
-	s := cached[*v1beta1.DeviceStatus](c.deps.Cache, DeviceStatuses, key)
+	s := cached[*v1beta1.DeviceStatus](c.deps.Cache, object.DeviceStatuses, key)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if w := e.written; w == nil || s != nil && versionOf(s) >= versionOf(w) || time.Since(e.at) > trusted {
@@ -123,7 +123,7 @@ func (c *Controller) known(key types.NamespacedName, e *entry) *v1beta1.DeviceSt
 // current is the DeviceStatus that a write is computed for; nil if there is none. With fresh it is the API server's.
 func (c *Controller) current(ctx context.Context, key types.NamespacedName, e *entry, fresh bool) (*v1beta1.DeviceStatus, error) {
 	if s := c.known(key, e); !fresh {
-		_, there := c.deps.Cache.Object(object.Key{Kind: DeviceStatuses, Namespace: key.Namespace, Name: key.Name})
+		_, there := c.deps.Cache.Object(object.Key{Kind: object.DeviceStatuses, Namespace: key.Namespace, Name: key.Name})
 		if s == nil || there {
 			return s, nil
 		}

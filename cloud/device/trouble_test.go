@@ -64,8 +64,7 @@ func TestAJudgementIsTriedUntilItIsWritten(t *testing.T) {
 			t.Errorf("%d tries in a minute, expected fewer and fewer", n)
 		}
 		w.fail(nil)
-		time.Sleep(time.Minute)
-		w.status(t, "pump")
+		eventually(t, "the status to be there", func() bool { _, err := w.Status(t.Context(), named("pump")); return err == nil })
 	})
 }
 
@@ -273,7 +272,7 @@ func TestAContestSlowsDown(t *testing.T) {
 		w.written()
 		w.mu.Lock()
 		w.follow[100] = func(keys []object.Key) {
-			if keys[0].Kind != DeviceStatuses {
+			if keys[0].Kind != object.DeviceStatuses {
 				return
 			}
 			s, err := w.Status(t.Context(), named("pump"))

@@ -52,11 +52,11 @@ func newWorld() *world {
 func keyOf(o object.Object) object.Key {
 	switch o.(type) {
 	case *v1beta1.Device:
-		return object.KeyOf(Devices, o)
+		return object.KeyOf(object.Devices, o)
 	case *v1beta1.DeviceModel:
-		return object.KeyOf(DeviceModels, o)
+		return object.KeyOf(object.DeviceModels, o)
 	case *v1beta1.DeviceStatus:
-		return object.KeyOf(DeviceStatuses, o)
+		return object.KeyOf(object.DeviceStatuses, o)
 	}
 	return object.KeyOf(object.Nodes, o)
 }
@@ -130,7 +130,7 @@ func (w *world) Object(k object.Key) (object.Object, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	o := w.cache[k]
-	if k.Kind == Devices {
+	if k.Kind == object.Devices {
 		w.looks++
 	}
 	if o == nil {
@@ -163,7 +163,7 @@ var statusResource = schema.GroupResource{Group: "devices.kubeedge.io", Resource
 func (w *world) Device(_ context.Context, key types.NamespacedName) (*v1beta1.Device, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	d, ok := w.server[object.Key{Kind: Devices, Namespace: key.Namespace, Name: key.Name}].(*v1beta1.Device)
+	d, ok := w.server[object.Key{Kind: object.Devices, Namespace: key.Namespace, Name: key.Name}].(*v1beta1.Device)
 	if !ok {
 		return nil, apierrors.NewNotFound(statusResource, key.Name)
 	}
@@ -173,7 +173,7 @@ func (w *world) Device(_ context.Context, key types.NamespacedName) (*v1beta1.De
 func (w *world) Status(_ context.Context, key types.NamespacedName) (*v1beta1.DeviceStatus, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	s, ok := w.server[object.Key{Kind: DeviceStatuses, Namespace: key.Namespace, Name: key.Name}].(*v1beta1.DeviceStatus)
+	s, ok := w.server[object.Key{Kind: object.DeviceStatuses, Namespace: key.Namespace, Name: key.Name}].(*v1beta1.DeviceStatus)
 	if !ok {
 		return nil, apierrors.NewNotFound(statusResource, key.Name)
 	}
@@ -215,7 +215,7 @@ func (w *world) Patch(_ context.Context, key types.NamespacedName, patch []byte)
 		return nil, err
 	}
 	w.mu.Lock()
-	k := object.Key{Kind: DeviceStatuses, Namespace: key.Namespace, Name: key.Name}
+	k := object.Key{Kind: object.DeviceStatuses, Namespace: key.Namespace, Name: key.Name}
 	s, ok := w.server[k].(*v1beta1.DeviceStatus)
 	if !ok {
 		w.mu.Unlock()
@@ -244,7 +244,7 @@ func (w *world) Delete(_ context.Context, key types.NamespacedName, uid types.UI
 	} else if s.UID != uid {
 		return apierrors.NewConflict(statusResource, key.Name, fmt.Errorf("it has uid %s", s.UID))
 	}
-	w.remove(object.Key{Kind: DeviceStatuses, Namespace: key.Namespace, Name: key.Name})
+	w.remove(object.Key{Kind: object.DeviceStatuses, Namespace: key.Namespace, Name: key.Name})
 	return nil
 }
 

@@ -15,7 +15,6 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/tether-edge/tether/apis/devices/v1beta1"
-	"github.com/tether-edge/tether/cloud/device"
 	keys "github.com/tether-edge/tether/common/object"
 )
 
@@ -24,10 +23,10 @@ var kinds = map[keys.ID]struct {
 	resource schema.GroupVersionResource
 	empty    func() keys.Object
 }{
-	keys.Nodes:            {corev1.SchemeGroupVersion.WithResource("nodes"), func() keys.Object { return &corev1.Node{} }},
-	device.Devices:        {v1beta1.GroupVersion.WithResource(v1beta1.DeviceResource), func() keys.Object { return &v1beta1.Device{} }},
-	device.DeviceModels:   {v1beta1.GroupVersion.WithResource(v1beta1.DeviceModelResource), func() keys.Object { return &v1beta1.DeviceModel{} }},
-	device.DeviceStatuses: {v1beta1.GroupVersion.WithResource(v1beta1.DeviceStatusResource), func() keys.Object { return &v1beta1.DeviceStatus{} }},
+	keys.Nodes:          {corev1.SchemeGroupVersion.WithResource("nodes"), func() keys.Object { return &corev1.Node{} }},
+	keys.Devices:        {v1beta1.GroupVersion.WithResource(v1beta1.DeviceResource), func() keys.Object { return &v1beta1.Device{} }},
+	keys.DeviceModels:   {v1beta1.GroupVersion.WithResource(v1beta1.DeviceModelResource), func() keys.Object { return &v1beta1.DeviceModel{} }},
+	keys.DeviceStatuses: {v1beta1.GroupVersion.WithResource(v1beta1.DeviceStatusResource), func() keys.Object { return &v1beta1.DeviceStatus{} }},
 }
 
 // A sharedCache stands for that of a CloudCore: real lists and watches, with its rights.

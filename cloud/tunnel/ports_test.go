@@ -102,15 +102,12 @@ func TestAPortOfAnotherProcessIsNotGiven(t *testing.T) {
 
 // TestAnotherCloudCoreMayNoteThePortFirst: who came to the listener meanwhile is not turned away.
 func TestAnotherCloudCoreMayNoteThePortFirst(t *testing.T) {
-	n := newNodes()
 	const first = firstPort + 424
-	w := newWorld(t, n, first, first+1)
-	w.see("a")
-	n.edge("a", "")
-	o, _ := n.Object(object.Key{Kind: object.Nodes, Name: "a"})
+	w := newWorld(t, newNodes(), first, first+1)
+	a := edgeNode("a", "") // not among the cluster's, for the server's own workers not to settle it meanwhile
 	listener := func(noted int) net.Listener {
 		t.Helper()
-		if number, err := w.server.choose(o.(*corev1.Node), noted); err != nil || number != first {
+		if number, err := w.server.choose(a, noted); err != nil || number != first {
 			t.Fatalf("its port is %d, %v; expected %d", number, err, first)
 		}
 		w.server.mu.Lock()

@@ -109,11 +109,15 @@ func (n *nodes) set(name string, node *corev1.Node) {
 
 // edge puts an edge's Node, with the port that it is noted to have.
 func (n *nodes) edge(name, port string) {
+	n.set(name, edgeNode(name, port))
+}
+
+func edgeNode(name, port string) *corev1.Node {
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, UID: types.UID("uid-" + name)}, Spec: corev1.NodeSpec{ProviderID: "tether://" + name}}
 	if port != "" {
 		node.Annotations = map[string]string{AnnotationPort: port}
 	}
-	n.set(name, node)
+	return node
 }
 
 func (n *nodes) port(name string) string {

@@ -43,7 +43,7 @@ func (c *Controller) sync(ctx context.Context, key types.NamespacedName) (after 
 		if err != nil {
 			return 0, c.fail(key, p, err)
 		}
-		w, err := c.plan(v, current, p)
+		w, err := c.plan(v, e, current, p)
 		if err != nil {
 			return 0, c.fail(key, p, err)
 		}
@@ -145,6 +145,13 @@ func (c *Controller) note(e *entry, s *v1beta1.DeviceStatus) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e.written, e.at = s, time.Now()
+	e.tracked = s != nil && oursAlone(s.ManagedFields)
+}
+
+func (c *Controller) tracked(e *entry) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return e.tracked
 }
 
 func (c *Controller) setReady(e *entry, ready metav1.Condition) {

@@ -10,6 +10,7 @@ import (
 
 	paho "github.com/eclipse/paho.mqtt.golang"
 	"golang.org/x/sync/errgroup"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
@@ -118,9 +119,9 @@ func typeMeta(kind string) metav1.TypeMeta {
 	return metav1.TypeMeta{APIVersion: v1beta1.GroupVersion.String(), Kind: kind}
 }
 
-// makeDevices makes a model and devices, and waits until the edge has reported every device.
+// makeDevices makes a model, unless it is there, and devices, and waits until the edge has reported every device.
 func (s *system) makeDevices(ctx context.Context, api *rest.RESTClient, model *v1beta1.DeviceModel, devices []*v1beta1.Device) error {
-	if err := api.Post().Namespace(namespace).Resource(v1beta1.DeviceModelResource).Body(model).Do(ctx).Error(); err != nil {
+	if err := api.Post().Namespace(namespace).Resource(v1beta1.DeviceModelResource).Body(model).Do(ctx).Error(); err != nil && !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("make model %s: %w", model.Name, err)
 	}
 	group, gctx := errgroup.WithContext(ctx)

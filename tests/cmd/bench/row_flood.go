@@ -21,12 +21,12 @@ const (
 	floodRate       = 1000
 	floodDevices    = 200
 	floodProperties = 4
-	floodClients    = 20
+	floodClients    = 50
 	floodTime       = 5 * time.Minute
 	quickFloodTime  = 40 * time.Second
 	// floodAhead is how many reports of a connection may be without an answer. Where it is reached they wait, as device software
 	// would, and the row says how many that cost.
-	floodAhead = 50
+	floodAhead = 20
 )
 
 // What runs is looked at so often, and what grows only from then on: pools and caches fill first.
@@ -119,6 +119,9 @@ func (f *flooder) report(ctx context.Context, client int, c paho.Client) error {
 		due := f.first.Add(time.Duration(i)*each + time.Duration(client)*each/floodClients)
 		if err := wait(ctx, time.Until(due)); err != nil {
 			return err
+		}
+		if time.Since(f.first) > f.long {
+			break // an edge that cannot keep up is behind, and the rest is not made
 		}
 		if len(under) == floodAhead {
 			if err := answered(ctx, under[0]); err != nil {

@@ -68,7 +68,8 @@ func signalIf(pid int, sig unix.Signal, still func() bool) error {
 		return nil
 	}
 	fd, err := unix.PidfdOpen(pid, 0)
-	if errors.Is(err, unix.ESRCH) {
+	// A number that is a thread's now, which kernels say as the one or the other, is no process's either.
+	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINVAL) {
 		return nil
 	}
 	if err != nil {

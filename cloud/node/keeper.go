@@ -21,15 +21,14 @@ import (
 
 const (
 	// ProviderIDPrefix begins the spec.providerID of every edge Node.
-	ProviderIDPrefix = "tether://"
+	ProviderIDPrefix = object.ProviderIDPrefix
 	// LeaseNamespace is where Kubernetes keeps the Leases of nodes.
 	LeaseNamespace = corev1.NamespaceNodeLease
 
 	// LabelEdge marks the Leases that this package keeps.
-	LabelEdge = "tether.io/edge"
-	// AnnotationRemoved on a Lease says that its node was removed for good: the Node is not created again. It is set
-	// before the Node is deleted; any value counts.
-	AnnotationRemoved = "tether.io/removed"
+	LabelEdge = object.LabelEdge
+	// AnnotationRemoved is object.AnnotationRemoved: whoever removes a node from elsewhere sets it too.
+	AnnotationRemoved = object.AnnotationRemoved
 	// AnnotationReplica and AnnotationSession on a Lease are the address of the CloudCore that holds the node's session
 	// and that session's name; AnnotationEpoch is a decimal number that grows with each session.
 	AnnotationReplica = "tether.io/replica"

@@ -128,9 +128,9 @@ func newNodeRemove(w IO) *cobra.Command {
 		Long: "Remove a node for good whose machine cannot be reset: revoke its certificates, delete its Node, and forget its identity, so that\n" +
 			"its name is free. 'kubectl delete node' alone is undone by CloudCore, as a slip must not cost a site its pods. On a machine that\n" +
 			"can be reached run 'keadm reset edge' instead, which moves its pods first.\n\n" +
-			"Nothing reaches the machine any more: while it runs, so do its pods, until 'keadm reset edge --keep-node' on it. The cluster deletes\n" +
-			"its own objects of these pods within about a minute and makes others in their stead, elsewhere. Where two of one pod would do\n" +
-			"harm, switch the machine off, and see 'keadm node lost'. Devices stay, and may name another node.",
+			"Nothing reaches the machine any more: while it runs, so do its pods, until 'keadm reset edge --keep-node' on it. The cluster\n" +
+			"deletes its own objects of these pods within about a minute and makes others in their stead, elsewhere. Where two of one pod\n" +
+			"would do harm, switch the machine off, and see 'keadm node lost'. Devices stay, and may name another node.",
 		Example: "  keadm node remove gateway-7",
 		Args:    expects("a node, as 'keadm certs list' shows it", cobra.ExactArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {

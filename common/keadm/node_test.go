@@ -230,7 +230,7 @@ func TestPodsAndVolumesGoBeforeALostNode(t *testing.T) {
 		return false, nil, r.api.Tracker().Delete(corev1.SchemeGroupVersion.WithResource("pods"), "shop", "db-0")
 	})
 	n := r.found(t)
-	pods, err := n.lose(t.Context(), 3*time.Second)
+	pods, err := n.lose(t.Context(), time.Second)
 	if err == nil || !strings.Contains(err.Error(), "volume attachment va-1") || strings.Contains(err.Error(), "shop/") {
 		t.Fatalf("with a volume that stays: %v, expected to hear of it, and of no pod", err)
 	}

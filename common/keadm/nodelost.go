@@ -27,9 +27,10 @@ func newNodeLost(w IO) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "lost NODE --powered-off",
 		Short: "Give up a node whose machine will not come back",
-		Long: "Give up a node whose machine is broken, stolen or switched off for good. Its certificates are revoked; the cluster deletes its pods\n" +
-			"without asking its kubelet and detaches its volumes (by the taint node.kubernetes.io/out-of-service), so that StatefulSets and\n" +
-			"whoever else must not have two of one pod make others elsewhere; then the Node and its identity go, and its name is free.\n\n" +
+		Long: "Give up a node whose machine is broken, stolen or switched off for good. Its certificates are revoked; the cluster deletes\n" +
+			"its pods without asking its kubelet and detaches its volumes (by the taint node.kubernetes.io/out-of-service), so that\n" +
+			"StatefulSets and whoever else must not have two of one pod make others elsewhere; then the Node and its identity go, and its\n" +
+			"name is free.\n\n" +
 			"Revoking stops no container, and a volume that two machines write is damaged. So --powered-off is asked for: your word that the\n" +
 			"machine runs nothing. A machine of which this turns out wrong goes on with its pods, beside those that replace them.\n\n" +
 			"Nothing is done to a node that the cluster holds for Ready.",

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -38,7 +39,7 @@ func (k *Keeper) evictWord(of object.Key, annotations map[string]string) (evict,
 	case word == "true" || word == "false":
 		return word == "true", true
 	default:
-		k.deps.Log.Warn("an annotation is not heeded: expected true or false", "annotation", AnnotationEvict, "of", of.String(), "found", word)
+		k.deps.Log.Warn("an annotation is not heeded: expected true or false", "annotation", AnnotationEvict, "of", of.String(), "found", fmt.Sprintf("%.40s", word))
 		return false, false
 	}
 }

@@ -27,7 +27,7 @@ const (
 
 	// LabelEdge marks the Leases that this package keeps.
 	LabelEdge = object.LabelEdge
-	// AnnotationRemoved is object.AnnotationRemoved: whoever removes a node from elsewhere sets it too.
+	// AnnotationRemoved on a Lease says that its node was removed for good: keadm sets it too.
 	AnnotationRemoved = object.AnnotationRemoved
 	// AnnotationReplica and AnnotationSession on a Lease are the address of the CloudCore that holds the node's session
 	// and that session's name; AnnotationEpoch is a decimal number that grows with each session.

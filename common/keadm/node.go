@@ -46,11 +46,11 @@ func findNode(ctx context.Context, w IO, api kubernetes.Interface, name string) 
 	switch {
 	case err == nil:
 		r.node = n
+		if want := object.ProviderIDPrefix + name; n.Spec.ProviderID != want {
+			return nil, fmt.Errorf("node %s is not an edge's: expected spec.providerID %q, found %q; 'kubectl delete node' removes others; %s", name, want, n.Spec.ProviderID, untouched)
+		}
 	case !apierrors.IsNotFound(err):
 		return nil, fmt.Errorf("read node %s: %w", name, err)
-	}
-	if want := object.ProviderIDPrefix + name; n != nil && err == nil && n.Spec.ProviderID != want {
-		return nil, fmt.Errorf("node %s is not an edge's: expected spec.providerID %q, found %q; 'kubectl delete node' removes others; %s", name, want, n.Spec.ProviderID, untouched)
 	}
 	l, err := api.CoordinationV1().Leases(corev1.NamespaceNodeLease).Get(ctx, name, metav1.GetOptions{})
 	switch {

@@ -53,13 +53,18 @@ const (
 	handshakeTimeout = 10 * time.Second
 )
 
+// tls is that of a kubelet's server, which asks callers for a certificate and judges it afterwards.
+func (s *Server) tls() *tls.Config {
+	return &tls.Config{MinVersion: tls.VersionTLS12, ClientAuth: tls.RequestClientCert,
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.deps.Certificate(), nil }}
+}
+
 // server is the HTTP server behind every port.
 func (s *Server) server() *http.Server {
+	config := s.tls()
+	config.SessionTicketsDisabled = true // see answered
 	return &http.Server{
-		Handler: s,
-		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}, ClientAuth: tls.RequestClientCert,
-			SessionTicketsDisabled: true, // see answered
-			GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.deps.Certificate(), nil }},
+		Handler: s, TLSConfig: config,
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			ctx = context.WithValue(ctx, connKey{}, c)
 			if c, ok := accepted(c).(connOf); ok {
@@ -67,7 +72,6 @@ func (s *Server) server() *http.Server {
 			}
 			return ctx
 		},
-		Protocols: transport.HTTP1(), // what is upgraded needs a connection of its own
 		// Of the TLS handshake, too.
 		ReadHeaderTimeout: handshakeTimeout, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		ErrorLog: slog.NewLogLogger(s.deps.Log.Handler(), slog.LevelDebug),

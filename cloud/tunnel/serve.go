@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -120,7 +121,25 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.m.requests.WithLabelValues("relayed").Inc()
 	s.m.open.Inc()
 	defer s.m.open.Dec()
-	s.proxy.ServeHTTP(w, r)
+	s.proxy.ServeHTTP(widening{w}, r)
+}
+
+// widening gives who hijacks the connection one for much that goes one way.
+type widening struct{ http.ResponseWriter }
+
+// Unwrap is for http.ResponseController.
+func (w widening) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// Hijack implements http.Hijacker.
+func (w widening) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	c, buffers, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	if wide, ok := transport.Widen(c); ok {
+		c = wide
+	}
+	return c, buffers, nil
 }
 
 // dismiss ends the connection with this answer: a stranger keeps no place, and no body that never comes is waited for.

@@ -137,10 +137,6 @@ func (e *EdgeCore) build() error {
 	if err != nil {
 		return err
 	}
-	kubeletTLS, err := e.local.clientTLS("tether:tunnel")
-	if err != nil {
-		return err
-	}
 	peopleTLS, err := e.local.clientTLS("tether:kubeapi")
 	if err != nil {
 		return err
@@ -150,7 +146,7 @@ func (e *EdgeCore) build() error {
 		return fmt.Errorf("make the certificate of the kubelet's server: %w", err)
 	}
 	kubeletAddress := net.JoinHostPort("127.0.0.1", strconv.Itoa(cfg.Kubelet.Port))
-	relay := tunnel.New(kubeletAddress, kubeletTLS, e.part("tunnel"))
+	relay := tunnel.New(kubeletServer{e}, e.part("tunnel"))
 	serve := func(ctx context.Context, stream net.Conn) {
 		done := e.memory.Busy()
 		defer done()

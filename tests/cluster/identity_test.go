@@ -1,30 +1,29 @@
 package cluster
 
 import (
-	"os"
 	"runtime"
 	"testing"
 
 	"golang.org/x/sys/unix"
 )
 
-// TestANumberThatIsAThreadsNowIsNoProcess: a cluster whose process ended is taken down though its number was given to a thread.
-func TestANumberThatIsAThreadsNowIsNoProcess(t *testing.T) {
-	thread, done := make(chan int), make(chan struct{})
-	for range 2 { // of two threads one at least is not the process's first
+// TestAPidThatAThreadHasNowIsGone: the kernel gives the number of a process that ended to a thread of another.
+func TestAPidThatAThreadHasNowIsGone(t *testing.T) {
+	threads := make(chan int)
+	done := make(chan struct{})
+	defer close(done)
+	for range 2 { // one of them may be the first thread, whose number is the process's
 		go func() {
-			runtime.LockOSThread()
-			defer runtime.UnlockOSThread()
-			thread <- unix.Gettid()
+			runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+			threads <- unix.Gettid()
 			<-done
 		}()
 	}
-	defer close(done)
-	for range 2 {
-		if tid := <-thread; tid != os.Getpid() {
-			if err := (identity{PID: tid}).signal(unix.SIGKILL); err != nil {
-				t.Errorf("expected a thread's number to be passed over, found %v", err)
-			}
-		}
+	tid := <-threads
+	if other := <-threads; tid == unix.Getpid() {
+		tid = other
+	}
+	if err := (identity{PID: tid, Start: 1}).signal(unix.SIGKILL); err != nil {
+		t.Errorf("a signal for a process that is gone: %v", err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"math"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -200,5 +201,23 @@ func TestAWatcherKnowsWhenItSawWhatFirst(t *testing.T) {
 	}
 	if _, err := w.saw(t.Context(), "pump/b", 1, time.Millisecond); err == nil || !strings.Contains(err.Error(), "pump/b") {
 		t.Errorf("expected an error that names what was not seen, found %v", err)
+	}
+}
+
+func TestAChildIsFoundByAWordOfItsArguments(t *testing.T) {
+	cmd := exec.Command("cat", "-", "-u")
+	in, err := cmd.StdinPipe() // it reads until the test ends
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = in.Close(); _ = cmd.Wait() })
+	if pid, err := child(os.Getpid(), "-u"); err != nil || pid != cmd.Process.Pid {
+		t.Errorf("found %d, %v, expected %d", pid, err, cmd.Process.Pid)
+	}
+	if _, err := child(os.Getpid(), "-"+"-absent"); err == nil || !strings.Contains(err.Error(), "--absent") {
+		t.Errorf("expected an error that names the word, found %v", err)
 	}
 }

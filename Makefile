@@ -144,7 +144,7 @@ status cut heal down:
 	@TETHER_BIN=$(BIN) $(STATE)/bin/quickstart $@
 
 .PHONY: bench
-bench: build $(STATE)/bin/bench ## measure, into .tether/bench.json and a table (root)
+bench: build mapper $(STATE)/bin/bench ## measure, into .tether/bench.json and a table (root)
 	@$(STATE)/bin/bench
 
 .PHONY: ci

@@ -44,6 +44,8 @@ type entry struct {
 	// writes counts the writes of this CloudCore, print is what had been reported after the last. Guarded by Controller.mu.
 	writes uint64
 	print  print
+	// tracked: the API server keeps managedFields of it that name CloudCore alone. The next patch drops them. Guarded by Controller.mu.
+	tracked bool
 	// ready is the status of the Ready condition. Guarded by Controller.mu.
 	ready metav1.ConditionStatus
 

@@ -42,10 +42,10 @@ func FuzzReport(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if patch, err := makePatch(kept, desire(v, kept, r, now.Add(1e9))); err != nil || patch != nil {
+		if patch, err := makePatch(kept, desire(v, kept, r, now.Add(1e9)), true); err != nil || patch != nil {
 			t.Errorf("the same report again is a patch: %s, %v", patch, err)
 		}
-		if patch, err := makePatch(kept, desire(v, kept, nil, now.Add(1e9))); err != nil || patch != nil {
+		if patch, err := makePatch(kept, desire(v, kept, nil, now.Add(1e9)), true); err != nil || patch != nil {
 			t.Errorf("no report is a patch: %s, %v", patch, err)
 		}
 	})

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -12,8 +13,9 @@ import (
 )
 
 // makePatch returns the JSON merge patch from current to desired, with current's uid and resourceVersion as preconditions; nil
-// where nothing differs. It names only what CloudCore writes, so fields of a newer definition stay.
-func makePatch(current, desired *v1beta1.DeviceStatus) ([]byte, error) {
+// where nothing differs. It names only what CloudCore writes, so fields of a newer definition stay. With untrack it drops managedFields
+// along: see oursAlone.
+func makePatch(current, desired *v1beta1.DeviceStatus, untrack bool) ([]byte, error) {
 	status := map[string]any{}
 	set := func(field string, was, is any) {
 		if !apiequality.Semantic.DeepEqual(was, is) {
@@ -40,6 +42,9 @@ func makePatch(current, desired *v1beta1.DeviceStatus) ([]byte, error) {
 		return nil, nil
 	}
 	meta["uid"], meta["resourceVersion"] = current.UID, current.ResourceVersion
+	if untrack {
+		meta["managedFields"] = []struct{}{{}}
+	}
 	body := map[string]any{"metadata": meta}
 	if len(status) > 0 {
 		body["status"] = status
@@ -49,6 +54,15 @@ func makePatch(current, desired *v1beta1.DeviceStatus) ([]byte, error) {
 		return nil, fmt.Errorf("encode patch: %w", err)
 	}
 	return raw, nil
+}
+
+// oursAlone reports that managedFields say of every field that CloudCore wrote it, which helps nobody. For each twin they take more room than
+// its value, and the API server spends a third of the time of a write on them. Once dropped they stay away until somebody applies the object;
+// then they say whose is what, and stay.
+func oursAlone(fields []metav1.ManagedFieldsEntry) bool {
+	return len(fields) > 0 && !slices.ContainsFunc(fields, func(f metav1.ManagedFieldsEntry) bool {
+		return f.Manager != fieldManager || f.Operation != metav1.ManagedFieldsOperationUpdate
+	})
 }
 
 // print is a fingerprint of what a node reported; empty where none did.

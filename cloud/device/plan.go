@@ -27,7 +27,7 @@ type plan struct {
 	foreign bool
 }
 
-func (c *Controller) plan(v view, current *v1beta1.DeviceStatus, p *pending) (plan, error) {
+func (c *Controller) plan(v view, e *entry, current *v1beta1.DeviceStatus, p *pending) (plan, error) {
 	if current != nil && metav1.GetControllerOf(current) != nil && !ownedBy(current, v.device) {
 		return plan{verb: verbDelete, desired: desire(v, nil, nil, c.deps.Now()), current: current, blocked: current.DeletionTimestamp != nil}, nil
 	}
@@ -40,7 +40,7 @@ func (c *Controller) plan(v view, current *v1beta1.DeviceStatus, p *pending) (pl
 		return w, nil
 	}
 	var err error
-	if w.patch, err = makePatch(current, w.desired); err != nil || w.patch == nil {
+	if w.patch, err = makePatch(current, w.desired, c.tracked(e)); err != nil || w.patch == nil {
 		w.verb = ""
 		return w, err
 	}

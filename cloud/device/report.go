@@ -130,8 +130,9 @@ func (c *Controller) pending(key types.NamespacedName, node string, report *Repo
 	c.mu.Lock()
 	p.writes = e.writes
 	c.mu.Unlock()
+	s, _ := c.known(key, e)
 	var err error
-	p.base, err = printOf(c.known(key, e))
+	p.base, err = printOf(s)
 	return p, err
 }
 

@@ -43,7 +43,7 @@ func (c *Controller) sync(ctx context.Context, key types.NamespacedName) (after 
 		if err != nil {
 			return 0, c.fail(key, p, err)
 		}
-		w, err := c.plan(v, current, p)
+		w, err := c.plan(v, e, current, p)
 		if err != nil {
 			return 0, c.fail(key, p, err)
 		}
@@ -108,22 +108,22 @@ func (c *Controller) forget(key types.NamespacedName) {
 	delete(c.entries, key)
 }
 
-// known is the DeviceStatus as this CloudCore knows it; nil if it knows of none.
-func (c *Controller) known(key types.NamespacedName, e *entry) *v1beta1.DeviceStatus {
+// known is the DeviceStatus as this CloudCore knows it, nil if it knows of none, and whether the cache has one.
+func (c *Controller) known(key types.NamespacedName, e *entry) (_ *v1beta1.DeviceStatus, there bool) {
 	s := cached[*v1beta1.DeviceStatus](c.deps.Cache, object.DeviceStatuses, key)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if w := e.written; w == nil || s != nil && versionOf(s) >= versionOf(w) || time.Since(e.at) > trusted {
 		e.written = nil
-		return s
+		return s, s != nil
 	}
-	return e.written
+	return e.written, s != nil
 }
 
 // current is the DeviceStatus that a write is computed for; nil if there is none. With fresh it is the API server's.
 func (c *Controller) current(ctx context.Context, key types.NamespacedName, e *entry, fresh bool) (*v1beta1.DeviceStatus, error) {
-	if s := c.known(key, e); !fresh {
-		_, there := c.deps.Cache.Object(object.Key{Kind: object.DeviceStatuses, Namespace: key.Namespace, Name: key.Name})
+	if !fresh {
+		s, there := c.known(key, e)
 		if s == nil || there {
 			return s, nil
 		}
@@ -145,6 +145,13 @@ func (c *Controller) note(e *entry, s *v1beta1.DeviceStatus) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e.written, e.at = s, time.Now()
+	e.tracked = s != nil && oursAlone(s.ManagedFields)
+}
+
+func (c *Controller) tracked(e *entry) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return e.tracked
 }
 
 func (c *Controller) setReady(e *entry, ready metav1.Condition) {

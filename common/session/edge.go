@@ -187,8 +187,11 @@ func (e *Edge) markSynced() []Effect {
 func (e *Edge) Queued(h Head) { e.out.add(h) }
 
 // Gone tells that an entry left the outbox without an answer: it was superseded, dropped by a quota or its time to
-// live ended.
+// live ended. If it is under way, it takes its place in the window until the hub answers.
 func (e *Edge) Gone(id uint64) { e.out.remove(id) }
+
+// Unsent tells that the entry of a SendWrite had left the outbox and was not sent.
+func (e *Edge) Unsent(id uint64) { e.out.unsent(id) }
 
 // Vitals is what an edge tells the hub with each ping.
 type Vitals struct {

@@ -19,8 +19,10 @@ type outbox struct {
 	waiting lines
 	// resting holds the keys that back off, with the time of their next try.
 	resting timers
-	// open is how many writes have no answer, low how many of those are of low priority.
+	// open is how many writes have no answer, low how many of those are of low priority. The hub holds each until it answers, also
+	// one that is in the outbox no more: those are in void, with whether they are of low priority.
 	open, low int
+	void      map[uint64]bool
 }
 
 // line is the queue of one key's writes.
@@ -35,7 +37,7 @@ type line struct {
 }
 
 func newOutbox(cfg EdgeConfig) outbox {
-	return outbox{cfg: cfg, keys: map[object.Key]*line{}, byID: map[uint64]*line{}}
+	return outbox{cfg: cfg, keys: map[object.Key]*line{}, byID: map[uint64]*line{}, void: map[uint64]bool{}}
 }
 
 func (o *outbox) add(h Head) {
@@ -106,7 +108,7 @@ func (o *outbox) take(now time.Time) (ids []uint64, next time.Time) {
 	return ids, next
 }
 
-// remove takes an entry out, answered or not.
+// remove takes an entry out.
 func (o *outbox) remove(id uint64) {
 	l := o.byID[id]
 	if l == nil {
@@ -115,31 +117,50 @@ func (o *outbox) remove(id uint64) {
 	delete(o.byID, id)
 	l.heads = slices.DeleteFunc(l.heads, func(h Head) bool { return h.ID == id })
 	if l.sending == id {
-		o.answered(l)
+		o.void[id] = l.low
+		l.sending = 0
 	}
 	o.arrange(l)
+}
+
+// unsent takes an entry out that was taken and never sent: no answer will come.
+func (o *outbox) unsent(id uint64) {
+	if l := o.byID[id]; l != nil && l.sending == id {
+		o.answered(l)
+	}
+	o.remove(id)
 }
 
 // answered notes that a line's write is not under way any more.
 func (o *outbox) answered(l *line) {
 	l.sending = 0
+	o.free(l.low)
+}
+
+// free gives back the place of a write.
+func (o *outbox) free(low bool) {
 	o.open--
-	if l.low {
+	if low {
 		o.low--
 	}
 }
 
 func (o *outbox) result(now time.Time, r *wire.Result) []Effect {
+	if low, ok := o.void[r.Id]; ok {
+		delete(o.void, r.Id)
+		o.free(low)
+		return nil // the entry that took its place has an answer of its own to come
+	}
 	l := o.byID[r.Id]
 	if l == nil || l.sending != r.Id {
-		return nil // superseded meanwhile: the entry that took its place has an answer of its own to come
+		return nil
 	}
+	o.answered(l)
 	if r.Final {
 		l.failures = 0
 		o.remove(r.Id)
 		return []Effect{DropWrite{Key: l.key, Result: r}}
 	}
-	o.answered(l)
 	l.failures++
 	wait := min(o.cfg.RetryMin<<min(l.failures-1, 16), o.cfg.RetryMax)
 	wait = wait/2 + time.Duration(o.cfg.Rand()*float64(wait/2))

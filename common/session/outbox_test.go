@@ -36,6 +36,76 @@ func TestWritesOfLowPriorityLeaveRoomForTheOthers(t *testing.T) {
 	o.result(now, &wire.Result{Id: 2, Code: 503})
 	o.result(now, &wire.Result{Id: 101, Code: 200, Final: true})
 	take(106, 5)
-	o.remove(3) // a newer one takes its place
+	o.remove(3) // a newer one takes its place, and the hub still holds it
+	take()
+	o.result(now, &wire.Result{Id: 3, Code: 503})
 	take(6)
+}
+
+// A hub that holds more writes than the window ends the session, and a device that reports faster than the cloud writes replaces what is
+// under way all the time.
+func TestAWriteThatWasReplacedCountsUntilItIsAnswered(t *testing.T) {
+	now := time.Unix(1e6, 0)
+	o := newOutbox(EdgeConfig{WriteWindow: 4, RetryMin: time.Second, RetryMax: time.Minute, Rand: func() float64 { return 0 }})
+	const devices = 10
+	held := []uint64{} // by the hub
+	last := map[int]uint64{}
+	next := uint64(1)
+	for round := range 50 {
+		for d := range devices {
+			if id := last[d]; id != 0 {
+				o.remove(id)
+			}
+			last[d] = next
+			o.add(Head{ID: next, Key: object.Key{Kind: object.DeviceStatuses, Namespace: "ns", Name: fmt.Sprint(d)}, Priority: object.PriorityPod})
+			next++
+			ids, _ := o.take(now)
+			if held = append(held, ids...); len(held) > 4 {
+				t.Fatalf("in round %d the hub holds %v, the window is 4", round, held)
+			}
+		}
+		answered := held[0]
+		held = held[1:]
+		o.result(now, &wire.Result{Id: answered, Code: 200, Final: true})
+	}
+	// What is the newest of each goes once there is room.
+	sent := map[uint64]bool{}
+	for _, id := range held {
+		sent[id] = true
+	}
+	for len(held) > 0 {
+		id := held[0]
+		held = held[1:]
+		o.result(now, &wire.Result{Id: id, Code: 200, Final: true})
+		ids, _ := o.take(now)
+		for _, id := range ids {
+			sent[id] = true
+		}
+		held = append(held, ids...)
+	}
+	for d, id := range last {
+		if !sent[id] {
+			t.Errorf("the last write of device %d, %d, was never sent", d, id)
+		}
+	}
+	if o.open != 0 || o.low != 0 || len(o.void) != 0 || len(o.keys) != 0 {
+		t.Errorf("after the last answer %d writes are open, %d of low priority, %d void and %d keys known", o.open, o.low, len(o.void), len(o.keys))
+	}
+}
+
+func TestAWriteThatWasNotSentTakesNoPlace(t *testing.T) {
+	now := time.Unix(1e6, 0)
+	o := newOutbox(EdgeConfig{WriteWindow: 1, RetryMin: time.Second, RetryMax: time.Minute, Rand: func() float64 { return 0 }})
+	for id := uint64(1); id <= 3; id++ {
+		o.add(Head{ID: id, Key: object.Key{Kind: object.Pods, Namespace: "ns", Name: fmt.Sprint(id)}, Priority: object.PriorityPod})
+	}
+	for id := uint64(1); id <= 3; id++ {
+		if ids, _ := o.take(now); !slices.Equal(ids, []uint64{id}) {
+			t.Fatalf("sends %v, expected %d", ids, id)
+		}
+		o.unsent(id)
+	}
+	if o.open != 0 {
+		t.Errorf("%d writes are open, and none was sent", o.open)
+	}
 }

@@ -18,9 +18,12 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// fakeStore is an empty store whose commits a test may hold up or fail.
+// fakeStore is an empty store whose commits a test may hold up or fail, and whose outbox has the heads that a test gives it: of those, what
+// is in writes is there still.
 type fakeStore struct {
 	commit func([]Incoming) error
+	heads  []session.Head
+	writes map[uint64]object.Outgoing
 
 	mu     sync.Mutex // guards all below
 	synced []object.ID
@@ -35,11 +38,12 @@ func (*fakeStore) ID() string                                             { retu
 func (*fakeStore) Epoch() string                                          { return "" }
 func (*fakeStore) SetEpoch(context.Context, string) error                 { return nil }
 func (s *fakeStore) ApplyBatch(_ context.Context, items []Incoming) error { return s.commit(items) }
-func (*fakeStore) Outbox(context.Context) (Outbox, error)                 { return emptyOutbox{}, nil }
+func (s *fakeStore) Outbox(context.Context) (Outbox, error)               { return givenOutbox{s.heads}, nil }
 func (*fakeStore) Drop(context.Context, uint64) error                     { return nil }
 func (*fakeStore) Dropped() []uint64                                      { return nil }
-func (*fakeStore) Load(context.Context, uint64) (o object.Outgoing, ok bool, err error) {
-	return o, false, nil
+func (s *fakeStore) Load(_ context.Context, id uint64) (o object.Outgoing, ok bool, err error) {
+	o, ok = s.writes[id]
+	return o, ok, nil
 }
 func (s *fakeStore) MarkSynced(_ context.Context, kinds []object.ID) error {
 	s.mu.Lock()
@@ -48,11 +52,14 @@ func (s *fakeStore) MarkSynced(_ context.Context, kinds []object.ID) error {
 	return nil
 }
 
-type emptyOutbox struct{}
+// givenOutbox has its heads from the beginning.
+type givenOutbox struct{ heads []session.Head }
 
-func (emptyOutbox) C() <-chan struct{}                                     { return nil }
-func (emptyOutbox) Take(context.Context) ([]session.Head, []uint64, error) { return nil, nil, nil }
-func (emptyOutbox) Close()                                                 {}
+func (givenOutbox) C() <-chan struct{} { return nil }
+func (o givenOutbox) Take(context.Context) ([]session.Head, []uint64, error) {
+	return o.heads, nil, nil
+}
+func (givenOutbox) Close() {}
 
 // start runs a Link with that dialler until the returned function is called.
 func start(t *testing.T, s *fakeStore, dial func(ctx context.Context, way Way) (transport.Stream, error)) (*Link, func()) {

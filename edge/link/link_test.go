@@ -3,6 +3,7 @@ package link
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/tether-edge/tether/common/object"
+	"github.com/tether-edge/tether/common/session"
 	"github.com/tether-edge/tether/common/transport"
 	"github.com/tether-edge/tether/common/wire"
 )
@@ -288,5 +290,30 @@ func TestADiskThatIsFullStopsNothingElse(t *testing.T) {
 			t.Errorf("the session went on for %s, expected %s", lasted, askAgain)
 		}
 		stop()
+	})
+}
+
+// What left the outbox just before it was to be sent has no answer to wait for: a window full of it would be full for ever.
+func TestWritesThatAreGoneBeforeTheyAreSentLeaveRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &fakeStore{}
+		const last = 200
+		for id := uint64(1); id <= last; id++ {
+			s.heads = append(s.heads, session.Head{ID: id, Key: object.Key{Kind: object.Pods, Namespace: "ns", Name: fmt.Sprint(id)}, Priority: object.PriorityPod})
+		}
+		s.writes = map[uint64]object.Outgoing{last: {ID: last, Key: s.heads[last-1].Key, Op: object.OpOverlay, Body: []byte("{}")}}
+		_, hub, stop := connected(t, s)
+		defer stop()
+		time.Sleep(time.Second) // fake
+		for {
+			select {
+			case f := <-hub.got:
+				if w := f.GetWrite(); w != nil && w.Id == last {
+					return
+				}
+			default:
+				t.Fatal("the one write that is there was not sent")
+			}
+		}
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -56,6 +57,7 @@ func (w *world) statuses(t *testing.T) {
 	t.Run("a device has one, and a report fills it", func(t *testing.T) { w.filled(t, both, d) })
 	t.Run("a full report fits", func(t *testing.T) { w.full(t, both[0], d) })
 	t.Run("two CloudCores settle", func(t *testing.T) { w.settled(t, both, d) })
+	t.Run("who wrote what is kept only where it tells somebody something", func(t *testing.T) { w.untracked(t, both, d) })
 	t.Run("nothing is done to an object of another uid or version", func(t *testing.T) { w.guarded(t, config) })
 	t.Run("what is deleted is made again, and goes with its device", func(t *testing.T) { w.deleted(t, d) })
 }
@@ -188,6 +190,35 @@ func (w *world) settled(t *testing.T, both [2]*device.Controller, d *unstructure
 	}
 	if after := w.status(t, "boiler", "there", func(*v1beta1.DeviceStatus) bool { return true }); after.ResourceVersion != s.ResourceVersion {
 		t.Errorf("it was written again, from %s to %s, though nothing changed", s.ResourceVersion, after.ResourceVersion)
+	}
+}
+
+// untracked: the API server keeps no managedFields of what CloudCore alone wrote, and those of one who applies the object stay.
+func (w *world) untracked(t *testing.T, both [2]*device.Controller, d *unstructured.Unstructured) {
+	managers := func(value string) (all []string) {
+		t.Helper()
+		for _, c := range both { // either may have made it
+			for i := range 2 { // the first write may be what tells that there are any
+				if r := report(t, c, d, twins(1, fmt.Sprint(value, i))); r.Code != http.StatusOK {
+					t.Fatalf("a report is answered %v", r)
+				}
+			}
+		}
+		for _, f := range w.status(t, "boiler", "there", func(*v1beta1.DeviceStatus) bool { return true }).ManagedFields {
+			all = append(all, f.Manager)
+		}
+		return all
+	}
+	if all := managers("u"); len(all) > 0 {
+		t.Errorf("managedFields name %q", all)
+	}
+	mine := &unstructured.Unstructured{Object: map[string]any{"apiVersion": v1beta1.GroupVersion.String(), "kind": v1beta1.DeviceStatusKind,
+		"metadata": map[string]any{"name": "boiler", "labels": map[string]any{"floor": "cellar"}}}}
+	if _, err := w.resource(v1beta1.DeviceStatusKind).Apply(t.Context(), "boiler", mine, metav1.ApplyOptions{FieldManager: "operator"}); err != nil {
+		t.Fatal(err)
+	}
+	if all := managers("a"); !slices.Contains(all, "operator") {
+		t.Errorf("managedFields name %q, and somebody applied a label", all)
 	}
 }
 

@@ -36,6 +36,11 @@ type EdgeStatus struct {
 		Reason   string `json:"reason"`
 		Attempts int    `json:"attempts"` // starts that ended the process
 	} `json:"kubelet"`
+	// Outbox is what waits for the cloud, by class.
+	Outbox []struct {
+		Class string `json:"class"`
+		Count int64  `json:"count"`
+	} `json:"outbox"`
 }
 
 // Status asks edgecore how it is, from inside its network: it answers with and without the cloud.

@@ -37,6 +37,8 @@ func rows() []row {
 		{"tunnel", measureTunnel},
 		{"share", measureShare},
 		{"far", measureFar},
+		{"report", measureReport},
+		{"flood", measureFlood},
 	}
 }
 

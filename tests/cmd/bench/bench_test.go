@@ -1,7 +1,10 @@
 package main
 
 import (
+	"context"
 	"io"
+	"maps"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -9,6 +12,10 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"k8s.io/apimachinery/pkg/watch"
+
+	"github.com/tether-edge/tether/apis/devices/v1beta1"
 )
 
 func TestCommandLineNamesWhatIsWrong(t *testing.T) {
@@ -133,6 +140,67 @@ func TestOwnProcessIsMeasured(t *testing.T) {
 	// On a busy machine this process gets a part of a core only.
 	if percent := after.since(before); err != nil || percent <= 0 || percent > 400 {
 		t.Errorf("expected a busy process to use up to a core or a few, found %v%%, %v", percent, err)
+	}
+}
+
+func TestMetricsOfOneNameAreAddedUp(t *testing.T) {
+	got := sumMetrics("# HELP a b 7\na_total{code=\"200\",verb=\"x y\"} 2\na_total{code=\"409\"} 1.5\ngo_goroutines 12\nbad\n")
+	if want := map[string]float64{"a_total": 3.5, "go_goroutines": 12}; !maps.Equal(got, want) {
+		t.Errorf("expected %v, found %v", want, got)
+	}
+}
+
+func TestSlopeIsThatOfALine(t *testing.T) {
+	if got := slope([]float64{0, 1, 2, 3}, []float64{5, 7, 9, 11}); math.Abs(got-2) > 1e-9 {
+		t.Errorf("expected 2, found %v", got)
+	}
+	if got := slope([]float64{0, 1, 2}, []float64{3, 9, 3}); math.Abs(got) > 1e-9 {
+		t.Errorf("expected a peak in the middle to be no growth, found %v", got)
+	}
+	if got := slope([]float64{1}, []float64{3}); got != 0 {
+		t.Errorf("expected no slope of one point, found %v", got)
+	}
+}
+
+func TestValuesThatAreNumbersAreSeen(t *testing.T) {
+	s := &v1beta1.DeviceStatus{}
+	s.Name = "pump"
+	s.Status.Twins = []v1beta1.Twin{{PropertyName: "a", Reported: &v1beta1.TwinProperty{Value: "7"}}, {PropertyName: "b"},
+		{PropertyName: "c", Reported: &v1beta1.TwinProperty{Value: "warm"}}}
+	if got := reportedValues(s); len(got) != 1 || got["pump/a"] != 7 {
+		t.Errorf("expected pump/a to be 7 and nothing else, found %v", got)
+	}
+}
+
+func TestAWatcherKnowsWhenItSawWhatFirst(t *testing.T) {
+	events := watch.NewFake()
+	w := newWatcher(t.Context(), "a fake", func(context.Context) (watch.Interface, error) { return events, nil }, reportedValues)
+	show := func(value string) {
+		s := &v1beta1.DeviceStatus{}
+		s.Name, s.Status.Twins = "pump", []v1beta1.Twin{{PropertyName: "a", Reported: &v1beta1.TwinProperty{Value: value}}}
+		events.Modify(s)
+	}
+	begun := time.Now()
+	show("1")
+	first, err := w.saw(t.Context(), "pump/a", 1, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	show("1")
+	show("2")
+	last, err := w.sawAll(t.Context(), map[string]int{"pump/a": 2}, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := w.saw(t.Context(), "pump/a", 1, time.Minute)
+	if err != nil || !again.Equal(first) || last.Before(first) {
+		t.Errorf("1 was seen at %v, then at %v, and 2 at %v, %v", first, again, last, err)
+	}
+	if n := w.distinct("pump/a", begun, last); n != 2 {
+		t.Errorf("expected two numbers, found %d", n)
+	}
+	if _, err := w.saw(t.Context(), "pump/b", 1, time.Millisecond); err == nil || !strings.Contains(err.Error(), "pump/b") {
+		t.Errorf("expected an error that names what was not seen, found %v", err)
 	}
 }
 

@@ -24,6 +24,15 @@ const mapsLabel = "bench"
 
 func mapName(i int) string { return fmt.Sprintf("bench-%03d", i) }
 
+// mapsAt is what a watcher sees once the first n ConfigMaps have a value.
+func mapsAt(n, value int) map[string]int {
+	values := map[string]int{}
+	for i := range n {
+		values[mapName(i)] = value
+	}
+	return values
+}
+
 // body is a value in words and then bodySize bytes of what a configuration is made of: names that repeat, and numbers.
 func body(i, value int) string {
 	random := rand.New(rand.NewPCG(uint64(i), uint64(value)))

@@ -40,7 +40,7 @@ func main() {
 	case errors.Is(err, flag.ErrHelp):
 		os.Exit(2)
 	case err == nil:
-	case interrupted:
+	case interrupted && !errors.Is(err, errLeft):
 		fmt.Fprintln(os.Stderr, "\ninterrupted; everything that was running is gone")
 		os.Exit(130)
 	default:

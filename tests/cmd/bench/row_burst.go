@@ -139,7 +139,7 @@ func (m *mapsSystem) burst(ctx context.Context, counter *wireCounter, audit stri
 	if err := group.Wait(); err != nil {
 		return r, err
 	}
-	final, err := m.far.sawAll(ctx, maps, m.value, readyTimeout)
+	final, err := m.far.sawAll(ctx, mapsAt(maps, m.value), readyTimeout)
 	if err != nil {
 		return r, err
 	}

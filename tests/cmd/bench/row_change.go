@@ -50,7 +50,7 @@ func (m *mapsSystem) bring(ctx context.Context, n int) (err error) {
 	m.stop = stop
 	m.far, m.near = watchMaps(watching, local, "the edge"), watchMaps(watching, m.Admin, "the API server")
 	for _, w := range []*watcher{m.far, m.near} {
-		if _, err := w.sawAll(ctx, n, 0, readyTimeout); err != nil {
+		if _, err := w.sawAll(ctx, mapsAt(n, 0), readyTimeout); err != nil {
 			return err
 		}
 	}
@@ -91,11 +91,11 @@ func (m *mapsSystem) changeAll(ctx context.Context, c *changes) error {
 		if err != nil {
 			return err
 		}
-		near, err := m.near.saw(ctx, i, m.value, readyTimeout)
+		near, err := m.near.saw(ctx, mapName(i), m.value, readyTimeout)
 		if err != nil {
 			return err
 		}
-		far, err := m.far.saw(ctx, i, m.value, readyTimeout)
+		far, err := m.far.saw(ctx, mapName(i), m.value, readyTimeout)
 		if err != nil {
 			return err
 		}

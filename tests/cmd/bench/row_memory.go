@@ -2,10 +2,17 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"path/filepath"
 	"time"
 
+	"k8s.io/client-go/rest"
+
 	"github.com/tether-edge/tether/apis/config/v1alpha1"
+	"github.com/tether-edge/tether/apis/devices/v1beta1"
+	"github.com/tether-edge/tether/tests/cluster"
+	"github.com/tether-edge/tether/tests/stack"
 )
 
 // The rest before memory is read, and the time over which idle CPU is taken.
@@ -14,17 +21,24 @@ const (
 	cpuTime    = 60 * time.Second
 )
 
-// measureMemory reads edgecore's memory with 0 and 10 pods, each after a rest, and its CPU in the minute after that.
-// Each repetition is a new edge.
+// stopTimeout bounds the end of a process that was asked to end.
+const stopTimeout = 30 * time.Second
+
+// measureMemory reads edgecore's memory with 0 and 10 pods, each after a rest, and its CPU in the minute after that. The edge has a
+// device of a mapper and one that speaks MQTT, both connected and at rest. Each repetition is a new edge.
 func measureMemory(ctx context.Context, b *bench) error {
 	s, err := b.system(ctx, nil)
 	if err != nil {
 		return err
 	}
+	api, err := s.devicesAPI()
+	if err != nil {
+		return s.down(err)
+	}
 	var rss, anon [2][]float64
 	var cpu []float64
 	for i := range b.times(true) {
-		err := s.memoryOnce(ctx, fmt.Sprintf("edge-%d", i), func(pods int, r, a float64) {
+		err := s.memoryOnce(ctx, api, fmt.Sprintf("edge-%d", i), func(pods int, r, a float64) {
 			rss[pods], anon[pods] = append(rss[pods], r), append(anon[pods], a)
 		}, func(c float64) { cpu = append(cpu, c) })
 		if err != nil {
@@ -32,7 +46,7 @@ func measureMemory(ctx context.Context, b *bench) error {
 		}
 	}
 	for i, pods := range []string{"0 pods", "10 pods"} {
-		b.figure(Figure{What: "edgecore resident, " + pods, Unit: "MiB", Limit: atMost(72), Values: rss[i]})
+		b.figure(Figure{What: "edgecore resident, " + pods, Unit: "MiB", Limit: atMost(72), Values: rss[i], Note: "with the broker, a client of it, a mapper and two devices"})
 		b.figure(Figure{What: "edgecore anonymous, " + pods, Unit: "MiB", Limit: atMost(30), Values: anon[i]})
 	}
 	b.figure(Figure{What: "idle CPU, 10 pods", Unit: "% of a core", Limit: atMost(1.2), Values: cpu})
@@ -69,11 +83,16 @@ func (s *system) stockMemory(ctx context.Context) error {
 	return nil
 }
 
-func (s *system) memoryOnce(ctx context.Context, name string, memory func(pods int, rss, anon float64), cpu func(float64)) error {
+func (s *system) memoryOnce(ctx context.Context, api *rest.RESTClient, name string, memory func(pods int, rss, anon float64), cpu func(float64)) (err error) {
 	e, err := s.edgeWith(ctx, name, func(c *v1alpha1.EdgeCore) { c.Metrics.Profiling = true })
 	if err != nil {
 		return err
 	}
+	unplug, err := s.plugDevices(ctx, api, e)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unplug()) }()
 	if err := s.deploy(ctx, name, name); err != nil {
 		return err
 	}
@@ -111,7 +130,58 @@ func (s *system) memoryOnce(ctx context.Context, name string, memory func(pods i
 	if _, err := s.scale(ctx, name, 0); err != nil {
 		return err
 	}
-	return e.Supervisor.Stop(30 * time.Second)
+	return e.Supervisor.Stop(stopTimeout)
+}
+
+// plugDevices connects a device of a mapper, which reports what is desired of it, and one that speaks MQTT. unplug ends the mapper and
+// the client, and leaves the devices behind.
+func (s *system) plugDevices(ctx context.Context, api *rest.RESTClient, e *stack.Edge) (unplug func() error, err error) {
+	program, err := cluster.Program(ctx, "mapper")
+	if err != nil {
+		return nil, err
+	}
+	mapper, err := e.Start(cluster.ProcessConfig{Name: "mapper-" + e.Name(), Argv: []string{program, "virtual", "--edge-socket", e.MapperSocket(),
+		"--socket", filepath.Join(filepath.Dir(e.MapperSocket()), "virtual.sock")}})
+	if err != nil {
+		return nil, err
+	}
+	unplug = func() error { return mapper.Stop(stopTimeout) }
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, unplug())
+		}
+	}()
+	pump, meter := newDevice("pump-"+e.Name(), e.Name(), "virtual", 1), newDevice("meter-"+e.Name(), e.Name(), "mqtt", 1)
+	p := &pump.Spec.Properties[0]
+	p.Desired, p.CollectCycle, p.ReportCycle = &v1beta1.TwinProperty{Value: "1"}, 1000, 1000
+	for protocol, d := range map[string]*v1beta1.Device{"virtual": pump, "mqtt": meter} {
+		if err := s.makeDevices(ctx, api, newModel(protocol, 1), []*v1beta1.Device{d}); err != nil {
+			return nil, err
+		}
+	}
+	c, err := connectMQTT(ctx, e, "bench")
+	if err != nil {
+		return nil, err
+	}
+	unplug = func() error {
+		c.Disconnect(0)
+		return mapper.Stop(stopTimeout)
+	}
+	if err := answered(ctx, publish(c, meter.Name, propertyName(0), 1)); err != nil {
+		return nil, fmt.Errorf("report %s: %w", meter.Name, err)
+	}
+	return unplug, until(ctx, poll, readyTimeout, "both devices to have reported", func() error {
+		for _, d := range []*v1beta1.Device{pump, meter} {
+			status := &v1beta1.DeviceStatus{}
+			if err := api.Get().Namespace(namespace).Resource(v1beta1.DeviceStatusResource).Name(d.Name).Do(ctx).Into(status); err != nil {
+				return err
+			}
+			if v := reportedValues(status)[valueKey(d.Name, propertyName(0))]; v != 1 {
+				return fmt.Errorf("device %s has %d", d.Name, v)
+			}
+		}
+		return nil
+	})
 }
 
 // idle takes a process's use of CPU over d, in percent of one core.

@@ -36,7 +36,7 @@ func measureRestart(ctx context.Context, b *bench) error {
 			return m.down(err)
 		}
 		ready = append(ready, time.Since(start).Seconds())
-		seen, err := m.far.saw(ctx, 0, m.value, readyTimeout)
+		seen, err := m.far.saw(ctx, mapName(0), m.value, readyTimeout)
 		if err != nil {
 			return m.down(err)
 		}
@@ -91,7 +91,7 @@ func (m *mapsSystem) drop(ctx context.Context, long time.Duration) (seconds floa
 		return 0, err
 	}
 	healed := time.Now()
-	last, err := m.far.sawAll(ctx, dropChanges, m.value, readyTimeout)
+	last, err := m.far.sawAll(ctx, mapsAt(dropChanges, m.value), readyTimeout)
 	if err != nil {
 		return 0, err
 	}

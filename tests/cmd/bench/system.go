@@ -79,8 +79,14 @@ func (s *system) down(err error) error {
 		}
 	}
 	// The run may have been interrupted; what it made goes all the same.
-	return errors.Join(err, s.cluster.Down(context.Background()))
+	if left := s.cluster.Down(context.Background()); left != nil {
+		err = errors.Join(err, fmt.Errorf("%w: %w", errLeft, left))
+	}
+	return err
 }
+
+// errLeft says that something that was running is there still.
+var errLeft = errors.New("not everything could be taken away")
 
 // host makes an edge host without anything on it.
 func (s *system) host(ctx context.Context, name string) (*cluster.EdgeHost, error) {

@@ -2,6 +2,7 @@ package session
 
 import (
 	"container/heap"
+	"net/http"
 	"slices"
 	"time"
 
@@ -33,7 +34,10 @@ type line struct {
 	low      bool   // that write is of low priority
 	failures int
 	resting  bool
-	index    int // in waiting, -1 if it is not there
+	// unreached: it rests since the API server could not be reached. woken: it was tried before its time since it last went
+	// through, which is done once.
+	unreached, woken bool
+	index            int // in waiting, -1 if it is not there
 }
 
 func newOutbox(cfg EdgeConfig) outbox {
@@ -157,18 +161,36 @@ func (o *outbox) result(now time.Time, r *wire.Result) []Effect {
 	}
 	o.answered(l)
 	if r.Final {
-		l.failures = 0
+		l.failures, l.woken = 0, false
 		o.remove(r.Id)
+		o.wake()
 		return []Effect{DropWrite{Key: l.key, Result: r}}
 	}
 	l.failures++
 	wait := min(o.cfg.RetryMin<<min(l.failures-1, 16), o.cfg.RetryMax)
 	wait = wait/2 + time.Duration(o.cfg.Rand()*float64(wait/2))
 	wait = max(wait, bounded(r.RetryAfterMs, o.cfg.RetryMax))
-	l.resting = true
+	l.resting, l.unreached = true, unreached(r)
 	o.resting.add(l.key, now.Add(wait))
 	o.arrange(l)
 	return []Effect{WriteFailed{Key: l.key, Result: r, Failures: l.failures, Again: wait}}
+}
+
+// unreached says that the API server gave the write no answer, or was not able to.
+func unreached(r *wire.Result) bool {
+	return r.Code == 0 || r.Code >= http.StatusInternalServerError
+}
+
+// wake ends the rest of the keys whose write found no API server: one that took another write is there again. Each is woken
+// once until it goes through; one that the API server fails for a reason of its own then waits its time.
+func (o *outbox) wake() {
+	for i := range o.resting {
+		if l := o.keys[o.resting[i].key]; l != nil && l.unreached && !l.woken {
+			l.woken = true
+			o.resting[i].at = time.Time{}
+		}
+	}
+	heap.Init(&o.resting)
 }
 
 // lines is a heap of lines by the priority and age of their first write.

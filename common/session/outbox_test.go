@@ -33,7 +33,7 @@ func TestWritesOfLowPriorityLeaveRoomForTheOthers(t *testing.T) {
 	take(101, 102, 103, 104)
 	o.result(now, &wire.Result{Id: 1, Code: 200, Final: true})
 	take(105)
-	o.result(now, &wire.Result{Id: 2, Code: 503})
+	o.result(now, &wire.Result{Id: 2, Code: 409})
 	o.result(now, &wire.Result{Id: 101, Code: 200, Final: true})
 	take(106, 5)
 	o.remove(3) // a newer one takes its place, and the hub still holds it
@@ -108,4 +108,52 @@ func TestAWriteThatWasNotSentTakesNoPlace(t *testing.T) {
 	if o.open != 0 {
 		t.Errorf("%d writes are open, and none was sent", o.open)
 	}
+}
+
+// After an outage of the API server what waits does not sit out its back-off: the first write that goes through tells that it is
+// there again. A write that it fails for a reason of its own, and one that it has no use for now, wait their time.
+func TestTheFirstWriteThatGoesThroughWakesThoseThatFoundNoAPIServer(t *testing.T) {
+	now := time.Unix(1e6, 0)
+	o := newOutbox(EdgeConfig{WriteWindow: 8, RetryMin: time.Second, RetryMax: time.Minute, Rand: func() float64 { return 1 }})
+	take := func(want ...uint64) {
+		t.Helper()
+		ids, _ := o.take(now)
+		if slices.Sort(ids); !slices.Equal(ids, want) {
+			t.Fatalf("sends %v, expected %v", ids, want)
+		}
+	}
+	answer := func(code int32, ids ...uint64) {
+		for _, id := range ids {
+			o.result(now, &wire.Result{Id: id, Code: code, Final: code >= 200 && code < 300})
+		}
+	}
+	for id := uint64(1); id <= 7; id++ {
+		o.add(Head{ID: id, Key: object.Key{Kind: object.Pods, Namespace: "ns", Name: fmt.Sprint(id)}, Priority: object.PriorityPod})
+	}
+	take(1, 2, 3, 4, 5, 6, 7)
+	answer(0, 1, 2) // it was not reached
+	answer(500, 3)
+	answer(503, 4)
+	answer(429, 5)
+	answer(409, 6)
+	take()
+	answer(200, 7)
+	take(1, 2, 3, 4)
+	answer(200, 1, 2, 4)
+	answer(500, 3) // its own fault
+	take()
+	o.add(Head{ID: 8, Key: object.Key{Kind: object.Pods, Namespace: "ns", Name: "8"}, Priority: object.PriorityPod})
+	take(8)
+	answer(200, 8)
+	take()
+	now = now.Add(2 * time.Second)
+	take(3, 5, 6)
+	// It goes through, with another of its key behind it: the next outage is another.
+	o.add(Head{ID: 9, Key: object.Key{Kind: object.Pods, Namespace: "ns", Name: "3"}, Priority: object.PriorityPod})
+	answer(200, 3, 5, 6)
+	o.add(Head{ID: 10, Key: object.Key{Kind: object.Pods, Namespace: "ns", Name: "4"}, Priority: object.PriorityPod})
+	take(9, 10)
+	answer(0, 9)
+	answer(200, 10)
+	take(9)
 }

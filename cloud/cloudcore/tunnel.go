@@ -36,7 +36,7 @@ func (c *CloudCore) buildTunnel() error {
 		c.serving = tunnel.NewServing(c.client, address, c.deps.Now, c.deps.Log.With("part", "tunnel"))
 	}
 	c.tunnel = tunnel.New(tunnel.Config{Address: address, BindAddress: c.cfg.Hub.BindAddress, FirstPort: t.FirstPort, LastPort: t.LastPort},
-		tunnel.Deps{Client: c.client, Cache: c.cache, IsEdge: node.IsEdge, Open: c.open, Holds: c.holds, Holder: c.holder, LastHeard: c.nodes.LastHeard, Callers: callers,
+		tunnel.Deps{Client: c.client, Cache: c.cache, IsEdge: node.IsEdge, Open: c.open, Holds: c.holds, Holder: c.holder, Doubt: c.nodes.Doubt, LastHeard: c.nodes.LastHeard, Callers: callers,
 			Certificate: c.kubeletCertificate, Log: c.deps.Log.With("part", "tunnel"), Registerer: c.reg})
 	return nil
 }

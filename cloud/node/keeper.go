@@ -340,6 +340,21 @@ func (k *Keeper) Alive(node, session string, leaseAge, pingInterval time.Duratio
 	}
 }
 
+// Doubt says that the node does not answer over its session here: if another CloudCore holds it by now, that session is
+// Lost at once, and not at the next renewal of the Lease.
+func (k *Keeper) Doubt(node string) {
+	k.mu.Lock()
+	r := k.records[node]
+	held := r != nil && r.session != "" && r.claimed
+	if held {
+		r.known = false
+	}
+	k.mu.Unlock()
+	if held {
+		k.leases.Add(node)
+	}
+}
+
 // defaultPing is the ping interval of a session until the first Alive.
 const defaultPing = 15 * time.Second
 

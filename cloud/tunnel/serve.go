@@ -177,7 +177,7 @@ func (s *Server) newProxy() *httputil.ReverseProxy {
 			}
 		},
 		ErrorHandler: s.failed,
-		Transport: &http.Transport{
+		Transport: doubting{s.deps.Doubt, &http.Transport{
 			DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {
 				node, _, err := net.SplitHostPort(address)
 				if err != nil {
@@ -187,8 +187,26 @@ func (s *Server) newProxy() *httputil.ReverseProxy {
 			},
 			// A stream that is kept for the next request keeps the edge awake.
 			DisableCompression: true, MaxIdleConnsPerHost: 4, IdleConnTimeout: 2 * time.Second,
-		},
+		}},
 	}
+}
+
+// doubtAfter is how long a node may take for the head of an answer before it is asked who holds it: an edge that restarted may be
+// connected to another CloudCore, and the session that it left here looks alive for some pings yet.
+const doubtAfter = 2 * time.Second
+
+// doubting tells of nodes that are slow to answer.
+type doubting struct {
+	doubt func(node string)
+	http.RoundTripper
+}
+
+// RoundTrip implements http.RoundTripper.
+func (d doubting) RoundTrip(r *http.Request) (*http.Response, error) {
+	node, _ := r.Context().Value(nodeKey{}).(string)
+	slow := time.AfterFunc(doubtAfter, func() { d.doubt(node) })
+	defer slow.Stop()
+	return d.RoundTripper.RoundTrip(r)
 }
 
 // failed says why a node could not be asked.

@@ -65,6 +65,8 @@ type Deps struct {
 	// none.
 	Holds  func(node string) bool
 	Holder func(ctx context.Context, node string) (host string, err error)
+	// Doubt is told of a node that this CloudCore holds and that does not answer: another may hold it by now.
+	Doubt func(node string)
 	// LastHeard is when a node was last heard of; zero if that is not known.
 	LastHeard   func(node string) time.Time
 	Callers     Callers

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -335,5 +336,25 @@ func TestWhatIsUpgradedGoesOverAWideConnection(t *testing.T) {
 	cancel()
 	if err := <-ended; err != nil {
 		t.Errorf("ServeHTTPS = %v at the end of its context", err)
+	}
+}
+
+// TestANodeThatDoesNotAnswerIsDoubted: the session may be one that its edge left behind. Who holds the node is then asked, and the
+// caller hears as soon as that is settled.
+func TestANodeThatDoesNotAnswerIsDoubted(t *testing.T) {
+	n := newNodes()
+	n.edge("silent", "")
+	n.edge("a", "")
+	w := newWorld(t, n, firstPort+95, firstPort+96)
+	if code, body := w.ask("silent", "/pods", "get/proxy"); code != http.StatusBadGateway || !strings.Contains(body, "its session was lost") {
+		t.Errorf("status %d: %s", code, body)
+	}
+	if code, body := w.ask("a", "/pods", "get/proxy"); code != http.StatusOK {
+		t.Errorf("status %d: %s", code, body)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !slices.Equal(w.doubted, []string{"silent"}) {
+		t.Errorf("doubted %v, expected the silent one once", w.doubted)
 	}
 }

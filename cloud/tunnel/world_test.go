@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -187,11 +188,12 @@ type world struct {
 	kubelet *httptest.Server
 	stop    func()
 
-	mu    sync.Mutex // guards all below
-	away  bool
-	blind string          // a Node that it does not see
-	other string          // the host of the CloudCore that holds the nodes; empty for this one
-	asked []*http.Request // by the kubelet, in order
+	mu      sync.Mutex // guards all below
+	away    bool
+	blind   string          // a Node that it does not see
+	other   string          // the host of the CloudCore that holds the nodes; empty for this one
+	asked   []*http.Request // by the kubelet, in order
+	doubted []string        // nodes that did not answer
 }
 
 // Callers are known by their tokens; what they may do is in their names, as verb/subresource.
@@ -254,7 +256,7 @@ func newWorldAt(t *testing.T, n *nodes, bind string, first, last int) *world {
 	client.PrependReactor("get", "nodes", n.get)
 	w.server = New(Config{Address: "192.0.2.1", BindAddress: bind, FirstPort: first, LastPort: last}, Deps{
 		Client: client, Cache: n, IsEdge: w.isEdge,
-		Open: w.open, Holds: func(string) bool { return w.holder() == "" }, Holder: func(context.Context, string) (string, error) { return w.holder(), nil }, LastHeard: func(string) time.Time { return time.Now().Add(-time.Hour) }, Callers: callers(),
+		Open: w.open, Holds: func(string) bool { return w.holder() == "" }, Holder: func(context.Context, string) (string, error) { return w.holder(), nil }, LastHeard: func(string) time.Time { return time.Now().Add(-time.Hour) }, Doubt: w.doubt, Callers: callers(),
 		Certificate: func() *tls.Certificate { return &cert }, Log: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry()})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -273,10 +275,29 @@ func (w *world) open(ctx context.Context, node string) (net.Conn, error) {
 	w.mu.Lock()
 	away := w.away
 	w.mu.Unlock()
-	if away {
+	switch {
+	case node == "silent": // until it is doubted
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		for !slices.Contains(w.doubted, node) {
+			w.mu.Unlock()
+			select {
+			case <-ctx.Done():
+			case <-time.After(10 * time.Millisecond):
+			}
+			w.mu.Lock()
+		}
+		return nil, errors.New("its session was lost")
+	case away:
 		return nil, fmt.Errorf("%s went away", node)
 	}
 	return (&net.Dialer{}).DialContext(ctx, "tcp", w.kubelet.Listener.Addr().String())
+}
+
+func (w *world) doubt(node string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.doubted = append(w.doubted, node)
 }
 
 func (w *world) isEdge(n *corev1.Node) bool {

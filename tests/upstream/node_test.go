@@ -271,6 +271,41 @@ func TestTheSessionThatLostItsNodeIsReported(t *testing.T) {
 	}
 }
 
+// A request that a node does not answer asks who holds it, long before the Lease is renewed.
+func TestADoubtedSessionHearsAtOnceThatItLostItsNode(t *testing.T) {
+	s := constrained(t, nil)
+	a, b := startKeeper(t, node.Config{}, nil), startKeeper(t, node.Config{}, nil)
+	holder := func(want string) {
+		t.Helper()
+		eventually(t, 10*time.Second, func() (string, bool) {
+			got := lease(t, s.n1).Annotations[node.AnnotationSession]
+			return "held by " + got, got == want
+		})
+	}
+	a.Connected(s.n1, "first", "10.0.0.1:10000", transport.WebSocket)
+	holder("first")
+	a.Doubt(s.n1) // nobody else holds it
+	a.Doubt(s.n2) // nor is this one connected
+	b.Connected(s.n1, "second", "10.0.0.2:10000", transport.WebSocket)
+	holder("second")
+	eventually(t, 10*time.Second, func() (string, bool) {
+		a.Doubt(s.n1)
+		select {
+		case got := <-a.lost:
+			return "lost " + got, got == s.n1+" first"
+		default:
+			return "not told", false
+		}
+	})
+	b.Doubt(s.n1)
+	holder("second")
+	select {
+	case got := <-b.lost:
+		t.Errorf("the second session was told that it lost: %s", got)
+	default:
+	}
+}
+
 func TestEdgeNodesGetTheirLabels(t *testing.T) {
 	s := constrained(t, nil)
 	startKeeper(t, node.Config{}, nil)

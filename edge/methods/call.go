@@ -99,14 +99,16 @@ type ask struct {
 // A visit is a request's part in a call.
 type visit struct {
 	*call
+	// life ends when the process stops.
+	life context.Context
 	// joined: another request began it. replayed: it had its outcome before.
 	joined, replayed bool
 	// leave is called when the request does not wait for the call any more.
 	leave func()
 }
 
-// take returns the call that an ask is: a new one, or the one that has the key. life is the time for which the desk is open.
-func (d *desk) take(life context.Context, a ask) (visit, *refusal) {
+// take returns the call that an ask is: a new one, or the one that has the key.
+func (d *desk) take(a ask) (visit, *refusal) {
 	// The engine is asked before the desk is locked: it calls Changed while it holds a device.
 	device, ok := d.deps.Devices.Device(a.namespace, a.name)
 	if !ok {
@@ -122,6 +124,10 @@ func (d *desk) take(life context.Context, a ask) (visit, *refusal) {
 	protocol := common.Protocol(device.Device, device.Model)
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	life := d.life
+	if life == nil {
+		return visit{}, errStopping
+	}
 	if c := d.find(key, uid); c != nil {
 		if c.digest != sum {
 			return visit{}, refuse(http.StatusUnprocessableEntity, "this Idempotency-Key was used for another call of the device: expected the method and the body of then, or another key")
@@ -132,7 +138,7 @@ func (d *desk) take(life context.Context, a ask) (visit, *refusal) {
 		}
 		if c.outcome != nil {
 			c.waiting++
-			return visit{c, true, true, func() { d.leave(c, false) }}, nil
+			return visit{c, life, true, true, func() { d.leave(c, false) }}, nil
 		}
 		if c.idle() && away != nil {
 			return visit{}, away
@@ -140,7 +146,7 @@ func (d *desk) take(life context.Context, a ask) (visit, *refusal) {
 		if full := d.enter(c); full != nil {
 			return visit{}, full
 		}
-		return visit{c, true, false, func() { d.leave(c, true) }}, nil
+		return visit{c, life, true, false, func() { d.leave(c, true) }}, nil
 	}
 	switch {
 	case len(found) > 0:
@@ -159,7 +165,7 @@ func (d *desk) take(life context.Context, a ask) (visit, *refusal) {
 	d.add(c)
 	d.lanes[c.id()].stand(c)
 	d.running.Go(func() { d.run(life, c) })
-	return visit{c, false, false, func() { d.leave(c, false) }}, nil
+	return visit{c, life, false, false, func() { d.leave(c, false) }}, nil
 }
 
 // away is the refusal for a device whose mapper is not there, nil otherwise.
@@ -339,8 +345,8 @@ func (c *call) idle() bool {
 // backstop is how long a disk may take beyond a call's time before the call is answered without it.
 const backstop = 10 * time.Second
 
-// wait waits for a call for at most timeout, and returns its answer. ctx ends when the client is gone, life when the process stops.
-func (d *desk) wait(ctx, life context.Context, c visit, timeout time.Duration) answer {
+// wait waits for a call for at most timeout, and returns its answer. ctx ends when the client is gone.
+func (d *desk) wait(ctx context.Context, c visit, timeout time.Duration) answer {
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
 	over, late := c.over, false
@@ -356,7 +362,7 @@ func (d *desk) wait(ctx, life context.Context, c visit, timeout time.Duration) a
 			if refused != nil || !c.joined {
 				return d.answer(c.call, refused)
 			}
-		case <-life.Done():
+		case <-c.life.Done():
 			return d.answer(c.call, errStopping)
 		case <-ctx.Done():
 			return d.answer(c.call, nil)

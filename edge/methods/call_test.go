@@ -20,7 +20,7 @@ func TestACallAnswersOnceTheDeviceHasWhatItDesires(t *testing.T) {
 	w.desires("b1 setpoint=50", "b1 fan=true")
 	w.report("b1", "setpoint", "50", "50", "flow", "1", "")
 	w.report("b1", "fan", "false", "true")
-	w.waits(c)
+	w.waits("b1")
 	w.report("b1", "fan", "1", "true") // the same value, written in another way
 	r := w.gets(c, http.StatusOK, "")
 	if p := r.Properties; len(p) != 2 || p["setpoint"].Written != "50" || *p["setpoint"].Reported != "50" || p["fan"].Written != "true" || *p["fan"].Reported != "1" || r.Call == "" {
@@ -49,10 +49,10 @@ func TestAReportCountsOnlyForWhatItWasMadeFor(t *testing.T) {
 	w.report("b1", "setpoint", "40", "50")
 	w.given("b1", "setpoint", "50")
 	w.report("b1", "setpoint", "40", "")
-	w.waits(c)
+	w.waits("b1")
 	w.given("b1", "setpoint", "40")
 	w.report("b1", "setpoint", "40", "50")
-	w.waits(c)
+	w.waits("b1")
 	w.report("b1", "setpoint", "40", "")
 	w.gets(c, http.StatusOK, "")
 	c = w.posting("b1", "set", "", "", `{"setpoint": "41"}`)
@@ -63,7 +63,7 @@ func TestAReportCountsOnlyForWhatItWasMadeFor(t *testing.T) {
 
 func TestACallThatIsNotReadBackInTimeGoesOn(t *testing.T) {
 	w := newWorld(t)
-	r := w.post("b1", "set", "?timeout=20ms", "k", `{"setpoint": 50}`)
+	r := w.late("b1", "set", "k", `{"setpoint": 50}`)
 	w.is(r, http.StatusGatewayTimeout, "waits on and writes nothing")
 	if p := r.Properties["setpoint"]; p.Written != "50" || p.Reported != nil {
 		t.Errorf("answered with %+v", r.answer)
@@ -79,7 +79,7 @@ func TestACallThatIsNotReadBackInTimeGoesOn(t *testing.T) {
 	w.gets(again, http.StatusOK, "")
 	w.desires("b1 setpoint=50")
 	// Without a key it cannot be asked for again, and is a call of its own.
-	w.is(w.post("b1", "set", "?timeout=20ms", "", `{"setpoint": 50}`), http.StatusGatewayTimeout, "")
+	w.late("b1", "set", "", `{"setpoint": 50}`)
 	w.desires("b1 setpoint=50", "b1 setpoint=50")
 }
 
@@ -112,8 +112,8 @@ func TestTheSameKeyIsOneCall(t *testing.T) {
 	w.is(w.post("b1", "set", "", "k", `{"setpoint": 50}`), http.StatusUnprocessableEntity, "another call")
 	w.desires("b1 setpoint=50", "b1 fan=true")
 	// The key is ann's own, and this one that of another device.
-	w.is(w.do(t.Context(), http.MethodPost, "/v1/devices/plant/b1/methods/set?timeout=20ms", `{"setpoint": 1}`, "Idempotency-Key", "k", "user", "ann:ann"), http.StatusGatewayTimeout, "")
-	w.is(w.post("b2", "set", "?timeout=20ms", "k", `{"setpoint": 2}`), http.StatusGatewayTimeout, "")
+	w.late("b1", "set", "k", `{"setpoint": 1}`, "user", "ann:ann")
+	w.late("b2", "set", "k", `{"setpoint": 2}`)
 	w.desires("b1 setpoint=50", "b1 fan=true", "b1 setpoint=1", "b2 setpoint=2")
 }
 
@@ -165,7 +165,7 @@ func TestWhatReplacesADesireEndsTheCall(t *testing.T) {
 	w.desires("b1 setpoint=50", "b1 fan=true")
 	w.report("b1", "fan", "true", "true")
 	w.cloud("b1", "fan", "false") // it was read back before
-	w.waits(c)
+	w.waits("b1")
 	w.cloud("b1", "setpoint", "60")
 	w.gets(c, http.StatusConflict, `property "setpoint": "60" is desired now, before the device had "50"`)
 	// The same value is no other.
@@ -187,7 +187,7 @@ func TestAReportThatIsBeingStoredIsWaitedFor(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.cloud("b1", "setpoint", "60")
-		w.waits(c)
+		w.waits("b1")
 		said(failing)
 		if failing == nil {
 			w.gets(c, http.StatusOK, "")
@@ -205,7 +205,7 @@ func TestAReportThatCannotBeStoredReadsNothingBack(t *testing.T) {
 	if err := w.reportFails("b1", errors.New("the disk is full"), "setpoint", "50", "50"); err != nil {
 		t.Fatal(err)
 	}
-	w.waits(c)
+	w.waits("b1")
 	w.report("b1", "setpoint", "50", "50")
 	w.gets(c, http.StatusOK, "")
 }
@@ -331,7 +331,7 @@ func TestWithoutItsMapperNothingIsCalled(t *testing.T) {
 	w.gets(first, http.StatusOK, "")
 	w.gets(second, http.StatusServiceUnavailable, "is away")
 	is(false)
-	w.is(w.post("b1", "set", "?timeout=20ms", "begun", `{"setpoint": 3}`), http.StatusGatewayTimeout, "")
+	w.late("b1", "set", "begun", `{"setpoint": 3}`)
 	is(true)
 	w.is(w.post("b1", "set", "", "begun", `{"setpoint": 3}`), http.StatusServiceUnavailable, "is away")
 	w.restart()
@@ -418,6 +418,11 @@ func TestKeysAreBoundedAndTheOldestGivesWay(t *testing.T) {
 		call("b1", fmt.Sprint(i))
 	}
 	knows("b1", "2", "3", "4")
+	w.edit(func() {
+		if len(w.notes) != 3 {
+			t.Errorf("%d notes of one device are kept: %v", len(w.notes), w.notes)
+		}
+	})
 	for i := range 3 {
 		call("b2", fmt.Sprint(i))
 	}
@@ -439,7 +444,7 @@ func TestWhatIsKeptOfKeysIsBounded(t *testing.T) {
 	w := newWorld(t, func(c *Config) { c.MaxKeyBytes = 2000 })
 	long := strings.Repeat("x", 500)
 	for i := range 5 {
-		w.is(w.post("b1", "name%20it%2Fnow", "?timeout=5ms", fmt.Sprint(i), fmt.Sprintf(`{"label": "%s%d"}`, long, i)), http.StatusGatewayTimeout, "")
+		w.late("b1", "name%20it%2Fnow", fmt.Sprint(i), fmt.Sprintf(`{"label": "%s%d"}`, long, i))
 	}
 	w.edit(func() {
 		n := 0
@@ -455,7 +460,7 @@ func TestWhatIsKeptOfKeysIsBounded(t *testing.T) {
 func TestKeysExpire(t *testing.T) {
 	w := newWorld(t, func(c *Config) { c.KeyLife = time.Nanosecond })
 	for range 3 {
-		w.is(w.post("b1", "set", "?timeout=5ms", "k", `{"setpoint": 1}`), http.StatusGatewayTimeout, "")
+		w.late("b1", "set", "k", `{"setpoint": 1}`)
 	}
 	w.desires("b1 setpoint=1", "b1 setpoint=1", "b1 setpoint=1")
 	w.edit(func() {
@@ -467,7 +472,7 @@ func TestKeysExpire(t *testing.T) {
 
 func TestWhatCannotBeReadIsForgotten(t *testing.T) {
 	w := newWorld(t)
-	w.is(w.post("b1", "set", "?timeout=5ms", "k", `{"setpoint": 1}`), http.StatusGatewayTimeout, "")
+	w.late("b1", "set", "k", `{"setpoint": 1}`)
 	w.stop()
 	w.edit(func() {
 		for key := range w.notes {
@@ -476,7 +481,7 @@ func TestWhatCannotBeReadIsForgotten(t *testing.T) {
 		w.unread = errors.New("the disk does not answer") // once
 	})
 	w.start()
-	w.is(w.post("b1", "set", "?timeout=5ms", "k", `{"setpoint": 2}`), http.StatusGatewayTimeout, "")
+	w.late("b1", "set", "k", `{"setpoint": 2}`)
 	w.desires("b1 setpoint=1", "b1 setpoint=2")
 	w.edit(func() {
 		if len(w.notes) != 1 {

@@ -25,9 +25,11 @@ type desk struct {
 	m    *metrics
 	// loaded is closed once the calls of former processes are known.
 	loaded  chan struct{}
-	running sync.WaitGroup // of run
+	running sync.WaitGroup // of run; added to only while there is a life
 
-	mu       sync.Mutex // guards what follows
+	mu sync.Mutex // guards what follows
+	// life is that of the process, nil while the desk is closed.
+	life     context.Context
 	lanes    map[id]*lane
 	ofMapper map[string]int // places taken, by protocol
 	// pending are the calls of a device that have no outcome yet.
@@ -100,6 +102,20 @@ func (d *desk) open() bool {
 	default:
 		return false
 	}
+}
+
+// live opens the desk, and rest closes it when life is over and waits for the calls that are being made.
+func (d *desk) live(life context.Context) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.life = life
+}
+
+func (d *desk) rest() {
+	d.mu.Lock()
+	d.life = nil
+	d.mu.Unlock()
+	d.running.Wait()
 }
 
 // calls counts those that are being made, remembered those whose keys are known.

@@ -1,7 +1,6 @@
 package methods
 
 import (
-	"context"
 	"encoding/json"
 	"io"
 	"maps"
@@ -34,11 +33,8 @@ type written struct {
 	Reported *string `json:"reported"`
 }
 
-// handler serves for as long as life lasts.
-type handler struct {
-	*Server
-	life context.Context
-}
+// handler is the Server as net/http sees it.
+type handler struct{ *Server }
 
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.gate.busy(r.Context())
@@ -57,10 +53,8 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			h.refuse(w, label, refuse(http.StatusInternalServerError, "a fault of the edge; its log says more"))
 		}
 	}()
-	// Who sends slowly, or takes slowly, is not waited for: it has until then, and from its answer on once more.
 	control := http.NewResponseController(w)
-	_ = control.SetReadDeadline(time.Now().Add(h.cfg.Patience)) // all connections can
-	_ = control.SetWriteDeadline(time.Time{})                   // the last answer's is over
+	_ = control.SetWriteDeadline(time.Time{}) // the last answer's; all connections can
 	if foreign := fromPage(r); foreign != nil {
 		h.refuse(w, label, foreign)
 		return
@@ -74,12 +68,13 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if at.what == method {
+		_ = control.SetReadDeadline(time.Now().Add(h.cfg.Patience)) // who sends slowly is not waited for
 		a, refused := h.ask(r, at, user)
 		if refused != nil {
 			h.refuse(w, label, refused)
 			return
 		}
-		_ = control.SetReadDeadline(time.Time{}) // the rest is waiting, which a client may end
+		_ = control.SetReadDeadline(time.Time{}) // that a client goes is noticed by reading
 		h.call(w, r, a)
 		return
 	}
@@ -184,7 +179,7 @@ func (h *handler) ask(r *http.Request, at route, user string) (ask, *refusal) {
 
 // call makes a call and answers it.
 func (h *handler) call(w http.ResponseWriter, r *http.Request, a ask) {
-	v, refused := h.desk.take(h.life, a)
+	v, refused := h.desk.take(a)
 	if refused != nil {
 		h.refuse(w, string(method), refused)
 		return
@@ -194,7 +189,7 @@ func (h *handler) call(w http.ResponseWriter, r *http.Request, a ask) {
 		h.m.replayed.Inc()
 		w.Header().Set("Idempotency-Replayed", "true")
 	}
-	h.answer(w, string(method), h.desk.wait(r.Context(), h.life, v, a.timeout))
+	h.answer(w, string(method), h.desk.wait(r.Context(), v, a.timeout))
 }
 
 func (h *handler) refuse(w http.ResponseWriter, label string, r *refusal) {

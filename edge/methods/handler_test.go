@@ -245,7 +245,7 @@ func TestRequestsThatWaitTakePlacesAndNoMore(t *testing.T) {
 }
 
 func TestWhoSendsSlowlyIsNotWaitedFor(t *testing.T) {
-	w := newWorld(t, func(c *Config) { c.Patience = 50 * time.Millisecond })
+	w := newWorld(t, func(c *Config) { c.Patience = time.Second })
 	for _, begin := range []string{"GET /v1/devices HTTP/1.1\r\n", "POST /v1/devices/plant/b1/methods/set HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\n{"} {
 		conn, err := net.Dial("tcp", strings.TrimPrefix(w.url, "http://"))
 		if err != nil {

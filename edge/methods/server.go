@@ -82,13 +82,14 @@ func (s *Server) Start(ctx context.Context) error {
 		}
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	defer s.desk.running.Wait()
+	s.desk.live(ctx)
+	defer s.desk.rest()
 	defer cancel()
 	listeners, err := s.listen()
 	if err != nil {
 		return err
 	}
-	server := &http.Server{Handler: &handler{s, ctx}, ReadHeaderTimeout: s.cfg.Patience, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
+	server := &http.Server{Handler: &handler{s}, ReadHeaderTimeout: s.cfg.Patience, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
 		// One request at a time on a connection, so that connections bound requests.
 		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){}, ConnState: s.gate.state, ConnContext: s.gate.known,
 		ErrorLog: slog.NewLogLogger(s.deps.Log.Handler(), slog.LevelDebug)}

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -80,6 +81,15 @@ func TestACallThatIsNotReadBackInTimeGoesOn(t *testing.T) {
 	w.desires("b1 setpoint=50")
 	// Without a key it cannot be asked for again, and is a call of its own.
 	w.late("b1", "set", "", `{"setpoint": 50}`)
+	eventually(t, "nobody to look for its reports", func() error {
+		d := w.plant.server.desk
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if n := len(d.pending); n != 0 {
+			return fmt.Errorf("%d devices have calls", n)
+		}
+		return nil
+	})
 	w.desires("b1 setpoint=50", "b1 setpoint=50")
 }
 
@@ -368,6 +378,9 @@ func TestADeviceThatGoesEndsItsCalls(t *testing.T) {
 	w.edit(func() { delete(w.devices, "plant/b1") })
 	w.plant.server.Gone("plant", "b1")
 	w.gets(c, http.StatusNotFound, "gone")
+	if n := w.metric("keys"); n != 0 {
+		t.Errorf("%v keys of it are remembered", n)
+	}
 	w.is(w.post("b1", "set", "", "k", `{"setpoint": 1}`), http.StatusNotFound, "no device")
 	// Another of the name has no calls yet, and nothing is left of the former one's.
 	w.boiler("b1")
@@ -381,6 +394,14 @@ func TestADeviceThatGoesEndsItsCalls(t *testing.T) {
 			t.Errorf("%d notes: %v", len(w.notes), w.notes)
 		}
 	})
+	// Nor where it came while nobody looked.
+	w.stop()
+	w.edit(func() { w.devices["plant/b1"].Device.UID = "a third" })
+	w.start()
+	c = w.posting("b1", "set", "", "k", `{"setpoint": 3}`)
+	w.desires("b1 setpoint=1", "b1 setpoint=2", "b1 setpoint=3")
+	w.report("b1", "setpoint", "3", "3")
+	w.gets(c, http.StatusOK, "")
 }
 
 func TestKeysAreBoundedAndTheOldestGivesWay(t *testing.T) {
@@ -462,7 +483,8 @@ func TestKeysExpire(t *testing.T) {
 	for range 3 {
 		w.late("b1", "set", "k", `{"setpoint": 1}`)
 	}
-	w.desires("b1 setpoint=1", "b1 setpoint=1", "b1 setpoint=1")
+	w.late("b1", "set", "other", `{"setpoint": 1}`)
+	w.desires("b1 setpoint=1", "b1 setpoint=1", "b1 setpoint=1", "b1 setpoint=1")
 	w.edit(func() {
 		if len(w.notes) != 1 {
 			t.Errorf("%d notes: %v", len(w.notes), w.notes)
@@ -491,10 +513,28 @@ func TestWhatCannotBeReadIsForgotten(t *testing.T) {
 }
 
 func TestReportsWaitUntilFormerCallsAreKnown(t *testing.T) {
-	s := New(Config{}, Deps{Devices: newPlant(), Registry: prometheus.NewRegistry()})
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, _, err := s.Reporting(ctx, "plant", "b1", nil); !errors.Is(err, context.Canceled) {
-		t.Errorf("expected the context's error, found %v", err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		p := newPlant()
+		s := New(Config{}, Deps{Devices: p, Memory: p, Registry: prometheus.NewRegistry()})
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, _, err := s.Reporting(ctx, "plant", "b1", nil); !errors.Is(err, context.Canceled) {
+			t.Errorf("expected the context's error, found %v", err)
+		}
+		heard := make(chan error, 1)
+		go func() {
+			_, _, err := s.Reporting(t.Context(), "plant", "b1", nil)
+			heard <- err
+		}()
+		synctest.Wait()
+		if len(heard) > 0 {
+			t.Errorf("a report does not wait: %v", <-heard)
+		}
+		if err := s.desk.load(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-heard; err != nil {
+			t.Error(err)
+		}
+	})
 }

@@ -38,7 +38,6 @@ type call struct {
 
 	// The desk's mutex guards what follows.
 
-	protocol string // whose mapper it is for
 	settings map[string]setting
 	// stored: what it desires is on the disk. Before that nothing that happens concerns the call.
 	stored bool
@@ -133,20 +132,21 @@ func (d *desk) take(a ask) (visit, *refusal) {
 			return visit{}, refuse(http.StatusUnprocessableEntity, "this Idempotency-Key was used for another call of the device: expected the method and the body of then, or another key")
 		}
 		if c.over == nil && c.outcome == nil {
-			c.protocol = protocol
 			d.compare(c, device)
 		}
 		if c.outcome != nil {
 			c.waiting++
-			return visit{c, life, true, true, func() { d.leave(c, false) }}, nil
+			return visit{c, life, true, true, func() { d.leave(c) }}, nil
 		}
 		if c.idle() && away != nil {
 			return visit{}, away
 		}
-		if full := d.enter(c); full != nil {
+		free, full := d.enter(c.id(), protocol)
+		if full != nil {
 			return visit{}, full
 		}
-		return visit{c, life, true, false, func() { d.leave(c, true) }}, nil
+		c.waiting++
+		return visit{c, life, true, false, func() { d.leave(c, free) }}, nil
 	}
 	switch {
 	case len(found) > 0:
@@ -157,15 +157,16 @@ func (d *desk) take(a ask) (visit, *refusal) {
 		return visit{}, away
 	}
 	c := &call{name: newName(), key: key, namespace: a.namespace, device: a.name, uid: uid, method: a.method, digest: sum, asked: time.Now(), timeout: a.timeout,
-		protocol: protocol, settings: settings, told: map[string]bool{}, turn: make(chan struct{}), over: make(chan struct{}), done: make(chan struct{})}
-	if full := d.enter(c); full != nil { // for run: the call goes on when its request is gone
+		settings: settings, told: map[string]bool{}, turn: make(chan struct{}), over: make(chan struct{}), done: make(chan struct{})}
+	free, full := d.enter(c.id(), protocol) // for run: the call goes on when its request is gone
+	if full != nil {
 		return visit{}, full
 	}
-	c.waiting++ // the request's own
+	c.waiting += 2 // for run and the request
 	d.add(c)
 	d.lanes[c.id()].stand(c)
-	d.running.Go(func() { d.run(life, c) })
-	return visit{c, life, false, false, func() { d.leave(c, false) }}, nil
+	d.running.Go(func() { d.run(life, c, free) })
+	return visit{c, life, false, false, func() { d.leave(c) }}, nil
 }
 
 // away is the refusal for a device whose mapper is not there, nil otherwise.
@@ -204,50 +205,45 @@ func (l *lane) quit(c *call) {
 	}
 }
 
-// enter takes a place, which a call holds while it is worked for, and a request that joined it while it waits. Called with mu
-// held.
-func (d *desk) enter(c *call) *refusal {
-	l := d.lanes[c.id()]
+// enter takes a place, which a call holds while it is worked for, and a request that joined it while it waits. free gives it back.
+// Both are called with mu held.
+func (d *desk) enter(device id, protocol string) (free func(), full *refusal) {
+	l := d.lanes[device]
 	switch {
 	case l != nil && l.used >= d.cfg.MaxCalls:
-		return refuse(http.StatusTooManyRequests, "expected at most %d calls at a time of one device: ask again later", d.cfg.MaxCalls)
-	case d.ofMapper[c.protocol] >= d.cfg.MaxCallsOfMapper:
-		return refuse(http.StatusServiceUnavailable, "expected at most %d calls at a time of all devices of protocol %s: ask again later", d.cfg.MaxCallsOfMapper, quoted(c.protocol))
+		return nil, refuse(http.StatusTooManyRequests, "expected at most %d calls at a time of one device: ask again later", d.cfg.MaxCalls)
+	case d.ofMapper[protocol] >= d.cfg.MaxCallsOfMapper:
+		return nil, refuse(http.StatusServiceUnavailable, "expected at most %d calls at a time of all devices of protocol %s: ask again later", d.cfg.MaxCallsOfMapper, quoted(protocol))
 	case l == nil:
 		l = &lane{}
-		d.lanes[c.id()] = l
+		d.lanes[device] = l
 	}
 	l.used++
-	d.ofMapper[c.protocol]++
-	c.waiting++
-	return nil
+	d.ofMapper[protocol]++
+	return func() {
+		if l.used--; l.used == 0 {
+			delete(d.lanes, device)
+		}
+		if d.ofMapper[protocol]--; d.ofMapper[protocol] == 0 {
+			delete(d.ofMapper, protocol)
+		}
+	}, nil
 }
 
-// leave ends a request's waiting for a call; placed says that it has a place.
-func (d *desk) leave(c *call, placed bool) {
+// leave ends a request's waiting for a call, and gives its place back, if it has one.
+func (d *desk) leave(c *call, free ...func()) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	c.waiting--
-	if placed {
-		d.free(c)
-	}
-}
-
-// free gives a place back. Called with mu held.
-func (d *desk) free(c *call) {
-	l := d.lanes[c.id()]
-	if l.used--; l.used == 0 {
-		delete(d.lanes, c.id())
-	}
-	if d.ofMapper[c.protocol]--; d.ofMapper[c.protocol] == 0 {
-		delete(d.ofMapper, c.protocol)
+	for _, f := range free {
+		f()
 	}
 }
 
 // run makes a call, whether or not somebody waits for it: it waits for its turn, desires what the call desires, and has the device
 // until that was read back or the time is up.
-func (d *desk) run(life context.Context, c *call) {
-	defer d.close(c)
+func (d *desk) run(life context.Context, c *call, free func()) {
+	defer d.close(c, free)
 	defer func() {
 		if fault := recover(); fault != nil {
 			d.m.panics.Inc()
@@ -320,12 +316,12 @@ func (d *desk) refuse(c *call, why *refusal) {
 }
 
 // close ends the work for a call, and the next one has its device. What was not stored, or has no key by which anybody could ask for it, is forgotten.
-func (d *desk) close(c *call) {
+func (d *desk) close(c *call, free func()) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	c.waiting--
 	d.lanes[c.id()].quit(c)
-	d.free(c)
+	free()
 	if !c.stored || c.key == (keyID{}) {
 		d.drop(c)
 	}

@@ -10,11 +10,13 @@ import (
 
 	"github.com/tether-edge/tether/apis/config/v1alpha1"
 	"github.com/tether-edge/tether/apis/devices/v1beta1"
+	dmi "github.com/tether-edge/tether/apis/dmi/v1beta1"
 	"github.com/tether-edge/tether/common/backoff"
 	"github.com/tether-edge/tether/common/object"
 	"github.com/tether-edge/tether/common/twin"
 	"github.com/tether-edge/tether/edge/device"
 	"github.com/tether-edge/tether/edge/mapper"
+	"github.com/tether-edge/tether/edge/methods"
 	"github.com/tether-edge/tether/edge/mqtt"
 	"github.com/tether-edge/tether/edge/store"
 )
@@ -25,14 +27,18 @@ func (e *EdgeCore) buildDevices() error {
 	ear := &deviceEar{e: e}
 	e.devices = device.New(device.Config{Node: e.cfg.NodeName, Pause: cfg.ReportPause.Std()}, device.Deps{Store: deviceStore{e.store}, Listeners: []device.Listener{ear},
 		Log: e.part("device"), Now: e.deps.Now, Registerer: e.reg})
+	given, err := e.buildMethods()
+	if err != nil {
+		return err
+	}
 	if cfg.MapperSocket != "" {
-		var err error
-		e.mappers, err = mapper.New(mapper.Config{Socket: cfg.MapperSocket}, mapper.Deps{Devices: mapperDevices{e.devices}, Memory: mapperMemory{e.store}, Log: e.part("mapper"),
+		e.mappers, err = mapper.New(mapper.Config{Socket: cfg.MapperSocket}, mapper.Deps{Devices: mapperDevices{e.devices, e.methods}, Memory: mapperMemory{e.store}, Log: e.part("mapper"),
 			Now: e.deps.Now, Registry: e.reg,
 			Connected: func(protocol string, connected bool, _ time.Time) {
 				e.devices.Connected(context.Background(), protocol, connected)
 			},
-			Told: func(namespace, name string, err error) { e.devices.Told(context.Background(), namespace, name, err) }})
+			Told:  func(namespace, name string, err error) { e.devices.Told(context.Background(), namespace, name, err) },
+			Given: given})
 		if err != nil {
 			return err
 		}
@@ -55,15 +61,20 @@ func mqttConfig(cfg *v1alpha1.EdgeCore) mqtt.Config {
 	}
 	c.Broker.Listen, c.Broker.Anonymous = m.BindAddress, m.Anonymous
 	c.Broker.ListenTLS, c.Broker.CertFile, c.Broker.KeyFile = m.TLS.BindAddress, m.TLS.CertFile, m.TLS.KeyFile
-	for _, u := range m.Users {
+	c.Broker.Users = usersOf(m.Users)
+	c.Server = mqtt.Server{URL: m.Server.URL, User: m.Server.User, PasswordFile: m.Server.PasswordFile, CAFile: m.Server.CAFile, CertFile: m.Server.CertFile, KeyFile: m.Server.KeyFile}
+	return c
+}
+
+func usersOf(list []v1alpha1.MQTTUser) (users []mqtt.User) {
+	for _, u := range list {
 		user := mqtt.User{Name: u.Name, Hash: u.PasswordHash}
 		for _, a := range u.ACL {
 			user.ACL = append(user.ACL, mqtt.Access{Filter: a.Filter, Read: a.Read, Write: a.Write})
 		}
-		c.Broker.Users = append(c.Broker.Users, user)
+		users = append(users, user)
 	}
-	c.Server = mqtt.Server{URL: m.Server.URL, User: m.Server.User, PasswordFile: m.Server.PasswordFile, CAFile: m.Server.CAFile, CertFile: m.Server.CertFile, KeyFile: m.Server.KeyFile}
-	return c
+	return users
 }
 
 // persistent runs start again and again: a port or a socket that somebody else has must not take the node's pods along.
@@ -91,12 +102,30 @@ func persistent(what string, start func(context.Context) error, log *slog.Logger
 	}
 }
 
+// buildMethods makes the port for methods of devices, if there is to be one. given is what it hears of mappers.
+func (e *EdgeCore) buildMethods() (given func(*dmi.Device), err error) {
+	cfg, m := e.cfg.Devices.HTTP, e.cfg.Devices.MQTT
+	if cfg.BindAddress == "" && cfg.TLS.BindAddress == "" {
+		return nil, nil
+	}
+	users, err := mqtt.NewUsers(usersOf(m.Users), m.Anonymous)
+	if err != nil {
+		return nil, fmt.Errorf("devices.mqtt: %w", err)
+	}
+	e.methods = methods.New(methods.Config{Listen: cfg.BindAddress, ListenTLS: cfg.TLS.BindAddress, CertFile: cfg.TLS.CertFile, KeyFile: cfg.TLS.KeyFile, Timeout: cfg.Timeout.Std()},
+		methods.Deps{Devices: methodDevices{e.devices}, Memory: methodMemory{e.store}, Users: users, Log: e.part("methods"), Registry: e.reg})
+	return e.methods.Given, nil
+}
+
 // deviceEar passes on what happens to devices.
 type deviceEar struct{ e *EdgeCore }
 
 func (l *deviceEar) Changed(c device.Change) {
 	if c.Desired && l.e.mappers != nil {
 		l.e.mappers.Changed(c.Namespace, c.Name)
+	}
+	if l.e.methods != nil {
+		l.e.methods.Changed(c.Namespace, c.Name, c.Current)
 	}
 	m := l.e.mqtt
 	if m == nil {
@@ -120,6 +149,9 @@ func (l *deviceEar) Changed(c device.Change) {
 func (l *deviceEar) Placed(namespace, name string, present, isNew bool) {
 	if l.e.mappers != nil {
 		l.e.mappers.Changed(namespace, name)
+	}
+	if l.e.methods != nil && !present {
+		l.e.methods.Gone(namespace, name)
 	}
 	m := l.e.mqtt
 	switch info := []mqtt.Info{{Namespace: namespace, Name: name}}; {
@@ -245,8 +277,51 @@ func (d mqttDevices) List() []mqtt.Info {
 	return all
 }
 
-// mapperDevices presents the engine to mappers.
-type mapperDevices struct{ *device.Engine }
+// mapperDevices presents the engine to mappers, whose reports also read back what methods desired.
+type mapperDevices struct {
+	*device.Engine
+	methods *methods.Server // nil for none
+}
+
+func (d mapperDevices) Report(ctx context.Context, namespace, name string, twins []v1beta1.Twin) error {
+	if d.methods == nil {
+		return d.Engine.Report(ctx, namespace, name, twins)
+	}
+	notes, said, err := d.methods.Reporting(ctx, namespace, name, twins)
+	if err != nil {
+		return err
+	}
+	err = d.Engine.Report(ctx, namespace, name, twins, notesOf(notes)...)
+	said(err)
+	return err
+}
+
+func notesOf(notes []methods.Note) []device.Note {
+	all := make([]device.Note, len(notes))
+	for i, n := range notes {
+		all[i] = device.Note(n)
+	}
+	return all
+}
+
+// methodDevices presents the engine to callers of methods.
+type methodDevices struct{ *device.Engine }
+
+func (d methodDevices) Device(namespace, name string) (methods.Device, bool) {
+	v, ok := d.Engine.Device(namespace, name)
+	return methods.Device(v), ok
+}
+
+func (d methodDevices) Desire(ctx context.Context, namespace, name, uid, call string, values map[string]string, notes ...methods.Note) error {
+	err := d.Engine.Desire(ctx, namespace, name, uid, call, values, notesOf(notes)...)
+	switch {
+	case errors.Is(err, device.ErrUnknown):
+		return fmt.Errorf("%w: %w", methods.ErrUnknown, err)
+	case errors.Is(err, device.ErrInvalid), errors.Is(err, twin.ErrTooMany), errors.Is(err, twin.ErrTooLong):
+		return fmt.Errorf("%w: %w", methods.ErrInvalid, err)
+	}
+	return err
+}
 
 func (d mapperDevices) OfProtocol(protocol string) []mapper.Entry {
 	var all []mapper.Entry
@@ -266,11 +341,24 @@ func (d mapperDevices) ReportState(ctx context.Context, namespace, name, state s
 	return err
 }
 
-// mapperMemory and mqttMemory keep what their parts want kept, as notes.
+// mapperMemory, mqttMemory and methodMemory keep what their parts want kept, as notes.
 type (
 	mapperMemory struct{ *store.Store }
 	mqttMemory   struct{ *store.Store }
+	methodMemory struct{ *store.Store }
 )
+
+func (m methodMemory) Keep(ctx context.Context, notes ...methods.Note) error {
+	all := make([]store.Note, len(notes))
+	for i, n := range notes {
+		all[i] = store.Note(n)
+	}
+	return m.Store.Keep(ctx, all)
+}
+
+func (m methodMemory) All(ctx context.Context, bucket string, visit func(key string, value []byte) error) error {
+	return m.Notes(ctx, bucket, visit)
+}
 
 func (m mapperMemory) Put(ctx context.Context, bucket, key string, value []byte) error {
 	return m.Keep(ctx, []store.Note{{Bucket: bucket, Key: key, Value: value}})

@@ -34,6 +34,7 @@ import (
 	"github.com/tether-edge/tether/edge/kubelet"
 	"github.com/tether-edge/tether/edge/link"
 	"github.com/tether-edge/tether/edge/mapper"
+	"github.com/tether-edge/tether/edge/methods"
 	"github.com/tether-edge/tether/edge/mqtt"
 	"github.com/tether-edge/tether/edge/renew"
 	"github.com/tether-edge/tether/edge/store"
@@ -69,8 +70,9 @@ type EdgeCore struct {
 	joins    []string // host:port of the join ports
 	memory   run.Memory
 	devices  *device.Engine
-	mappers  *mapper.Server // nil for none
-	mqtt     *mqtt.Service  // nil for none
+	mappers  *mapper.Server  // nil for none
+	mqtt     *mqtt.Service   // nil for none
+	methods  *methods.Server // nil for none
 }
 
 // New opens the store and builds everything else. cfg is valid. The error says what is missing on this machine.
@@ -312,6 +314,9 @@ func (e *EdgeCore) Start(ctx context.Context) error {
 	}
 	if e.mqtt != nil {
 		group.Add("mqtt", run.Func(persistent("MQTT", e.mqtt.Start, e.part("mqtt"))))
+	}
+	if e.methods != nil {
+		group.Add("methods", run.Func(persistent("the port for methods of devices", e.methods.Start, e.part("methods"))))
 	}
 	group.Add("link", e.link)
 	group.Add("renew", e.renewer)

@@ -15,8 +15,6 @@ import (
 
 // Reasons of conditions, beside those of common/device.
 const (
-	// ReasonFits is that of a Ready condition that is True.
-	ReasonFits = "Fits"
 	// ReasonNoNode: the Device names no node. ReasonNodeNotFound: there is no Node of that name. ReasonNotAnEdge: it is no
 	// edge's. They make Ready False.
 	ReasonNoNode       = "NoNode"
@@ -86,7 +84,7 @@ func (v view) ready() metav1.Condition {
 	case len(found) == 0 && !v.reported:
 		c.Status, c.Reason, c.Message = metav1.ConditionUnknown, ReasonAwaitingReport, v.awaiting()
 	case len(found) == 0:
-		c.Status, c.Reason, c.Message = metav1.ConditionTrue, ReasonFits, "device and model fit together, and the node has the device"
+		c.Status, c.Reason, c.Message = metav1.ConditionTrue, device.ReasonFits, "device and model fit together, and the node has the device"
 	}
 	return c
 }

@@ -26,6 +26,8 @@ const (
 	ReasonReadOnlyDesired   = "ReadOnlyDesired"
 	ReasonInvalidValue      = "InvalidValue"
 	ReasonValueOutOfRange   = "ValueOutOfRange"
+	// ReasonFits is that of a device without findings.
+	ReasonFits = "Fits"
 	// These concern one method.
 	ReasonMethodProperty = "MethodProperty"
 )

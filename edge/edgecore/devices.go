@@ -23,7 +23,7 @@ import (
 func (e *EdgeCore) buildDevices() error {
 	cfg := e.cfg.Devices
 	ear := &deviceEar{e: e}
-	e.devices = device.New(device.Config{Node: e.cfg.NodeName, Pause: cfg.ReportPause.Std()}, device.Deps{Store: deviceStore{e.store}, Listeners: []device.Listener{ear},
+	e.devices = device.New(device.Config{Node: e.cfg.NodeName, Pause: cfg.ReportPause.Std()}, device.Deps{Store: deviceStore{e.store, e}, Listeners: []device.Listener{ear},
 		Log: e.part("device"), Now: e.deps.Now, Registerer: e.reg})
 	if cfg.MapperSocket != "" {
 		var err error
@@ -300,13 +300,27 @@ func (m mqttMemory) All(ctx context.Context, bucket string, visit func(key strin
 	return m.Notes(ctx, bucket, visit)
 }
 
-// deviceStore presents the store as the engine of devices wants it.
-type deviceStore struct{ *store.Store }
+// deviceStore presents the store as the engine of devices wants it, and shows its Events at the node, too.
+type deviceStore struct {
+	*store.Store
+	e *EdgeCore
+}
 
 func (s deviceStore) Keep(ctx context.Context, notes []device.Note, outgoing ...object.Outgoing) error {
 	all := make([]store.Note, len(notes))
 	for i, n := range notes {
 		all[i] = store.Note(n)
 	}
-	return s.Store.Keep(ctx, all, outgoing...)
+	if err := s.Store.Keep(ctx, all, outgoing...); err != nil {
+		return err
+	}
+	for _, o := range outgoing {
+		if o.Key.Kind != object.Events {
+			continue
+		}
+		if err := s.e.api.Happened(ctx, o); err != nil {
+			s.e.part("device").Warn("an event of a device is not shown here", "error", err)
+		}
+	}
+	return nil
 }

@@ -168,13 +168,13 @@ func (e *EdgeCore) build() error {
 	}
 	e.renewer = renew.New(renew.Config{Node: cfg.NodeName, CertFile: cfg.Cloud.CertFile, CAFile: cfg.Cloud.CAFile, Servers: e.joins},
 		renew.Deps{Proxy: e.requests, Identity: e.identity, Roots: e.roots, Log: e.part("renew"), Now: e.deps.Now, Registry: e.reg})
-	e.api, err = kubeapi.New(kubeapi.Config{NodeName: cfg.NodeName, AdminGroup: adminGroup, Version: version.Get().Kubernetes},
-		kubeapi.Deps{Store: e.store, Cloud: e.link, Kubelet: kubeletTransport(kubeletAddress, peopleTLS),
-			Log: e.part("kubeapi"), Clock: clockFunc(e.deps.Now), Registerer: e.reg})
-	if err != nil {
+	if err := e.buildDevices(); err != nil {
 		return err
 	}
-	if err := e.buildDevices(); err != nil {
+	e.api, err = kubeapi.New(kubeapi.Config{NodeName: cfg.NodeName, AdminGroup: adminGroup, Version: version.Get().Kubernetes},
+		kubeapi.Deps{Store: e.store, Cloud: e.link, Kubelet: kubeletTransport(kubeletAddress, peopleTLS), Devices: e.devices,
+			Log: e.part("kubeapi"), Clock: clockFunc(e.deps.Now), Registerer: e.reg})
+	if err != nil {
 		return err
 	}
 	var taints []corev1.Taint

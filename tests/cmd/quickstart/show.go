@@ -242,6 +242,9 @@ func (s *system) changeBoth(ctx context.Context) (string, error) {
 	if err := s.publishPower(ctx, cutPower); err != nil {
 		return "", err
 	}
+	if err := s.keadmEdge(ctx, "get", "devices"); err != nil {
+		return "", err
+	}
 	found, err := s.device(ctx, meter)
 	if err != nil {
 		return "", err

@@ -43,6 +43,10 @@ func (e *EdgeCore) buildDevices() error {
 			return fmt.Errorf("devices.mqtt: %w", err)
 		}
 		e.mqtt = mqtt.New(c, mqtt.Deps{Devices: mqttDevices{e.devices}, Memory: mqttMemory{e.store}, Log: e.part("mqtt"), Registry: e.reg, Now: e.deps.Now})
+		if s := cfg.MQTT.UsersSecret; s.Name != "" {
+			e.mqttUsers = &mqttUsers{key: object.Key{Kind: object.Secrets, Namespace: s.Namespace, Name: s.Name}, node: e.cfg.NodeName, store: e.store, set: e.mqtt.SetUsers,
+				shown: func(ctx context.Context, o object.Outgoing) error { return e.api.Happened(ctx, o) }, log: e.part("mqtt"), now: e.deps.Now}
+		}
 	}
 	return nil
 }
@@ -55,13 +59,7 @@ func mqttConfig(cfg *v1alpha1.EdgeCore) mqtt.Config {
 	}
 	c.Broker.Listen, c.Broker.Anonymous = m.BindAddress, m.Anonymous
 	c.Broker.ListenTLS, c.Broker.CertFile, c.Broker.KeyFile = m.TLS.BindAddress, m.TLS.CertFile, m.TLS.KeyFile
-	for _, u := range m.Users {
-		user := mqtt.User{Name: u.Name, Hash: u.PasswordHash}
-		for _, a := range u.ACL {
-			user.ACL = append(user.ACL, mqtt.Access{Filter: a.Filter, Read: a.Read, Write: a.Write})
-		}
-		c.Broker.Users = append(c.Broker.Users, user)
-	}
+	c.Broker.Users, c.Broker.MoreUsers = usersOf(m.Users), m.UsersSecret.Name != ""
 	c.Server = mqtt.Server{URL: m.Server.URL, User: m.Server.User, PasswordFile: m.Server.PasswordFile, CAFile: m.Server.CAFile, CertFile: m.Server.CertFile, KeyFile: m.Server.KeyFile}
 	return c
 }

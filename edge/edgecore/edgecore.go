@@ -50,24 +50,25 @@ type Deps struct {
 
 // EdgeCore is one edge node.
 type EdgeCore struct {
-	cfg      *v1alpha1.EdgeCore
-	deps     Deps
-	reg      *prometheus.Registry
-	identity *pki.Identity
-	roots    *pki.Authorities
-	local    *localPKI
-	store    *store.Store
-	link     *link.Link
-	api      *kubeapi.Server
-	kubelet  *kubelet.Kubelet
-	renewer  *renew.Renewer
-	clock    *clock.Clock
-	proxy    transport.Proxy
-	joins    []string // host:port of the join ports
-	memory   run.Memory
-	devices  *device.Engine
-	mappers  *mapper.Server // nil for none
-	mqtt     *mqtt.Service  // nil for none
+	cfg       *v1alpha1.EdgeCore
+	deps      Deps
+	reg       *prometheus.Registry
+	identity  *pki.Identity
+	roots     *pki.Authorities
+	local     *localPKI
+	store     *store.Store
+	link      *link.Link
+	api       *kubeapi.Server
+	kubelet   *kubelet.Kubelet
+	renewer   *renew.Renewer
+	clock     *clock.Clock
+	proxy     transport.Proxy
+	joins     []string // host:port of the join ports
+	memory    run.Memory
+	devices   *device.Engine
+	mappers   *mapper.Server // nil for none
+	mqtt      *mqtt.Service  // nil for none
+	mqttUsers *mqttUsers     // nil for none
 }
 
 // New opens the store and builds everything else. cfg is valid. The error says what is missing on this machine.
@@ -310,6 +311,9 @@ func (e *EdgeCore) Start(ctx context.Context) error {
 	group.Add("device", e.devices)
 	if e.mappers != nil {
 		group.Add("mapper", run.Func(persistent("the socket for mappers", e.mappers.Start, e.part("mapper"))))
+	}
+	if e.mqttUsers != nil {
+		group.Add("mqtt-users", e.mqttUsers)
 	}
 	if e.mqtt != nil {
 		group.Add("mqtt", run.Func(persistent("MQTT", e.mqtt.Start, e.part("mqtt"))))

@@ -51,10 +51,18 @@ func newUsers(list []User) *users {
 // nobody is the hash of no password, of bcrypt's usual cost: a name that does not exist takes as long as a wrong password.
 const nobody = "$2a$10$ajq8Q7fbtFRQvXpdCq7Jcuy.Rx1h/L4J60Otx.gyNLbAYctGMJ9tK"
 
-// check returns the rights of name if password is its own.
-func (u *users) check(name string, password []byte) (*rights, bool) {
+// hash is a user's, empty for one who does not exist.
+func (u *users) hash(name string) string {
+	if user := u.byName[name]; user != nil {
+		return user.Hash
+	}
+	return ""
+}
+
+// check reports whether password is that of name.
+func (u *users) check(name string, password []byte) bool {
 	if len(password) > 72 { // bcrypt looks no further
-		return nil, false
+		return false
 	}
 	mac := hmac.New(sha256.New, u.key[:])
 	mac.Write([]byte(name + "\x00"))
@@ -64,7 +72,7 @@ func (u *users) check(name string, password []byte) (*rights, bool) {
 	known := u.right[sum]
 	u.mu.Unlock()
 	if known {
-		return u.rights[name], true
+		return true
 	}
 	hash := nobody
 	user := u.byName[name]
@@ -75,10 +83,10 @@ func (u *users) check(name string, password []byte) (*rights, bool) {
 	err := bcrypt.CompareHashAndPassword([]byte(hash), password)
 	u.slow.Unlock()
 	if err != nil || user == nil {
-		return nil, false
+		return false
 	}
 	u.mu.Lock()
 	u.right[sum] = true // one entry a user: only its own password is right
 	u.mu.Unlock()
-	return u.rights[name], true
+	return true
 }

@@ -58,6 +58,66 @@ func TestOnlyUsersWithTheirPasswordGetIn(t *testing.T) {
 	}
 }
 
+func TestUsersChangeWhileTheBrokerRuns(t *testing.T) {
+	r := start(t, nil, func(c *Config) {
+		c.Broker.Users, c.Broker.MoreUsers = []User{user(t, "ann", "p", Access{"#", true, true})}, true
+	})
+	if err := r.SetUsers(nil); err != nil {
+		t.Fatal(err)
+	}
+	bob := user(t, "bob", "p", Access{"a", true, true})
+	refused(t, as(options(r.Address(), "b"), "bob", "p"), "a user who is not there yet")
+	if err := r.SetUsers([]User{bob}); err != nil {
+		t.Fatal(err)
+	}
+	lost := make(chan error, 1)
+	c := dial(t, as(options(r.Address(), "b"), "bob", "p").SetConnectionLostHandler(func(_ paho.Client, err error) { lost <- err }))
+	if got := c.granted(t, "b"); got != 128 {
+		t.Errorf("it may read what it may not: %d", got)
+	}
+	bob.ACL = append(bob.ACL, Access{"b", true, false})
+	if err := r.SetUsers([]User{bob}); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.granted(t, "b"); got != 1 {
+		t.Errorf("a right that it was given is refused: %d", got)
+	}
+	for what, bad := range map[string]User{"no name": {Hash: bob.Hash}, "no hash": {Name: "x", Hash: "x"}, "no filter": {Name: "x", Hash: bob.Hash, ACL: []Access{{"#/a", true, true}}},
+		"a name of the configuration": {Name: "ann", Hash: bob.Hash}} {
+		if err := r.SetUsers([]User{bad}); err == nil {
+			t.Errorf("%s: accepted", what)
+		}
+	}
+	c.subscribe(t, "a", 1)
+	c.publish(t, "a", 1, false, "still there")
+	c.expect(t, "a", "still there")
+	other := dial(t, as(options(r.Address(), "ann"), "ann", "p"))
+	if err := r.SetUsers([]User{user(t, "bob", "q")}); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-lost:
+	case <-time.After(20 * time.Second):
+		t.Fatal("who has another password is still connected")
+	}
+	refused(t, as(options(r.Address(), "b"), "bob", "p"), "the former password")
+	dial(t, as(options(r.Address(), "b"), "bob", "q"))
+	other.subscribe(t, "x", 1) // nobody else noticed
+	if n := testutil.ToFloat64(r.metrics.users); n != 2 {
+		t.Errorf("%v users are counted, expected 2", n)
+	}
+	if n := testutil.ToFloat64(r.metrics.cut.WithLabelValues("user")); n != 1 {
+		t.Errorf("%v connections were closed, expected 1", n)
+	}
+}
+
+// Where users are to come, a name that is none of theirs is no name to come in with, though nobody needs one.
+func TestANameHasToBeAUsersWhereUsersAreToCome(t *testing.T) {
+	r := start(t, nil, func(c *Config) { c.Broker.MoreUsers = true })
+	dial(t, options(r.Address(), "a"))
+	refused(t, as(options(r.Address(), "b"), "bob", "p"), "a name before the users have come")
+}
+
 func TestAClientSeesAndSaysOnlyWhatItsACLAllows(t *testing.T) {
 	r := start(t, nil, func(c *Config) {
 		c.Broker.Users = []User{

@@ -2,7 +2,10 @@ package mqtt
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,6 +33,8 @@ type Service struct {
 	answerer *answerer
 	notices  chan message
 	waiting  atomic.Int64 // bytes in notices
+	users    atomic.Pointer[users]
+	broker   atomic.Pointer[broker] // the one that runs, or ran last; nil before
 	ready    chan struct{}
 	once     sync.Once
 	addr     string // set before ready is closed
@@ -44,6 +49,8 @@ const (
 // New returns a Service that does nothing until Start. cfg must be valid.
 func New(cfg Config, deps Deps) *Service {
 	s := &Service{cfg: cfg, deps: deps, metrics: newMetrics(deps.Registry), notices: make(chan message, maxNotices), ready: make(chan struct{})}
+	s.users.Store(newUsers(cfg.Broker.Users))
+	s.metrics.users.Set(float64(len(cfg.Broker.Users)))
 	timeout := cfg.Broker.Limits.Request
 	if timeout <= 0 {
 		timeout = 10 * time.Second
@@ -59,8 +66,32 @@ func (s *Service) Start(ctx context.Context) error {
 		c := newClient(s.cfg.Server, s.cfg.Node, s.answerer)
 		return s.with(ctx, c.publish, func(ctx context.Context) error { return c.serve(ctx, func() { s.listening(s.cfg.Server.URL) }) })
 	}
-	b := newBroker(s.cfg.Broker, s.cfg.Node, s.deps.Memory, s.answerer)
+	b := newBroker(s.cfg.Broker, s.cfg.Node, &s.users, s.deps.Memory, s.answerer)
+	s.broker.Store(b)
 	return s.with(ctx, b.publish, func(ctx context.Context) error { return b.serve(ctx, s.listening) })
+}
+
+// SetUsers makes more the users beside those of the configuration, in place of what it was given before. It takes effect at once:
+// rights are judged anew, and connections of users who are gone or have another password are closed. After an error everything is
+// as it was.
+func (s *Service) SetUsers(more []User) error {
+	own := newUsers(s.cfg.Broker.Users)
+	faults := userFaults(more)
+	for i, u := range more {
+		if own.byName[u.Name] != nil {
+			faults = append(faults, fmt.Errorf("users[%d]: expected a name that is not in the configuration too, found %q", i, u.Name))
+		}
+	}
+	if len(faults) > 0 {
+		return errors.Join(faults...)
+	}
+	all := slices.Concat(s.cfg.Broker.Users, more)
+	s.users.Store(newUsers(all))
+	s.metrics.users.Set(float64(len(all)))
+	if b := s.broker.Load(); b != nil {
+		b.expel()
+	}
+	return nil
 }
 
 // Ready is closed once clients are served, or the external broker was reached for the first time.

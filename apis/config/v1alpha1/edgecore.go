@@ -143,8 +143,20 @@ type MQTT struct {
 	Anonymous   bool       `json:"anonymous"`
 	TLS         MQTTTLS    `json:"tls"`
 	Users       []MQTTUser `json:"users"`
-	Server      MQTTServer `json:"server"`
+	// UsersSecret names a Secret with more users of the internal broker. It is used while it is at this node, which is as long
+	// as a pod of the node refers to it. Empty means none.
+	UsersSecret MQTTUsersSecret `json:"usersSecret"`
+	Server      MQTTServer      `json:"server"`
 }
+
+// MQTTUsersSecret names a Secret whose key MQTTUsersKey has a list of MQTTUsers in YAML.
+type MQTTUsersSecret struct {
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+}
+
+// MQTTUsersKey is the key of the users in their Secret.
+const MQTTUsersKey = "users.yaml"
 
 // MQTTMode says which broker is used.
 type MQTTMode string
@@ -327,7 +339,13 @@ func (d *EdgeDevices) validate(f *faults) {
 			f.path("devices.mqtt.tls.certFile", m.TLS.CertFile)
 			f.path("devices.mqtt.tls.keyFile", m.TLS.KeyFile)
 		}
+		if (m.UsersSecret.Namespace == "") != (m.UsersSecret.Name == "") {
+			f.add("devices.mqtt.usersSecret", "namespace and name, or neither", m.UsersSecret)
+		}
 	case MQTTExternal:
+		if m.UsersSecret.Name != "" {
+			f.add("devices.mqtt.usersSecret", "none, since devices.mqtt.mode is external: the broker that is there has users of its own", m.UsersSecret)
+		}
 		if m.Server.URL == "" {
 			f.add("devices.mqtt.server.url", "tcp://host:port or ssl://host:port, since devices.mqtt.mode is external", m.Server.URL)
 		}

@@ -238,6 +238,7 @@ func connect(t *testing.T, from, addr, id string) (net.Conn, byte) {
 func TestASlowSubscriberHoldsUpNobody(t *testing.T) {
 	r := start(t, nil, func(c *Config) {
 		c.Broker.Limits.Stall, c.Broker.Limits.MessageRate, c.Broker.Limits.ByteRate = time.Second, 1<<20, 1<<30
+		c.Broker.Limits.QueueBytes = 1 << 30 // else no more may be for it than the kernel's buffers hold
 	})
 	slow, code := connect(t, "127.0.0.1", r.Address(), "slow")
 	if code != 0 {

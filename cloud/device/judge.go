@@ -114,6 +114,9 @@ func desire(v view, current *v1beta1.DeviceStatus, report *Report, now time.Time
 	s.Status.Conditions = nil
 	set := func(c metav1.Condition) { s.Status.Conditions = append(s.Status.Conditions, carry(says, c, now)) }
 	set(v.ready())
+	if text := device.UnsupportedPushes(v.device); text != "" {
+		set(metav1.Condition{Type: v1beta1.ConditionPushSupported, Status: metav1.ConditionFalse, Reason: device.ReasonNotSupportedYet, Message: text, ObservedGeneration: v.device.Generation})
+	}
 	switch {
 	case !v.reported:
 		delete(s.Annotations, AnnotationNode)
@@ -128,7 +131,7 @@ func desire(v view, current *v1beta1.DeviceStatus, report *Report, now time.Time
 		}
 	}
 	for _, c := range says { // those of others, and what the node reported before
-		if indexOf(s.Status.Conditions, c.Type) < 0 && (report == nil || !slices.Contains(edgeConditions, c.Type)) {
+		if c.Type != v1beta1.ConditionPushSupported && indexOf(s.Status.Conditions, c.Type) < 0 && (report == nil || !slices.Contains(edgeConditions, c.Type)) {
 			s.Status.Conditions = append(s.Status.Conditions, c)
 		}
 	}

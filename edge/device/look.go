@@ -113,5 +113,9 @@ func (e *Engine) shown(d *entry) *v1beta1.DeviceStatus {
 	}
 	ready.ObservedGeneration = d.device.Generation
 	s.Status.Conditions = append(s.Status.Conditions, ready)
+	if text := device.UnsupportedPushes(d.device); text != "" {
+		s.Status.Conditions = append(s.Status.Conditions, metav1.Condition{Type: v1beta1.ConditionPushSupported, Status: metav1.ConditionFalse,
+			Reason: device.ReasonNotSupportedYet, Message: text, ObservedGeneration: d.device.Generation})
+	}
 	return s
 }

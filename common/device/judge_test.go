@@ -46,6 +46,8 @@ func TestJudgements(t *testing.T) {
 		{"protocol: {protocolName: modbus}", "", []string{"NoModel: expected the name of a DeviceModel in spec.deviceModelRef.name, found none"}, ""},
 		{"deviceModelRef: {name: ''}, protocol: {protocolName: modbus}", boiler, []string{"NoModel: "}, ""},
 		{fits, "", []string{`ModelNotFound: expected DeviceModel "boiler" in namespace "site", found none`}, ""},
+		{"deviceModelRef: {name: boiler}", "", []string{"ModelNotFound: "}, ""}, // the model may say the protocol
+		{"properties: []", "", []string{"NoModel: ", "NoProtocol: "}, ""},
 		{"deviceModelRef: {name: free}", "metadata: {name: free}", []string{"NoProtocol: expected a protocol in spec.protocol.protocolName or in the model, found none"}, ""},
 		{"deviceModelRef: {name: boiler}, protocol: {protocolName: opcua}", boiler, []string{`ProtocolMismatch: expected the protocol of DeviceModel "boiler", "modbus", found "opcua"`}, ""},
 		{"deviceModelRef: {name: boiler}, protocol: {protocolName: Modbus}", boiler, []string{"ProtocolMismatch: "}, ""},

@@ -335,6 +335,51 @@ func TestLimits(t *testing.T) {
 	c.expect(t, "a", "still here")
 }
 
+// What waits for all clients is bounded, and those who are away take nothing from one who reads.
+func TestTheQueuesOfAllClientsAreBoundedTogether(t *testing.T) {
+	const room, size = 64 << 10, 1 << 10
+	r := start(t, &ram{}, func(c *Config) { c.Broker.Limits.QueuedBytes = room })
+	for i := range 8 {
+		away := dial(t, lasting(r.Address(), fmt.Sprint("away", i)))
+		away.subscribe(t, "a", 1)
+		away.Disconnect(100)
+	}
+	reads := dial(t, options(r.Address(), "reads"))
+	reads.subscribe(t, "a", 1)
+	from := dial(t, options(r.Address(), "from"))
+	for i := range 100 { // 100 KiB for each
+		from.publish(t, "a", 1, false, fmt.Sprintf("%03d%s", i, strings.Repeat("x", size)))
+		if m := reads.next(t); !strings.HasPrefix(string(m.Payload()), fmt.Sprintf("%03d", i)) {
+			t.Fatalf("the one who reads got %.3s, expected %03d", m.Payload(), i)
+		}
+	}
+	if n := testutil.ToFloat64(r.metrics.queued); n < room/2 || n > room+9*2*size {
+		t.Errorf("%v bytes wait, expected about %d", n, room)
+	}
+	if n := testutil.ToFloat64(r.metrics.dropped.WithLabelValues("queues")); n < 8*30 {
+		t.Errorf("%v messages were dropped, expected most of 800", n)
+	}
+}
+
+// Shares that were taken when there were fewer clients do not add up without end.
+func TestMoreClientsDoNotRaiseTheBoundOfAll(t *testing.T) {
+	const room, size = 64 << 10, 1 << 10
+	r := start(t, &ram{}, func(c *Config) { c.Broker.Limits.QueuedBytes = room })
+	from := dial(t, options(r.Address(), "from"))
+	for i := range 14 {
+		topic := fmt.Sprint("a", i)
+		away := dial(t, lasting(r.Address(), topic))
+		away.subscribe(t, topic, 1)
+		away.Disconnect(100)
+		for range 70 {
+			from.publish(t, topic, 1, false, strings.Repeat("x", size))
+		}
+	}
+	if n := testutil.ToFloat64(r.metrics.queued); n < 2*room || n > 2*room+2*size {
+		t.Errorf("%v bytes wait, expected about %d", n, 2*room)
+	}
+}
+
 // What waits for a client that is away is bounded in messages and in bytes.
 func TestTheQueueOfAClientIsBounded(t *testing.T) {
 	for _, x := range []struct{ queue, bytes, want int }{{10, 1 << 20, 10}, {1000, 3000, 3}} {

@@ -320,8 +320,8 @@ func (h *hook) OnACLCheck(cl *mochi.Client, topic string, write bool) bool {
 	}
 	c, _ := cl.Net.Conn.(*conn)
 	if c == nil || !c.subscribing.Load() {
-		if h.b.full(cl.ID) {
-			h.b.metrics.dropped.WithLabelValues("queue").Inc()
+		if reason := h.b.full(cl.ID); reason != "" {
+			h.b.metrics.dropped.WithLabelValues(reason).Inc()
 			return false
 		}
 		return h.b.rights(cl).may(topic, false)

@@ -63,7 +63,7 @@ type MarkSynced struct {
 	Restored bool
 }
 
-// SendWrite (edge) asks to load an outbox entry and to send it as a Write, or to call Edge.Gone if it is no more.
+// SendWrite (edge) asks to load an outbox entry and to send it as a Write, or to call Edge.Unsent if it is no more.
 type SendWrite struct{ ID uint64 }
 
 // DropWrite (edge) asks to remove an outbox entry: the answer is final.

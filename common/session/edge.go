@@ -190,6 +190,12 @@ func (e *Edge) Queued(h Head) { e.out.add(h) }
 // live ended.
 func (e *Edge) Gone(id uint64) { e.out.remove(id) }
 
+// Unsent tells that a write that SendWrite asked for was not sent, since its entry is no more: no answer will come.
+func (e *Edge) Unsent(id uint64) {
+	e.out.land(id)
+	e.out.remove(id)
+}
+
 // Vitals is what an edge tells the hub with each ping.
 type Vitals struct {
 	// LeaseAge is the time since the kubelet last renewed its lease; negative where it never did.

@@ -19,8 +19,10 @@ type outbox struct {
 	waiting lines
 	// resting holds the keys that back off, with the time of their next try.
 	resting timers
-	// open is how many writes have no answer, low how many of those are of low priority.
-	open, low int
+	// flights are the writes without an answer, by ID: whether they are of low priority, which low counts. One that was superseded
+	// is among them until its answer has come: the cloud still works on it.
+	flights map[uint64]bool
+	low     int
 }
 
 // line is the queue of one key's writes.
@@ -28,14 +30,13 @@ type line struct {
 	key      object.Key
 	heads    []Head // by ID
 	sending  uint64 // ID of the write without an answer, 0 if none
-	low      bool   // that write is of low priority
 	failures int
 	resting  bool
 	index    int // in waiting, -1 if it is not there
 }
 
 func newOutbox(cfg EdgeConfig) outbox {
-	return outbox{cfg: cfg, keys: map[object.Key]*line{}, byID: map[uint64]*line{}}
+	return outbox{cfg: cfg, keys: map[object.Key]*line{}, byID: map[uint64]*line{}, flights: map[uint64]bool{}}
 }
 
 func (o *outbox) add(h Head) {
@@ -84,7 +85,7 @@ func (o *outbox) take(now time.Time) (ids []uint64, next time.Time) {
 			o.arrange(l)
 		}
 	}
-	for o.open < o.cfg.WriteWindow && len(o.waiting) > 0 {
+	for len(o.flights) < o.cfg.WriteWindow && len(o.waiting) > 0 {
 		l := o.waiting[0]
 		// What waits for its turn in the cloud, as devices do, must leave room for what the node lives by. All others in the
 		// heap are of no higher priority.
@@ -92,8 +93,8 @@ func (o *outbox) take(now time.Time) (ids []uint64, next time.Time) {
 		if low && o.low >= max(1, o.cfg.WriteWindow/2) {
 			break
 		}
-		l.sending, l.low = l.heads[0].ID, low
-		o.open++
+		l.sending = l.heads[0].ID
+		o.flights[l.sending] = low
 		if low {
 			o.low++
 		}
@@ -106,7 +107,7 @@ func (o *outbox) take(now time.Time) (ids []uint64, next time.Time) {
 	return ids, next
 }
 
-// remove takes an entry out, answered or not.
+// remove takes an entry out, answered or not. A write of it that is under way keeps its place in the window.
 func (o *outbox) remove(id uint64) {
 	l := o.byID[id]
 	if l == nil {
@@ -115,21 +116,21 @@ func (o *outbox) remove(id uint64) {
 	delete(o.byID, id)
 	l.heads = slices.DeleteFunc(l.heads, func(h Head) bool { return h.ID == id })
 	if l.sending == id {
-		o.answered(l)
+		l.sending = 0
 	}
 	o.arrange(l)
 }
 
-// answered notes that a line's write is not under way any more.
-func (o *outbox) answered(l *line) {
-	l.sending = 0
-	o.open--
-	if l.low {
+// land frees the place of a write that has its answer, or was never sent.
+func (o *outbox) land(id uint64) {
+	if o.flights[id] {
 		o.low--
 	}
+	delete(o.flights, id)
 }
 
 func (o *outbox) result(now time.Time, r *wire.Result) []Effect {
+	o.land(r.Id)
 	l := o.byID[r.Id]
 	if l == nil || l.sending != r.Id {
 		return nil // superseded meanwhile: the entry that took its place has an answer of its own to come
@@ -139,7 +140,7 @@ func (o *outbox) result(now time.Time, r *wire.Result) []Effect {
 		o.remove(r.Id)
 		return []Effect{DropWrite{Key: l.key, Result: r}}
 	}
-	o.answered(l)
+	l.sending = 0
 	l.failures++
 	wait := min(o.cfg.RetryMin<<min(l.failures-1, 16), o.cfg.RetryMax)
 	wait = wait/2 + time.Duration(o.cfg.Rand()*float64(wait/2))

@@ -1,7 +1,6 @@
 package session
 
 import (
-	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -10,32 +9,35 @@ import (
 	"github.com/tether-edge/tether/common/wire"
 )
 
-// Statuses of devices wait for their turn in the cloud: with a thousand of them under way the node's own must not wait.
-func TestWritesOfLowPriorityLeaveRoomForTheOthers(t *testing.T) {
-	now := time.Unix(1e6, 0)
-	o := newOutbox(EdgeConfig{WriteWindow: 8, RetryMin: time.Second, RetryMax: time.Minute, Rand: func() float64 { return 0 }})
-	add := func(id uint64, priority int) {
-		o.add(Head{ID: id, Key: object.Key{Kind: object.DeviceStatuses, Namespace: "ns", Name: fmt.Sprint(id)}, Priority: priority})
+// A device that reports fast replaces its own status again and again: what of it the cloud still works on counts.
+func TestASupersededWriteKeepsItsPlaceUntilItsAnswer(t *testing.T) {
+	edge := NewEdge(EdgeConfig{WriteWindow: 4, RetryMin: time.Second, RetryMax: time.Second, Rand: func() float64 { return 0 }}, Held{})
+	head := func(id uint64, name string) Head {
+		return Head{ID: id, Key: object.Key{Kind: object.DeviceStatuses, Namespace: "ns", Name: name}}
 	}
-	take := func(want ...uint64) {
+	sends := func(what string, want ...uint64) {
 		t.Helper()
-		if ids, _ := o.take(now); !slices.Equal(ids, want) {
-			t.Fatalf("sends %v, expected %v", ids, want)
+		if ids, _ := edge.out.take(time.Time{}); !slices.Equal(ids, want) {
+			t.Errorf("%s: sends %v, expected %v", what, ids, want)
 		}
 	}
-	for id := uint64(1); id <= 20; id++ {
-		add(id, object.PriorityPod/2)
+	edge.Queued(head(1, "fast"))
+	edge.Queued(head(2, "other"))
+	edge.Queued(head(3, "third"))
+	sends("half of the window is for devices", 1, 2)
+	edge.Gone(1)
+	edge.Queued(head(4, "fast"))
+	sends("the first is superseded, and on its way")
+	edge.out.result(time.Time{}, &wire.Result{Id: 1})
+	sends("it has its answer", 3)
+	edge.Gone(2)
+	edge.Unsent(2)
+	sends("the second was never sent", 4)
+	for _, id := range []uint64{3, 4} {
+		edge.out.result(time.Time{}, &wire.Result{Id: id, Final: true})
+		edge.out.result(time.Time{}, &wire.Result{Id: id, Final: true}) // a hub that repeats itself
 	}
-	take(1, 2, 3, 4)
-	for id := uint64(101); id <= 106; id++ {
-		add(id, object.PriorityPod)
+	if len(edge.out.flights) != 0 || edge.out.low != 0 || len(edge.out.keys) != 0 {
+		t.Errorf("in the end %d writes are under way, %d of low priority, of %d keys", len(edge.out.flights), edge.out.low, len(edge.out.keys))
 	}
-	take(101, 102, 103, 104)
-	o.result(now, &wire.Result{Id: 1, Code: 200, Final: true})
-	take(105)
-	o.result(now, &wire.Result{Id: 2, Code: 503})
-	o.result(now, &wire.Result{Id: 101, Code: 200, Final: true})
-	take(106, 5)
-	o.remove(3) // a newer one takes its place
-	take(6)
 }

@@ -57,7 +57,7 @@ func (s *sim) edgeEffects(effects []Effect) {
 		case SendWrite:
 			w, ok := s.edge.outbox[e.ID]
 			if !ok {
-				s.edge.session.Gone(e.ID)
+				s.edge.session.Unsent(e.ID)
 				continue
 			}
 			s.put(&s.link.up, &wire.Frame{Body: &wire.Frame_Write{Write: &wire.Write{Id: w.id, Kind: string(w.key.Kind),

@@ -342,7 +342,7 @@ func (p *peer) write(ctx context.Context, id uint64) error {
 		return fmt.Errorf("%w: read a queued write: %w", errStore, err)
 	}
 	if !ok {
-		p.machine.Gone(id)
+		p.machine.Unsent(id)
 		p.again = true
 		return nil
 	}

@@ -132,7 +132,7 @@ $(STATE)/bin/%: tools
 .PRECIOUS: $(STATE)/bin/%
 
 .PHONY: quickstart
-quickstart: build $(STATE)/bin/quickstart ## bring up a cluster and an edge node, cut the cable, watch it carry on (root)
+quickstart: build mapper $(STATE)/bin/quickstart ## bring up a cluster, an edge node and devices, cut the cable, watch it carry on (root)
 	@TETHER_BIN=$(BIN) $(STATE)/bin/quickstart up
 
 .PHONY: status cut heal down

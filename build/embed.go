@@ -26,6 +26,8 @@ const (
 var (
 	//go:embed manifests/rbac.yaml
 	rbac []byte
+	//go:embed manifests/devices.yaml
+	deviceRoles []byte
 	//go:embed manifests/impersonation.yaml
 	constrained []byte
 	//go:embed manifests/impersonation-legacy.yaml
@@ -45,6 +47,9 @@ var (
 // RBAC returns the namespace, the service account and CloudCore's own rights, as YAML documents. They do not include
 // the right to act as a node: add ConstrainedImpersonation or LegacyImpersonation.
 func RBAC() []byte { return slices.Clone(rbac) }
+
+// DeviceRoles returns what users with the cluster's roles view, edit and admin may do with devices, as YAML documents.
+func DeviceRoles() []byte { return slices.Clone(deviceRoles) }
 
 // ConstrainedImpersonation returns the rights to act as a node, verb by verb, on API servers from 1.36, as YAML
 // documents. Older ones accept the objects and ignore the verbs.

@@ -174,6 +174,11 @@ func (c *Controller) workOn(ctx context.Context, key types.NamespacedName) {
 func (c *Controller) entry(key types.NamespacedName) *entry {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.entryLocked(key)
+}
+
+// entryLocked is entry with c.mu held.
+func (c *Controller) entryLocked(key types.NamespacedName) *entry {
 	e := c.entries[key]
 	if e == nil {
 		e = &entry{}

@@ -98,6 +98,29 @@ func TestReadySaysWhatIsWrong(t *testing.T) {
 }
 
 // A Node changes every few seconds.
+func TestAPushThatIsNotSupportedYetIsSaidAsLongAsItIsThere(t *testing.T) {
+	run(t, 1, Config{}, func(t *testing.T, w *world, all []*Controller) {
+		d := w.add(t, "pump", "edge-1")
+		say(t, all[0], "edge-1", d, "45")
+		if got := condition(w.status(t, "pump"), "PushSupported"); got != "absent" {
+			t.Errorf("without a push the condition is %s", got)
+		}
+		d.Spec.Properties[0].PushMethod = &v1beta1.PushMethod{DBMethod: &v1beta1.DBMethod{MySQL: &v1beta1.DBMethodMySQL{}}}
+		w.put(d)
+		synctest.Wait()
+		s := w.status(t, "pump")
+		if got := condition(s, "PushSupported") + ", " + condition(s, "Ready"); got != "False NotSupportedYet, True Fits" {
+			t.Errorf("the conditions are %s", got)
+		}
+		d.Spec.Properties[0].PushMethod = nil
+		w.put(d)
+		synctest.Wait()
+		if got := condition(w.status(t, "pump"), "PushSupported"); got != "absent" {
+			t.Errorf("the condition stays %s", got)
+		}
+	})
+}
+
 func TestANodeIsNewsToItsDevicesWhenItComesOrGoes(t *testing.T) {
 	run(t, 1, Config{}, func(t *testing.T, w *world, all []*Controller) {
 		d := w.add(t, "pump", "edge-1")

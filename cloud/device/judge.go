@@ -15,8 +15,6 @@ import (
 
 // Reasons of conditions, beside those of common/device.
 const (
-	// ReasonFits is that of a Ready condition that is True.
-	ReasonFits = "Fits"
 	// ReasonNoNode: the Device names no node. ReasonNodeNotFound: there is no Node of that name. ReasonNotAnEdge: it is no
 	// edge's. They make Ready False.
 	ReasonNoNode       = "NoNode"
@@ -86,7 +84,7 @@ func (v view) ready() metav1.Condition {
 	case len(found) == 0 && !v.reported:
 		c.Status, c.Reason, c.Message = metav1.ConditionUnknown, ReasonAwaitingReport, v.awaiting()
 	case len(found) == 0:
-		c.Status, c.Reason, c.Message = metav1.ConditionTrue, ReasonFits, "device and model fit together, and the node has the device"
+		c.Status, c.Reason, c.Message = metav1.ConditionTrue, device.ReasonFits, "device and model fit together, and the node has the device"
 	}
 	return c
 }
@@ -116,6 +114,9 @@ func desire(v view, current *v1beta1.DeviceStatus, report *Report, now time.Time
 	s.Status.Conditions = nil
 	set := func(c metav1.Condition) { s.Status.Conditions = append(s.Status.Conditions, carry(says, c, now)) }
 	set(v.ready())
+	if text := device.UnsupportedPushes(v.device); text != "" {
+		set(metav1.Condition{Type: v1beta1.ConditionPushSupported, Status: metav1.ConditionFalse, Reason: device.ReasonNotSupportedYet, Message: text, ObservedGeneration: v.device.Generation})
+	}
 	switch {
 	case !v.reported:
 		delete(s.Annotations, AnnotationNode)
@@ -130,7 +131,7 @@ func desire(v view, current *v1beta1.DeviceStatus, report *Report, now time.Time
 		}
 	}
 	for _, c := range says { // those of others, and what the node reported before
-		if indexOf(s.Status.Conditions, c.Type) < 0 && (report == nil || !slices.Contains(edgeConditions, c.Type)) {
+		if c.Type != v1beta1.ConditionPushSupported && indexOf(s.Status.Conditions, c.Type) < 0 && (report == nil || !slices.Contains(edgeConditions, c.Type)) {
 			s.Status.Conditions = append(s.Status.Conditions, c)
 		}
 	}

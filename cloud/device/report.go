@@ -139,9 +139,9 @@ func (c *Controller) pending(key types.NamespacedName, node string, report *Repo
 // put makes p the device's newest report. An older one is answered at once: its edge has a newer one under way, and asks again if
 // that is lost.
 func (c *Controller) put(key types.NamespacedName, p *pending) {
-	e := c.entry(key)
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	e := c.entryLocked(key) // in one section: in an entry that is forgotten meanwhile nobody would find p
 	if old := e.waiting; old != nil {
 		c.m.superseded.Inc()
 		old.answer <- later(http.StatusServiceUnavailable, "Superseded", retrySoon, "a later report of this device took its place")
@@ -169,6 +169,11 @@ func (c *Controller) claim(e *entry, p *pending) bool {
 func (c *Controller) answer(key types.NamespacedName, p *pending, r *wire.Result) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.answerLocked(key, p, r)
+}
+
+// answerLocked is answer with c.mu held.
+func (c *Controller) answerLocked(key types.NamespacedName, p *pending, r *wire.Result) {
 	e := c.entries[key]
 	if e == nil {
 		return

@@ -102,9 +102,9 @@ func (c *Controller) newest(key types.NamespacedName, e *entry, d *v1beta1.Devic
 // forget drops what is known of a device that is gone.
 func (c *Controller) forget(key types.NamespacedName) {
 	c.index.remove(key)
-	c.answer(key, nil, later(http.StatusConflict, metav1.StatusReasonConflict, retrySoon, "device %s is gone", key))
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.answerLocked(key, nil, later(http.StatusConflict, metav1.StatusReasonConflict, retrySoon, "device %s is gone", key))
 	delete(c.entries, key)
 }
 

@@ -5,15 +5,19 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/tether-edge/tether/apis/devices/v1beta1"
 	"github.com/tether-edge/tether/common/object"
+	"github.com/tether-edge/tether/common/wire"
 )
 
 func (w *world) fail(err error) {
@@ -302,4 +306,38 @@ func TestAContestSlowsDown(t *testing.T) {
 			t.Errorf("Ready is %s", got)
 		}
 	})
+}
+
+// A report that comes while its device is forgotten is answered, or waits where it is found.
+func TestNoReportIsLostToADeviceThatGoes(t *testing.T) {
+	c := &Controller{entries: map[types.NamespacedName]*entry{}, index: newIndex(), m: newMetrics(prometheus.NewRegistry(), func() float64 { return 0 }, func(string) float64 { return 0 })}
+	key := named("pump")
+	var all []*pending
+	done := make(chan struct{})
+	var forgetting sync.WaitGroup
+	for range 2 {
+		forgetting.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+					c.forget(key)
+				}
+			}
+		})
+	}
+	for range 50000 {
+		p := &pending{answer: make(chan *wire.Result, 1)}
+		c.put(key, p)
+		all = append(all, p)
+	}
+	close(done)
+	forgetting.Wait()
+	c.forget(key)
+	for _, p := range all {
+		if len(p.answer) == 0 {
+			t.Fatal("a report waits where nobody finds it")
+		}
+	}
 }

@@ -26,6 +26,8 @@ const (
 	ReasonReadOnlyDesired   = "ReadOnlyDesired"
 	ReasonInvalidValue      = "InvalidValue"
 	ReasonValueOutOfRange   = "ValueOutOfRange"
+	// ReasonFits is that of a device without findings.
+	ReasonFits = "Fits"
 	// These concern one method.
 	ReasonMethodProperty = "MethodProperty"
 )
@@ -64,7 +66,6 @@ func (f *findings) method(name, format string, args ...any) {
 func Judge(d *v1beta1.Device, m *v1beta1.DeviceModel) []Finding {
 	var f findings
 	f.limits(d)
-	f.protocol(d, m)
 	model := modelProperties(m)
 	switch {
 	case d.Spec.DeviceModelRef == nil || d.Spec.DeviceModelRef.Name == "":
@@ -72,6 +73,7 @@ func Judge(d *v1beta1.Device, m *v1beta1.DeviceModel) []Finding {
 	case m == nil:
 		f.device(ReasonModelNotFound, "expected DeviceModel %s in namespace %s, found none", quote(d.Spec.DeviceModelRef.Name), quote(d.Namespace))
 	}
+	f.protocol(d, m)
 	own := map[string]bool{}
 	for i := range d.Spec.Properties {
 		p := &d.Spec.Properties[i]
@@ -131,7 +133,9 @@ func (f *findings) protocol(d *v1beta1.Device, m *v1beta1.DeviceModel) {
 	if d.Spec.Protocol != nil {
 		own = d.Spec.Protocol.ProtocolName
 	}
+	awaited := m == nil && d.Spec.DeviceModelRef != nil && d.Spec.DeviceModelRef.Name != "" // the model that is missing may say it
 	switch {
+	case Protocol(d, m) == "" && awaited:
 	case Protocol(d, m) == "":
 		f.device(ReasonNoProtocol, "expected a protocol in spec.protocol.protocolName or in the model, found none")
 	case m != nil && own != "" && m.Spec.Protocol != "" && own != m.Spec.Protocol:

@@ -46,6 +46,8 @@ func TestJudgements(t *testing.T) {
 		{"protocol: {protocolName: modbus}", "", []string{"NoModel: expected the name of a DeviceModel in spec.deviceModelRef.name, found none"}, ""},
 		{"deviceModelRef: {name: ''}, protocol: {protocolName: modbus}", boiler, []string{"NoModel: "}, ""},
 		{fits, "", []string{`ModelNotFound: expected DeviceModel "boiler" in namespace "site", found none`}, ""},
+		{"deviceModelRef: {name: boiler}", "", []string{"ModelNotFound: "}, ""}, // the model may say the protocol
+		{"properties: []", "", []string{"NoModel: ", "NoProtocol: "}, ""},
 		{"deviceModelRef: {name: free}", "metadata: {name: free}", []string{"NoProtocol: expected a protocol in spec.protocol.protocolName or in the model, found none"}, ""},
 		{"deviceModelRef: {name: boiler}, protocol: {protocolName: opcua}", boiler, []string{`ProtocolMismatch: expected the protocol of DeviceModel "boiler", "modbus", found "opcua"`}, ""},
 		{"deviceModelRef: {name: boiler}, protocol: {protocolName: Modbus}", boiler, []string{"ProtocolMismatch: "}, ""},
@@ -121,6 +123,32 @@ func twinsOf(d *v1beta1.Device) (out []v1beta1.Twin) {
 }
 
 // TestLimitsNameThemselvesAndWhatWasFound: what the design asks for fits, and nothing beyond the limits is cut.
+func TestPushesThatAreNotSupportedYetAreSaid(t *testing.T) {
+	for spec, want := range map[string]string{
+		`properties: [{name: a}, {name: b, pushMethod: {http: {hostName: x}, mqtt: {topic: t}}}]`: "",
+		`properties: [{name: a, pushMethod: {dbMethod: {}}}]`:                                     "",
+		`properties: [{name: a, pushMethod: {otel: {endpointURL: x}, http: {hostName: x}}}, {name: b}, {name: c, pushMethod: {dbMethod: {influxdb2: {}, redis: {}, TDEngine: {}, mysql: {}}}}]`: `of property "a" (otel), "c" (influxdb2, redis, TDEngine, mysql)`,
+	} {
+		d := from[v1beta1.Device](t, "spec: {"+spec+"}")
+		got := UnsupportedPushes(d)
+		if (got == "") != (want == "") || !strings.HasSuffix(got, want) {
+			t.Errorf("%s: %q, expected %q", spec, got, want)
+		}
+		for _, f := range Judge(d, nil) {
+			if f.Property != "" {
+				t.Errorf("%s: it is a finding: %+v", spec, f)
+			}
+		}
+	}
+	var many v1beta1.Device
+	for i := range v1beta1.MaxProperties {
+		many.Spec.Properties = append(many.Spec.Properties, v1beta1.DeviceProperty{Name: fmt.Sprint(i, strings.Repeat("n", 60000)), PushMethod: &v1beta1.PushMethod{OTEL: &v1beta1.PushMethodOTEL{}}})
+	}
+	if got := UnsupportedPushes(&many); len(got) > 32<<10 || !strings.HasSuffix(got, ", and 990 more") {
+		t.Errorf("%d bytes, at the end %q; a condition takes 32,768", len(got), got[len(got)-40:])
+	}
+}
+
 func TestLimitsNameThemselvesAndWhatWasFound(t *testing.T) {
 	if v1beta1.MaxProperties < 500 || v1beta1.MaxDesiredBytes < 32<<10 || v1beta1.MaxReportedBytes < 32<<10 {
 		t.Errorf("limits of %d properties, %d and %d bytes", v1beta1.MaxProperties, v1beta1.MaxDesiredBytes, v1beta1.MaxReportedBytes)

@@ -2,12 +2,60 @@ package device
 
 import (
 	"fmt"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/tether-edge/tether/apis/devices/v1beta1"
 	dmi "github.com/tether-edge/tether/apis/dmi/v1beta1"
 )
+
+// ReasonNotSupportedYet is that of a PushSupported condition.
+const ReasonNotSupportedYet = "NotSupportedYet"
+
+// UnsupportedPushes says, for a condition, which values Tether's own mappers cannot push yet; empty where they can push all. It is
+// no finding against the Device: it works, and so may the push with another's mapper.
+func UnsupportedPushes(d *v1beta1.Device) string {
+	var said []string
+	n := 0
+	for i := range d.Spec.Properties {
+		p := &d.Spec.Properties[i]
+		ways := unsupported(p.PushMethod)
+		if len(ways) == 0 {
+			continue
+		}
+		if n++; n <= maxSaid {
+			said = append(said, cut(quote(p.Name)+" ("+strings.Join(ways, ", ")+")"))
+		}
+	}
+	if n == 0 {
+		return ""
+	}
+	if n > maxSaid {
+		said = append(said, fmt.Sprintf("and %d more", n-maxSaid))
+	}
+	return "expected pushMethod http or mqtt, found others, which Tether's mappers do not support yet: of property " + strings.Join(said, ", ")
+}
+
+// unsupported names the ways to push of p that Tether's own mappers do not know.
+func unsupported(p *v1beta1.PushMethod) (ways []string) {
+	if p == nil {
+		return nil
+	}
+	db := p.DBMethod
+	if db == nil {
+		db = &v1beta1.DBMethod{}
+	}
+	for _, way := range []struct {
+		name string
+		set  bool
+	}{{"otel", p.OTEL != nil}, {"influxdb2", db.Influxdb2 != nil}, {"redis", db.Redis != nil}, {"TDEngine", db.TDEngine != nil}, {"mysql", db.MySQL != nil}} {
+		if way.set {
+			ways = append(ways, way.name)
+		}
+	}
+	return ways
+}
 
 func pushToDMI(p *v1beta1.PushMethod) (*dmi.PushMethod, error) {
 	if p == nil {

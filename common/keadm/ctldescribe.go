@@ -21,12 +21,14 @@ import (
 func newCtlDescribe(w IO) *cobra.Command {
 	var f ctlFlags
 	c := &cobra.Command{
-		Use:   "describe (pod|node) NAME",
-		Short: "Tell about a pod or the node: how it is, why, and what happened lately",
-		Long: "Tell about a pod or the node: how it is, why, and what happened in the last hour (the node keeps recent events itself).\n" +
+		Use:   "describe (pod|node|device) NAME",
+		Short: "Tell about a pod, the node or a device: how it is, why, and what happened lately",
+		Long: "Tell about a pod, the node or a device: how it is, why, and what happened in the last hour (the node keeps recent events itself).\n" +
+			"Of a device: what is desired of each property, what it reported and when, and whether its mapper is connected.\n" +
 			"Other kinds: 'keadm ctl get KIND NAME -o yaml'.",
 		Example: "  keadm ctl describe pod web-0\n" +
-			"  keadm ctl describe node edge-1",
+			"  keadm ctl describe node edge-1\n" +
+			"  keadm ctl describe device pump-1",
 		Args: usage(func(_ *cobra.Command, args []string) error {
 			_, _, err := described(args)
 			return err
@@ -39,7 +41,12 @@ func newCtlDescribe(w IO) *cobra.Command {
 			return err
 		}
 		var d description
-		if kind == "pod" {
+		switch kind {
+		case "device":
+			if err := g.device(ctx, &d, f.namespace, name, w.Now()); err != nil {
+				return err
+			}
+		case "pod":
 			pod, err := g.client.CoreV1().Pods(f.namespace).Get(ctx, name, metav1.GetOptions{})
 			if err != nil {
 				return err
@@ -48,7 +55,7 @@ func newCtlDescribe(w IO) *cobra.Command {
 			if err := g.events(ctx, &d, pod, "Pod", w.Now()); err != nil {
 				return err
 			}
-		} else {
+		default:
 			if name == "" {
 				name = g.cfg.NodeName
 			}
@@ -70,7 +77,7 @@ func newCtlDescribe(w IO) *cobra.Command {
 	return c
 }
 
-// described reads KIND NAME or KIND/NAME: the kind is pod or node, and a node may have no name.
+// described reads KIND NAME or KIND/NAME: the kind is pod, node or device, and a node may have no name.
 func described(args []string) (kind, name string, err error) {
 	if len(args) == 1 {
 		kind, name, _ = strings.Cut(args[0], "/")
@@ -84,8 +91,12 @@ func described(args []string) (kind, name string, err error) {
 		}
 	case "node", "nodes", "no":
 		return "node", name, nil
+	case "device", "devices", "dev":
+		if name != "" {
+			return "device", name, nil
+		}
 	}
-	return "", "", fmt.Errorf("expected pod or node and a name, found %q; for others: keadm ctl get KIND NAME -o yaml", strings.Join(args, " "))
+	return "", "", fmt.Errorf("expected pod, node or device and a name, found %q; for others: keadm ctl get KIND NAME -o yaml", strings.Join(args, " "))
 }
 
 // held reports whether the pod runs on though the cluster has lost its node. It is only told where edgecore says it.

@@ -35,7 +35,8 @@ func newCtlGet(w IO) *cobra.Command {
 			"several with commas).",
 		Example: "  keadm ctl get pods -A -o wide\n" +
 			"  keadm ctl get nodes,configmaps\n" +
-			"  keadm ctl get po/web-0 -o yaml",
+			"  keadm ctl get po/web-0 -o yaml\n" +
+			"  keadm ctl get devices",
 		Args: expects("a kind, such as pods", cobra.MinimumNArgs(1)),
 	}
 	f.inAny(c)

@@ -199,7 +199,7 @@ func (f *initFlags) manifests(ctx context.Context, w IO, client *clusterClient, 
 	if v.LessThan(oldest) {
 		return nil, fmt.Errorf("the cluster is of Kubernetes %s: expected 1.31 or later", info.GitVersion)
 	}
-	manifests := [][]byte{build.CRDs(), build.RBAC()}
+	manifests := [][]byte{build.CRDs(), build.RBAC(), build.DeviceRoles()}
 	if v.LessThan(constrained) {
 		manifests = append(manifests, build.LegacyImpersonation())
 		fmt.Fprintf(w.Err, "keadm: this cluster (%s) cannot limit what CloudCore does as a node: it gets the right to impersonate any user, which is nearly cluster-admin. From 1.36 on it needs less.\n", info.GitVersion)

@@ -99,7 +99,7 @@ func resetCloud(ctx context.Context, w IO, client *clusterClient, s *service) (r
 	if err != nil {
 		return ran, err
 	}
-	for _, manifests := range [][]byte{build.ConstrainedImpersonation(), build.LegacyImpersonation(), build.RBAC()} {
+	for _, manifests := range [][]byte{build.ConstrainedImpersonation(), build.LegacyImpersonation(), build.DeviceRoles(), build.RBAC()} {
 		objects, err := documents(manifests)
 		if err != nil {
 			return ran, err

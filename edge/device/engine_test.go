@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/tether-edge/tether/apis/devices/v1beta1"
@@ -95,6 +96,45 @@ func TestMappersShowInTheStatus(t *testing.T) {
 	if _, err := w.engine.SetState(t.Context(), "ns", "p", "dancing"); !errors.Is(err, ErrInvalid) {
 		t.Errorf("an unknown state: %v", err)
 	}
+}
+
+func TestTheNodeTellsHowItsDevicesAre(t *testing.T) {
+	w := withPump(t, "45")
+	w.engine.Connected(t.Context(), "virtual", true)
+	if err := w.engine.Report(t.Context(), "ns", "p", reported("setpoint", "44")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.engine.SetState(t.Context(), "ns", "p", "online"); err != nil {
+		t.Fatal(err)
+	}
+	s, ok := w.engine.Status("ns", "p")
+	if !ok || s.Namespace != "ns" || s.Name != "p" || s.OwnerReferences[0].UID != "uid-p" || s.Status.State != "online" || s.Status.LastOnlineTime == "" {
+		t.Fatalf("the status is %+v", s)
+	}
+	if twin := s.Status.Twins[0]; twin.PropertyName != "setpoint" || twin.ObservedDesired.Value != "45" || twin.Reported.Value != "44" {
+		t.Errorf("the twin is %+v", twin)
+	}
+	for kind, want := range map[string]string{v1beta1.ConditionReady: "True Fits", v1beta1.ConditionMapperConnected: "True Connected", v1beta1.ConditionReported: "False Pending"} {
+		if c := meta.FindStatusCondition(s.Status.Conditions, kind); c == nil || string(c.Status)+" "+c.Reason != want {
+			t.Errorf("%s is %+v, expected %s", kind, c, want)
+		}
+	}
+	for namespace, want := range map[string]int{"": 1, "ns": 1, "other": 0} {
+		if all := w.engine.Statuses(namespace); len(all) != want {
+			t.Errorf("namespace %q has %d, expected %d", namespace, len(all), want)
+		}
+	}
+	if _, ok := w.engine.Status("other", "p"); ok {
+		t.Error("another namespace's device is told")
+	}
+	w.store.remove(object.DeviceModels, "pump")
+	w.eventually("the missing model to show", func() error {
+		s, _ := w.engine.Status("ns", "p")
+		if c := meta.FindStatusCondition(s.Status.Conditions, v1beta1.ConditionReady); c.Status != metav1.ConditionFalse || c.Reason != "ModelNotFound" {
+			return fmt.Errorf("it is %+v", c)
+		}
+		return nil
+	})
 }
 
 func TestTheCloudsChangeReplacesTheEdgesDesireAndSaysSo(t *testing.T) {
@@ -205,12 +245,12 @@ func TestWhatAskersSee(t *testing.T) {
 	}
 	for _, connected := range []bool{true, false} {
 		w.engine.Connected(t.Context(), "virtual", connected)
-		conditions, got := w.engine.Status("ns", "p")
+		conditions, got := w.engine.Health("ns", "p")
 		if got != connected || len(conditions) != 2 || conditions[1].Reason != "Pending" {
 			t.Errorf("connected %v with %+v, expected %v", got, conditions, connected)
 		}
 	}
-	if conditions, connected := w.engine.Status("ns", "nobody"); connected || conditions != nil {
+	if conditions, connected := w.engine.Health("ns", "nobody"); connected || conditions != nil {
 		t.Errorf("of nobody: %v, %v", conditions, connected)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/tether-edge/tether/apis/devices/v1beta1"
 	"github.com/tether-edge/tether/common/device"
@@ -36,8 +37,8 @@ func (e *Engine) Device(namespace, name string) (v View, ok bool) {
 	return d.view(), true
 }
 
-// Status returns the conditions of a device that this edge knows, and whether the mapper of its protocol is there.
-func (e *Engine) Status(namespace, name string) (conditions []metav1.Condition, connected bool) {
+// Health returns the conditions of a device that this edge knows, and whether the mapper of its protocol is there.
+func (e *Engine) Health(namespace, name string) (conditions []metav1.Condition, connected bool) {
 	e.mu.RLock()
 	d := e.devices[device.ID(namespace, name)]
 	e.mu.RUnlock()
@@ -109,4 +110,54 @@ func toldAs(v *twin.Value) *v1beta1.TwinProperty {
 		out.Metadata[device.MetadataCall] = v.Call
 	}
 	return out
+}
+
+// Status is the DeviceStatus of a device as this node knows it, with or without the cloud; not ok where it has no such
+// device. It has no uid and no resourceVersion, and its conditions no time: those are the cluster's.
+func (e *Engine) Status(namespace, name string) (s *v1beta1.DeviceStatus, ok bool) {
+	e.mu.RLock()
+	d := e.devices[device.ID(namespace, name)]
+	e.mu.RUnlock()
+	if d == nil {
+		return nil, false
+	}
+	return e.shown(d), true
+}
+
+// Statuses are those of all devices of a namespace, empty for all namespaces, sorted by namespace and name.
+func (e *Engine) Statuses(namespace string) []*v1beta1.DeviceStatus {
+	var all []*v1beta1.DeviceStatus
+	for _, d := range e.all() {
+		if namespace == "" || d.namespace == namespace {
+			all = append(all, e.shown(d))
+		}
+	}
+	slices.SortFunc(all, func(a, b *v1beta1.DeviceStatus) int {
+		return strings.Compare(device.ID(a.Namespace, a.Name), device.ID(b.Namespace, b.Name))
+	})
+	return all
+}
+
+func (e *Engine) shown(d *entry) *v1beta1.DeviceStatus {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := &v1beta1.DeviceStatus{TypeMeta: metav1.TypeMeta{APIVersion: v1beta1.GroupVersion.String(), Kind: v1beta1.DeviceStatusKind}}
+	s.Namespace, s.Name, s.CreationTimestamp = d.namespace, d.name, d.device.CreationTimestamp
+	s.OwnerReferences = []metav1.OwnerReference{{APIVersion: v1beta1.GroupVersion.String(), Kind: v1beta1.DeviceKind, Name: d.name, UID: types.UID(d.uid), Controller: new(true)}}
+	s.Status.Twins, s.Status.State, s.Status.LastOnlineTime = d.twin.Status(), d.state.State, d.state.lastOnline()
+	for _, c := range e.conditions(d) {
+		s.Status.Conditions = append(s.Status.Conditions, metav1.Condition{Type: c.Type, Status: c.Status, Reason: c.Reason, Message: c.Message})
+	}
+	ready := metav1.Condition{Type: v1beta1.ConditionReady, Status: metav1.ConditionTrue, Reason: device.ReasonFits, Message: "device and model fit together, and the node has the device"}
+	if found := device.Judge(d.device, d.model); len(found) > 0 {
+		ready.Status = metav1.ConditionFalse
+		ready.Reason, ready.Message = device.Summary(found)
+	}
+	ready.ObservedGeneration = d.device.Generation
+	s.Status.Conditions = append(s.Status.Conditions, ready)
+	if text := device.UnsupportedPushes(d.device); text != "" {
+		s.Status.Conditions = append(s.Status.Conditions, metav1.Condition{Type: v1beta1.ConditionPushSupported, Status: metav1.ConditionFalse,
+			Reason: device.ReasonNotSupportedYet, Message: text, ObservedGeneration: d.device.Generation})
+	}
+	return s
 }

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/tether-edge/tether/apis/config/v1alpha1"
 	"github.com/tether-edge/tether/apis/devices/v1beta1"
 	dmi "github.com/tether-edge/tether/apis/dmi/v1beta1"
@@ -25,12 +27,13 @@ import (
 func (e *EdgeCore) buildDevices() error {
 	cfg := e.cfg.Devices
 	ear := &deviceEar{e: e}
-	e.devices = device.New(device.Config{Node: e.cfg.NodeName, Pause: cfg.ReportPause.Std()}, device.Deps{Store: deviceStore{e.store}, Listeners: []device.Listener{ear},
+	e.devices = device.New(device.Config{Node: e.cfg.NodeName, Pause: cfg.ReportPause.Std()}, device.Deps{Store: deviceStore{e.store, e}, Listeners: []device.Listener{ear},
 		Log: e.part("device"), Now: e.deps.Now, Registerer: e.reg})
-	given, err := e.buildMethods()
+	users, err := mqtt.NewUsers(usersOf(cfg.MQTT.Users), cfg.MQTT.Anonymous, cfg.MQTT.UsersSecret.Name != "")
 	if err != nil {
-		return err
+		return fmt.Errorf("devices.mqtt: %w", err)
 	}
+	given := e.buildMethods(users)
 	if cfg.MapperSocket != "" {
 		e.mappers, err = mapper.New(mapper.Config{Socket: cfg.MapperSocket}, mapper.Deps{Devices: mapperDevices{e.devices, e.methods}, Memory: mapperMemory{e.store}, Log: e.part("mapper"),
 			Now: e.deps.Now, Registry: e.reg,
@@ -48,7 +51,11 @@ func (e *EdgeCore) buildDevices() error {
 		if err := c.Validate(); err != nil {
 			return fmt.Errorf("devices.mqtt: %w", err)
 		}
-		e.mqtt = mqtt.New(c, mqtt.Deps{Devices: mqttDevices{e.devices}, Memory: mqttMemory{e.store}, Log: e.part("mqtt"), Registry: e.reg, Now: e.deps.Now})
+		e.mqtt = mqtt.New(c, mqtt.Deps{Users: users, Devices: mqttDevices{e.devices}, Memory: mqttMemory{e.store}, Log: e.part("mqtt"), Registry: e.reg, Now: e.deps.Now})
+		if s := cfg.MQTT.UsersSecret; s.Name != "" {
+			e.mqttUsers = &mqttUsers{key: object.Key{Kind: object.Secrets, Namespace: s.Namespace, Name: s.Name}, node: e.cfg.NodeName, store: e.store, set: e.mqtt.SetUsers,
+				shown: func(ctx context.Context, o object.Outgoing) error { return e.api.Happened(ctx, o) }, log: e.part("mqtt"), now: e.deps.Now}
+		}
 	}
 	return nil
 }
@@ -61,20 +68,9 @@ func mqttConfig(cfg *v1alpha1.EdgeCore) mqtt.Config {
 	}
 	c.Broker.Listen, c.Broker.Anonymous = m.BindAddress, m.Anonymous
 	c.Broker.ListenTLS, c.Broker.CertFile, c.Broker.KeyFile = m.TLS.BindAddress, m.TLS.CertFile, m.TLS.KeyFile
-	c.Broker.Users = usersOf(m.Users)
+	c.Broker.Users, c.Broker.MoreUsers = usersOf(m.Users), m.UsersSecret.Name != ""
 	c.Server = mqtt.Server{URL: m.Server.URL, User: m.Server.User, PasswordFile: m.Server.PasswordFile, CAFile: m.Server.CAFile, CertFile: m.Server.CertFile, KeyFile: m.Server.KeyFile}
 	return c
-}
-
-func usersOf(list []v1alpha1.MQTTUser) (users []mqtt.User) {
-	for _, u := range list {
-		user := mqtt.User{Name: u.Name, Hash: u.PasswordHash}
-		for _, a := range u.ACL {
-			user.ACL = append(user.ACL, mqtt.Access{Filter: a.Filter, Read: a.Read, Write: a.Write})
-		}
-		users = append(users, user)
-	}
-	return users
 }
 
 // persistent runs start again and again: a port or a socket that somebody else has must not take the node's pods along.
@@ -103,18 +99,14 @@ func persistent(what string, start func(context.Context) error, log *slog.Logger
 }
 
 // buildMethods makes the port for methods of devices, if there is to be one. given is what it hears of mappers.
-func (e *EdgeCore) buildMethods() (given func(*dmi.Device), err error) {
-	cfg, m := e.cfg.Devices.HTTP, e.cfg.Devices.MQTT
+func (e *EdgeCore) buildMethods(users *mqtt.Users) (given func(*dmi.Device)) {
+	cfg := e.cfg.Devices.HTTP
 	if cfg.BindAddress == "" && cfg.TLS.BindAddress == "" {
-		return nil, nil
-	}
-	users, err := mqtt.NewUsers(usersOf(m.Users), m.Anonymous)
-	if err != nil {
-		return nil, fmt.Errorf("devices.mqtt: %w", err)
+		return nil
 	}
 	e.methods = methods.New(methods.Config{Listen: cfg.BindAddress, ListenTLS: cfg.TLS.BindAddress, CertFile: cfg.TLS.CertFile, KeyFile: cfg.TLS.KeyFile, Timeout: cfg.Timeout.Std()},
 		methods.Deps{Devices: methodDevices{e.devices}, Memory: methodMemory{e.store}, Users: users, Log: e.part("methods"), Registry: e.reg})
-	return e.methods.Given, nil
+	return e.methods.Given
 }
 
 // deviceEar passes on what happens to devices.
@@ -307,6 +299,10 @@ func notesOf(notes []methods.Note) []device.Note {
 // methodDevices presents the engine to callers of methods.
 type methodDevices struct{ *device.Engine }
 
+func (d methodDevices) Status(namespace, name string) (conditions []metav1.Condition, connected bool) {
+	return d.Health(namespace, name)
+}
+
 func (d methodDevices) Device(namespace, name string) (methods.Device, bool) {
 	v, ok := d.Engine.Device(namespace, name)
 	return methods.Device(v), ok
@@ -388,13 +384,27 @@ func (m mqttMemory) All(ctx context.Context, bucket string, visit func(key strin
 	return m.Notes(ctx, bucket, visit)
 }
 
-// deviceStore presents the store as the engine of devices wants it.
-type deviceStore struct{ *store.Store }
+// deviceStore presents the store as the engine of devices wants it, and shows its Events at the node, too.
+type deviceStore struct {
+	*store.Store
+	e *EdgeCore
+}
 
 func (s deviceStore) Keep(ctx context.Context, notes []device.Note, outgoing ...object.Outgoing) error {
 	all := make([]store.Note, len(notes))
 	for i, n := range notes {
 		all[i] = store.Note(n)
 	}
-	return s.Store.Keep(ctx, all, outgoing...)
+	if err := s.Store.Keep(ctx, all, outgoing...); err != nil {
+		return err
+	}
+	for _, o := range outgoing {
+		if o.Key.Kind != object.Events {
+			continue
+		}
+		if err := s.e.api.Happened(ctx, o); err != nil {
+			s.e.part("device").Warn("an event of a device is not shown here", "error", err)
+		}
+	}
+	return nil
 }

@@ -54,25 +54,26 @@ type Deps struct {
 
 // EdgeCore is one edge node.
 type EdgeCore struct {
-	cfg      *v1alpha1.EdgeCore
-	deps     Deps
-	reg      *prometheus.Registry
-	identity *pki.Identity
-	roots    *pki.Authorities
-	local    *localPKI
-	store    *store.Store
-	link     *link.Link
-	api      *kubeapi.Server
-	kubelet  *kubelet.Kubelet
-	renewer  *renew.Renewer
-	clock    *clock.Clock
-	proxy    transport.Proxy
-	joins    []string // host:port of the join ports
-	memory   run.Memory
-	devices  *device.Engine
-	mappers  *mapper.Server  // nil for none
-	mqtt     *mqtt.Service   // nil for none
-	methods  *methods.Server // nil for none
+	cfg       *v1alpha1.EdgeCore
+	deps      Deps
+	reg       *prometheus.Registry
+	identity  *pki.Identity
+	roots     *pki.Authorities
+	local     *localPKI
+	store     *store.Store
+	link      *link.Link
+	api       *kubeapi.Server
+	kubelet   *kubelet.Kubelet
+	renewer   *renew.Renewer
+	clock     *clock.Clock
+	proxy     transport.Proxy
+	joins     []string // host:port of the join ports
+	memory    run.Memory
+	devices   *device.Engine
+	mappers   *mapper.Server  // nil for none
+	mqtt      *mqtt.Service   // nil for none
+	mqttUsers *mqttUsers      // nil for none
+	methods   *methods.Server // nil for none
 }
 
 // New opens the store and builds everything else. cfg is valid. The error says what is missing on this machine.
@@ -169,13 +170,13 @@ func (e *EdgeCore) build() error {
 	}
 	e.renewer = renew.New(renew.Config{Node: cfg.NodeName, CertFile: cfg.Cloud.CertFile, CAFile: cfg.Cloud.CAFile, Servers: e.joins},
 		renew.Deps{Proxy: e.requests, Identity: e.identity, Roots: e.roots, Log: e.part("renew"), Now: e.deps.Now, Registry: e.reg})
-	e.api, err = kubeapi.New(kubeapi.Config{NodeName: cfg.NodeName, AdminGroup: adminGroup, Version: version.Get().Kubernetes},
-		kubeapi.Deps{Store: e.store, Cloud: e.link, Kubelet: kubeletTransport(kubeletAddress, peopleTLS),
-			Log: e.part("kubeapi"), Clock: clockFunc(e.deps.Now), Registerer: e.reg})
-	if err != nil {
+	if err := e.buildDevices(); err != nil {
 		return err
 	}
-	if err := e.buildDevices(); err != nil {
+	e.api, err = kubeapi.New(kubeapi.Config{NodeName: cfg.NodeName, AdminGroup: adminGroup, Version: version.Get().Kubernetes},
+		kubeapi.Deps{Store: e.store, Cloud: e.link, Kubelet: kubeletTransport(kubeletAddress, peopleTLS), Devices: e.devices,
+			Log: e.part("kubeapi"), Clock: clockFunc(e.deps.Now), Registerer: e.reg})
+	if err != nil {
 		return err
 	}
 	var taints []corev1.Taint
@@ -311,6 +312,9 @@ func (e *EdgeCore) Start(ctx context.Context) error {
 	group.Add("device", e.devices)
 	if e.mappers != nil {
 		group.Add("mapper", run.Func(persistent("the socket for mappers", e.mappers.Start, e.part("mapper"))))
+	}
+	if e.mqttUsers != nil {
+		group.Add("mqtt-users", e.mqttUsers)
 	}
 	if e.mqtt != nil {
 		group.Add("mqtt", run.Func(persistent("MQTT", e.mqtt.Start, e.part("mqtt"))))

@@ -247,7 +247,7 @@ func (g *gateway) is(r reply, code int, reason string) {
 func (g *gateway) connected(device, speed string) {
 	g.t.Helper()
 	g.eventually("the mapper is there", func() error {
-		_, there := g.core.devices.Status("plant", device)
+		_, there := g.core.devices.Health("plant", device)
 		v, _ := g.core.devices.Device("plant", device)
 		if p := v.Properties["speed"]; !there || p == nil || p.Reported == nil || p.Reported.Value != speed {
 			return fmt.Errorf("connected: %v, %+v", there, p)

@@ -20,6 +20,7 @@ import (
 var shortNames = map[object.ID][]string{
 	object.Pods: {"po"}, object.Nodes: {"no"}, object.ConfigMaps: {"cm"}, object.Services: {"svc"}, object.Events: {"ev"},
 	object.ServiceAccounts: {"sa"}, object.PersistentVolumes: {"pv"}, object.PersistentVolumeClaims: {"pvc"},
+	object.Devices: {"dev"}, object.DeviceModels: {"dmodel"}, object.DeviceStatuses: {"devst"},
 }
 
 // discoveryPaths returns the handlers of the URLs that describe the API and what there is more of it, by path.

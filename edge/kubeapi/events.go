@@ -2,6 +2,7 @@ package kubeapi
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -81,4 +82,25 @@ func (s *Server) keepEvent(ctx context.Context, c object.Change) (*object.Record
 		return nil, err
 	}
 	return s.events.Apply(ctx, c)
+}
+
+// Happened shows an Event that another part of the edge has queued for the cloud: o is that message.
+func (s *Server) Happened(ctx context.Context, o object.Outgoing) error {
+	kind, _ := object.Lookup(object.Events)
+	decoded, err := object.Decode(kind, o.Body)
+	if err != nil {
+		return fmt.Errorf("show an event: %w", err)
+	}
+	r := s.resourceOf(kind)
+	if err := r.prepareCreate(decoded); err != nil {
+		return fmt.Errorf("show an event: %w", err)
+	}
+	rec, err := r.local(decoded)
+	if err != nil {
+		return fmt.Errorf("show an event: %w", err)
+	}
+	if _, err := s.events.Apply(ctx, object.Change{Record: rec}); err != nil {
+		return fmt.Errorf("show an event: %w", err)
+	}
+	return nil
 }

@@ -35,6 +35,8 @@ func (s *Server) resourceOf(kind object.Kind) *resource {
 		r.src, r.synced = s.events, always
 	case object.Leases:
 		r.src, r.synced = s.leases.rows, always
+	case object.DeviceStatuses:
+		r.synced = func() bool { return s.deps.Store.Synced(object.Devices) }
 	}
 	r.table = tableOf(r)
 	return r
@@ -49,8 +51,11 @@ func (s *Server) nodeKnown() bool {
 // install makes the endpoints of all kinds.
 func (s *Server) install() error {
 	s.routes = map[string]*endpoint{}
-	kinds := object.Synced()
-	for _, id := range []object.ID{object.Events, object.Leases} {
+	kinds, more := object.Synced(), []object.ID{object.Events, object.Leases}
+	if s.deps.Devices != nil {
+		more = append(more, object.DeviceStatuses)
+	}
+	for _, id := range more {
 		k, ok := object.Lookup(id)
 		if !ok {
 			return fmt.Errorf("kind %s is unknown to common/object", id)
@@ -106,6 +111,8 @@ func (s *Server) storageOf(r *resource) rest.Storage {
 		e := &events{&updater{resource: r, apply: s.keepEvent}}
 		e.change = e.changeEvent
 		return e
+	case object.DeviceStatuses:
+		return &deviceStatuses{r}
 	case object.Leases:
 		l := &leaseREST{&updater{resource: r, apply: s.leases.apply}}
 		l.change = l.changeLease

@@ -86,7 +86,7 @@ func (r *resource) show(rec *object.Record) (object.Object, error) {
 	if err != nil {
 		return nil, err
 	}
-	return r.s.deps.View(o), nil
+	return r.s.withTwins(r.s.deps.View(o)), nil
 }
 
 // errNotSynced is the answer while the store does not know a kind: 503, never 404 or an empty list.

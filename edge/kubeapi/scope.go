@@ -40,8 +40,10 @@ func (s *Server) add(kind object.Kind, sub string, storage rest.Storage) error {
 	serve := map[string]verbHandler{}
 	lister, _ := storage.(rest.Lister)
 	watcher, _ := storage.(rest.Watcher)
-	if lister != nil && watcher != nil {
+	if lister != nil {
 		serve["list"] = handlers.ListResource(lister, watcher, scope, false, watchTimeout)
+	}
+	if lister != nil && watcher != nil {
 		serve["watch"] = handlers.ListResource(lister, watcher, scope, true, watchTimeout)
 	}
 	if g, ok := storage.(rest.Getter); ok {

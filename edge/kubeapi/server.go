@@ -63,7 +63,7 @@ type Config struct {
 	BookmarkPeriod time.Duration
 }
 
-// Deps are what a Server works with. Kubelet, Registerer and View may be nil.
+// Deps are what a Server works with. Kubelet, Devices, Registerer and View may be nil.
 type Deps struct {
 	Store Store
 	Cloud Cloud
@@ -72,6 +72,8 @@ type Deps struct {
 	// Kubelet reaches this node's kubelet server, whatever host a request names. Logs, exec, port-forward and the rest go
 	// there, for those who come over Serve; without it they are not found.
 	Kubelet http.RoundTripper
+	// Devices tells what is in no stored object: the twins. Without it there are no DeviceStatuses.
+	Devices Devices
 	// Registerer takes the server's metrics.
 	Registerer prometheus.Registerer
 	// View changes what clients see of an object and never what is stored. It may change its argument.

@@ -32,6 +32,12 @@ func tableOf(r *resource) rest.TableConvertor {
 		return columns{clock: r.s.deps.Clock, heads: configMapHeads, cells: configMapCells}
 	case object.Secrets:
 		return columns{clock: r.s.deps.Clock, heads: secretHeads, cells: secretCells}
+	case object.Devices:
+		return columns{clock: r.s.deps.Clock, heads: deviceHeads, cells: r.s.deviceCells}
+	case object.DeviceModels:
+		return columns{clock: r.s.deps.Clock, heads: deviceModelHeads, cells: deviceModelCells}
+	case object.DeviceStatuses:
+		return columns{clock: r.s.deps.Clock, heads: deviceStatusHeads, cells: deviceStatusCells}
 	}
 	return rest.NewDefaultTableConvertor(r.groupResource())
 }

@@ -30,6 +30,7 @@ func (r *rights) may(topic string, write bool) bool {
 // remembered, as a keyed digest.
 type users struct {
 	anonymous bool // who comes from loopback without a name is let in, with all rights
+	named     bool // there are users, or will be: who comes with a name is one of them
 	byName    map[string]*User
 	rights    map[string]*rights
 	key       [32]byte
@@ -39,8 +40,8 @@ type users struct {
 	slow  sync.Mutex // held while bcrypt works
 }
 
-func newUsers(list []User, anonymous bool) *users {
-	u := &users{anonymous: anonymous, byName: map[string]*User{}, rights: map[string]*rights{}, right: map[[32]byte]bool{}}
+func newUsers(list []User, anonymous, named bool) *users {
+	u := &users{anonymous: anonymous, named: named || len(list) > 0, byName: map[string]*User{}, rights: map[string]*rights{}, right: map[[32]byte]bool{}}
 	_, _ = rand.Read(u.key[:]) // never fails
 	for i := range list {
 		u.byName[list[i].Name] = &list[i]
@@ -52,13 +53,13 @@ func newUsers(list []User, anonymous bool) *users {
 // nobody is the hash of no password, of bcrypt's usual cost: a name that does not exist takes as long as a wrong password.
 const nobody = "$2a$10$ajq8Q7fbtFRQvXpdCq7Jcuy.Rx1h/L4J60Otx.gyNLbAYctGMJ9tK"
 
-// login returns the user that a client is, "" for nobody in particular. local says that it comes from a loopback address.
-func (u *users) login(local bool, name string, password []byte) (user string, ok bool) {
-	if u.anonymous && local && (name == "" || len(u.byName) == 0) {
-		return "", true
+// login returns the user that a client is, "" for nobody in particular, and the hash of its password. local says that it comes from
+// a loopback address.
+func (u *users) login(local bool, name string, password []byte) (user, hash string, ok bool) {
+	if u.anonymous && local && (name == "" || !u.named) {
+		return "", "", true
 	}
-	_, ok = u.check(name, password)
-	return name, ok && name != ""
+	return name, u.hash(name), u.check(name, password) && name != ""
 }
 
 // of are the rights of a user that login returned.
@@ -72,10 +73,18 @@ func (u *users) of(user string) *rights {
 	return &rights{}
 }
 
-// check returns the rights of name if password is its own.
-func (u *users) check(name string, password []byte) (*rights, bool) {
+// hash is a user's, empty for one who does not exist.
+func (u *users) hash(name string) string {
+	if user := u.byName[name]; user != nil {
+		return user.Hash
+	}
+	return ""
+}
+
+// check reports whether password is that of name.
+func (u *users) check(name string, password []byte) bool {
 	if len(password) > 72 { // bcrypt looks no further
-		return nil, false
+		return false
 	}
 	mac := hmac.New(sha256.New, u.key[:])
 	mac.Write([]byte(name + "\x00"))
@@ -85,7 +94,7 @@ func (u *users) check(name string, password []byte) (*rights, bool) {
 	known := u.right[sum]
 	u.mu.Unlock()
 	if known {
-		return u.rights[name], true
+		return true
 	}
 	hash := nobody
 	user := u.byName[name]
@@ -96,10 +105,10 @@ func (u *users) check(name string, password []byte) (*rights, bool) {
 	err := bcrypt.CompareHashAndPassword([]byte(hash), password)
 	u.slow.Unlock()
 	if err != nil || user == nil {
-		return nil, false
+		return false
 	}
 	u.mu.Lock()
 	u.right[sum] = true // one entry a user: only its own password is right
 	u.mu.Unlock()
-	return u.rights[name], true
+	return true
 }

@@ -41,7 +41,9 @@ type Broker struct {
 	// ListenTLS is another host:port, with TLS; none if empty. CertFile and KeyFile (PEM) are read again when they change.
 	ListenTLS, CertFile, KeyFile string
 	Users                        []User
-	Limits                       Limits
+	// MoreUsers: SetUsers brings some, now or later. Without it, and without Users, whoever may come without a name may come with one.
+	MoreUsers bool
+	Limits    Limits
 }
 
 // A User may connect with a password.
@@ -68,6 +70,9 @@ type Limits struct {
 	MessageRate, ByteRate int
 	// Queue is how many messages wait for one client, and QueueBytes how many bytes of those with QoS 1 and 2.
 	Queue, QueueBytes int
+	// QueuedBytes is how many bytes with QoS 1 and 2 wait for all clients together. Beyond it each has an equal share, and twice as
+	// many is the end.
+	QueuedBytes int
 	// Connections in all, and from one address. Sessions are those that outlive their connection, in all.
 	Connections, ConnectionsPerAddress, Sessions int
 	// TopicLength in bytes and TopicLevels bound topics and filters.
@@ -97,7 +102,7 @@ type Server struct {
 // Default returns the configuration of a broker on loopback for the named node.
 func Default(node string) Config {
 	return Config{Node: node, Mode: Internal, MaxRequest: 256 << 10, Broker: Broker{Listen: "127.0.0.1:1884", Anonymous: true, Limits: Limits{
-		Payload: 1 << 20, MessageRate: 2000, ByteRate: 4 << 20, Queue: 1000, QueueBytes: 4 << 20,
+		Payload: 1 << 20, MessageRate: 2000, ByteRate: 4 << 20, Queue: 1000, QueueBytes: 4 << 20, QueuedBytes: 64 << 20,
 		Connections: 1000, ConnectionsPerAddress: 200, Sessions: 1000, TopicLength: 1024, TopicLevels: 32,
 		Subscriptions: 200, RetainedBytes: 16 << 20, SessionExpiry: 7 * 24 * time.Hour,
 		ConnectTimeout: 10 * time.Second, Stall: 10 * time.Second, Request: 10 * time.Second,
@@ -150,7 +155,7 @@ func (b *Broker) faults() (faults []error) {
 	faults = append(faults, faultsOf(b.Users)...)
 	l := b.Limits
 	for name, n := range map[string]int{"payload": l.Payload, "messageRate": l.MessageRate, "byteRate": l.ByteRate, "queue": l.Queue,
-		"queueBytes": l.QueueBytes, "connections": l.Connections, "connectionsPerAddress": l.ConnectionsPerAddress, "sessions": l.Sessions,
+		"queueBytes": l.QueueBytes, "queuedBytes": l.QueuedBytes, "connections": l.Connections, "connectionsPerAddress": l.ConnectionsPerAddress, "sessions": l.Sessions,
 		"topicLength": l.TopicLength, "topicLevels": l.TopicLevels, "subscriptions": l.Subscriptions, "retainedBytes": l.RetainedBytes,
 		"sessionExpiry": int(l.SessionExpiry / time.Second), "connectTimeout": int(l.ConnectTimeout), "stall": int(l.Stall), "request": int(l.Request)} {
 		if n <= 0 {
@@ -175,7 +180,7 @@ func faultsOf(users []User) (faults []error) {
 		}
 		seen[u.Name] = true
 		if _, err := bcrypt.Cost([]byte(u.Hash)); err != nil {
-			fault("users[%d]: expected a bcrypt hash: %w", i, err)
+			fault("users[%d]: expected a bcrypt hash", i)
 		}
 		for j, a := range u.ACL {
 			if !validFilter(a.Filter) {

@@ -25,13 +25,13 @@ type conn struct {
 	bytes   *rate.Limiter
 	done    chan struct{} // closed by Close
 	gone    chan struct{} // closed when the library is done with it
-	// client is the client id once it is claimed, user whose it is, former the session that it takes over, as the library has
+	// client is the client id once it is claimed, user whose it is and hash what the password was held against, former the session that it takes over, as the library has
 	// it, and orphans the messages that reached former too late. Those that come before adopted is set wait in late. Guarded
 	// by table.mu.
-	client, user  string
-	former        *mochi.Client
-	orphans, late []packets.Packet
-	adopted       bool
+	client, user, hash string
+	former             *mochi.Client
+	orphans, late      []packets.Packet
+	adopted            bool
 	// subscribing is set while a SUBSCRIBE is judged.
 	subscribing atomic.Bool
 	// group is what the message being read changes; of the goroutine that reads.

@@ -58,6 +58,66 @@ func TestOnlyUsersWithTheirPasswordGetIn(t *testing.T) {
 	}
 }
 
+func TestUsersChangeWhileTheBrokerRuns(t *testing.T) {
+	r := start(t, nil, func(c *Config) {
+		c.Broker.Users, c.Broker.MoreUsers = []User{user(t, "ann", "p", Access{"#", true, true})}, true
+	})
+	if err := r.SetUsers(nil); err != nil {
+		t.Fatal(err)
+	}
+	bob := user(t, "bob", "p", Access{"a", true, true})
+	refused(t, as(options(r.Address(), "b"), "bob", "p"), "a user who is not there yet")
+	if err := r.SetUsers([]User{bob}); err != nil {
+		t.Fatal(err)
+	}
+	lost := make(chan error, 1)
+	c := dial(t, as(options(r.Address(), "b"), "bob", "p").SetConnectionLostHandler(func(_ paho.Client, err error) { lost <- err }))
+	if got := c.granted(t, "b"); got != 128 {
+		t.Errorf("it may read what it may not: %d", got)
+	}
+	bob.ACL = append(bob.ACL, Access{"b", true, false})
+	if err := r.SetUsers([]User{bob}); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.granted(t, "b"); got != 1 {
+		t.Errorf("a right that it was given is refused: %d", got)
+	}
+	for what, bad := range map[string]User{"no name": {Hash: bob.Hash}, "no hash": {Name: "x", Hash: "x"}, "no filter": {Name: "x", Hash: bob.Hash, ACL: []Access{{"#/a", true, true}}},
+		"a name of the configuration": {Name: "ann", Hash: bob.Hash}} {
+		if err := r.SetUsers([]User{bad}); err == nil {
+			t.Errorf("%s: accepted", what)
+		}
+	}
+	c.subscribe(t, "a", 1)
+	c.publish(t, "a", 1, false, "still there")
+	c.expect(t, "a", "still there")
+	other := dial(t, as(options(r.Address(), "ann"), "ann", "p"))
+	if err := r.SetUsers([]User{user(t, "bob", "q")}); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-lost:
+	case <-time.After(20 * time.Second):
+		t.Fatal("who has another password is still connected")
+	}
+	refused(t, as(options(r.Address(), "b"), "bob", "p"), "the former password")
+	dial(t, as(options(r.Address(), "b"), "bob", "q"))
+	other.subscribe(t, "x", 1) // nobody else noticed
+	if n := testutil.ToFloat64(r.metrics.users); n != 2 {
+		t.Errorf("%v users are counted, expected 2", n)
+	}
+	if n := testutil.ToFloat64(r.metrics.cut.WithLabelValues("user")); n != 1 {
+		t.Errorf("%v connections were closed, expected 1", n)
+	}
+}
+
+// Where users are to come, a name that is none of theirs is no name to come in with, though nobody needs one.
+func TestANameHasToBeAUsersWhereUsersAreToCome(t *testing.T) {
+	r := start(t, nil, func(c *Config) { c.Broker.MoreUsers = true })
+	dial(t, options(r.Address(), "a"))
+	refused(t, as(options(r.Address(), "b"), "bob", "p"), "a name before the users have come")
+}
+
 func TestAClientSeesAndSaysOnlyWhatItsACLAllows(t *testing.T) {
 	r := start(t, nil, func(c *Config) {
 		c.Broker.Users = []User{
@@ -178,6 +238,7 @@ func connect(t *testing.T, from, addr, id string) (net.Conn, byte) {
 func TestASlowSubscriberHoldsUpNobody(t *testing.T) {
 	r := start(t, nil, func(c *Config) {
 		c.Broker.Limits.Stall, c.Broker.Limits.MessageRate, c.Broker.Limits.ByteRate = time.Second, 1<<20, 1<<30
+		c.Broker.Limits.QueueBytes = 1 << 30 // else no more may be for it than the kernel's buffers hold
 	})
 	slow, code := connect(t, "127.0.0.1", r.Address(), "slow")
 	if code != 0 {
@@ -272,6 +333,51 @@ func TestLimits(t *testing.T) {
 	eventually(t, "the client with 10 MB is cut off", func() bool { return testutil.ToFloat64(r.metrics.cut.WithLabelValues("size")) == 1 })
 	c.publish(t, "a", 1, false, "still here")
 	c.expect(t, "a", "still here")
+}
+
+// What waits for all clients is bounded, and those who are away take nothing from one who reads.
+func TestTheQueuesOfAllClientsAreBoundedTogether(t *testing.T) {
+	const room, size = 64 << 10, 1 << 10
+	r := start(t, &ram{}, func(c *Config) { c.Broker.Limits.QueuedBytes = room })
+	for i := range 8 {
+		away := dial(t, lasting(r.Address(), fmt.Sprint("away", i)))
+		away.subscribe(t, "a", 1)
+		away.Disconnect(100)
+	}
+	reads := dial(t, options(r.Address(), "reads"))
+	reads.subscribe(t, "a", 1)
+	from := dial(t, options(r.Address(), "from"))
+	for i := range 100 { // 100 KiB for each
+		from.publish(t, "a", 1, false, fmt.Sprintf("%03d%s", i, strings.Repeat("x", size)))
+		if m := reads.next(t); !strings.HasPrefix(string(m.Payload()), fmt.Sprintf("%03d", i)) {
+			t.Fatalf("the one who reads got %.3s, expected %03d", m.Payload(), i)
+		}
+	}
+	if n := testutil.ToFloat64(r.metrics.queued); n < room/2 || n > room+9*2*size {
+		t.Errorf("%v bytes wait, expected about %d", n, room)
+	}
+	if n := testutil.ToFloat64(r.metrics.dropped.WithLabelValues("queues")); n < 8*30 {
+		t.Errorf("%v messages were dropped, expected most of 800", n)
+	}
+}
+
+// Shares that were taken when there were fewer clients do not add up without end.
+func TestMoreClientsDoNotRaiseTheBoundOfAll(t *testing.T) {
+	const room, size = 64 << 10, 1 << 10
+	r := start(t, &ram{}, func(c *Config) { c.Broker.Limits.QueuedBytes = room })
+	from := dial(t, options(r.Address(), "from"))
+	for i := range 14 {
+		topic := fmt.Sprint("a", i)
+		away := dial(t, lasting(r.Address(), topic))
+		away.subscribe(t, topic, 1)
+		away.Disconnect(100)
+		for range 70 {
+			from.publish(t, topic, 1, false, strings.Repeat("x", size))
+		}
+	}
+	if n := testutil.ToFloat64(r.metrics.queued); n < 2*room || n > 2*room+2*size {
+		t.Errorf("%v bytes wait, expected about %d", n, 2*room)
+	}
 }
 
 // What waits for a client that is away is bounded in messages and in bytes.

@@ -54,7 +54,7 @@ func (h *hook) OnConnect(cl *mochi.Client, pk packets.Packet) error {
 		_ = h.b.server.SendConnack(cl, code, false, nil)
 		return code
 	}
-	user, ok := h.b.authenticate(c, pk)
+	user, hash, ok := h.b.authenticate(c, pk)
 	if !ok {
 		return refuse("password", packets.ErrBadUsernameOrPassword)
 	}
@@ -68,7 +68,7 @@ func (h *hook) OnConnect(cl *mochi.Client, pk packets.Packet) error {
 	if existing, ok := h.b.server.Clients.Get(cl.ID); ok && string(existing.Properties.Username) != user {
 		return refuse("taken", packets.ErrClientIdentifierNotValid) // it would get what waits for another user
 	}
-	if !h.b.claim(cl, c, user) {
+	if !h.b.claim(cl, c, user, hash) {
 		return refuse("taken", packets.ErrServerBusy)
 	}
 	existing, ok := h.b.server.Clients.Get(cl.ID)
@@ -99,22 +99,22 @@ func (h *hook) OnConnect(cl *mochi.Client, pk packets.Packet) error {
 // OnConnectAuthenticate has nothing left to ask.
 func (h *hook) OnConnectAuthenticate(*mochi.Client, packets.Packet) bool { return true }
 
-// authenticate returns the user whom a CONNECT is from; "" is nobody in particular.
-func (b *broker) authenticate(c *conn, pk packets.Packet) (string, bool) {
-	return b.users.login(c.ip.IsLoopback(), string(pk.Connect.Username), pk.Connect.Password)
+// authenticate returns the user whom a CONNECT is from, with the hash of the password; "" is nobody in particular.
+func (b *broker) authenticate(c *conn, pk packets.Packet) (name, hash string, ok bool) {
+	return b.users.now.Load().login(c.ip.IsLoopback(), string(pk.Connect.Username), pk.Connect.Password)
 }
 
 // claim makes c the connection of its client and ends the former one. The library's own way to take a session over lets
 // the former connection's end undo the new one's beginning. False if the former one is another
 // user's, or does not end.
-func (b *broker) claim(cl *mochi.Client, c *conn, user string) bool {
+func (b *broker) claim(cl *mochi.Client, c *conn, user, hash string) bool {
 	b.mu.Lock()
 	former := b.owners[cl.ID]
 	if former != nil && former.user != user {
 		b.mu.Unlock()
 		return false
 	}
-	b.owners[cl.ID], c.client, c.user = c, cl.ID, user
+	b.owners[cl.ID], c.client, c.user, c.hash = c, cl.ID, user, hash
 	b.mu.Unlock()
 	if former == nil {
 		return true
@@ -133,6 +133,30 @@ func (b *broker) claim(cl *mochi.Client, c *conn, user string) bool {
 	case <-limit.C:
 	}
 	return false
+}
+
+// expel closes the connections of those who could not connect any more: their user is gone or has another password.
+func (b *broker) expel() {
+	users := b.users.now.Load()
+	b.mu.Lock()
+	var gone []*conn
+	for _, c := range b.owners {
+		if c.banned(users) {
+			gone = append(gone, c)
+		}
+	}
+	b.mu.Unlock()
+	for _, c := range gone {
+		c.ban()
+	}
+}
+
+// banned reports whether the client could not connect any more. Called with table.mu held, or by the connection's own goroutine.
+func (c *conn) banned(users *users) bool { return c.user != "" && c.hash != users.hash(c.user) }
+
+func (c *conn) ban() {
+	c.metrics.cut.WithLabelValues("user").Inc()
+	_ = c.Close()
 }
 
 // disown ends what claim began. The listener calls it when a connection is over.
@@ -193,6 +217,9 @@ func (h *hook) OnSessionEstablished(cl *mochi.Client, _ packets.Packet) {
 	c := cl.Net.Conn.(*conn)
 	h.b.adopt(cl, c)
 	c.establish()
+	if users := h.b.users.now.Load(); c.banned(users) { // they changed while it was let in
+		c.ban()
+	}
 }
 
 // adopt sends what reached the former connection while the library carried the session over to this one: it copies what
@@ -287,8 +314,8 @@ func (h *hook) OnACLCheck(cl *mochi.Client, topic string, write bool) bool {
 	}
 	c, _ := cl.Net.Conn.(*conn)
 	if c == nil || !c.subscribing.Load() {
-		if h.b.full(cl.ID) {
-			h.b.metrics.dropped.WithLabelValues("queue").Inc()
+		if reason := h.b.full(cl.ID); reason != "" {
+			h.b.metrics.dropped.WithLabelValues(reason).Inc()
 			return false
 		}
 		return h.b.rights(cl).may(topic, false)

@@ -8,7 +8,7 @@ import (
 )
 
 type metrics struct {
-	connections, retained, queued, sessions               prometheus.Gauge
+	connections, retained, queued, sessions, users        prometheus.Gauge
 	throttled, panics, saveErrors, unsaved, damaged       prometheus.Counter
 	library                                               atomic.Pointer[system.Info] // what the library counts; nil before it runs
 	refused, cut, dropped, denied, requests, uploads, ext *prometheus.CounterVec
@@ -29,6 +29,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		retained:    gauge("retained_bytes", "What retained messages and their topics hold."),
 		queued:      gauge("queued_bytes", "Payloads of QoS 1 and 2 that clients have not acknowledged."),
 		sessions:    gauge("sessions", "Sessions, of connected clients and of those that are away."),
+		users:       gauge("users", "Users who may connect to the broker with a password."),
 		throttled:   counter("throttled_total", "Times that a client sent faster than it may and was read more slowly."),
 		panics:      counter("panics_total", "Panics that a client caused; each closed one connection or failed one request."),
 		saveErrors:  counter("save_errors_total", "Times that sessions and messages could not be stored; they are tried again."),
@@ -49,7 +50,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}
 		return 0
 	})
-	reg.MustRegister(full, m.connections, m.retained, m.queued, m.sessions, m.throttled, m.panics, m.saveErrors, m.unsaved, m.damaged,
+	reg.MustRegister(full, m.connections, m.retained, m.queued, m.sessions, m.users, m.throttled, m.panics, m.saveErrors, m.unsaved, m.damaged,
 		m.refused, m.cut, m.dropped, m.denied, m.requests, m.uploads, m.ext)
 	return m
 }

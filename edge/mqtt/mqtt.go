@@ -15,6 +15,8 @@ type Deps struct {
 	Devices Devices
 	// Memory keeps sessions and messages; nil: they end with the process.
 	Memory Memory
+	// Users are those of the configuration, to be shared with other ports of the node; nil: the Service has its own.
+	Users *Users
 	// Upload takes what clients publish for the cloud; nil: it is counted and dropped. An error is logged.
 	Upload   func(ctx context.Context, topic string, payload []byte) error
 	Log      *slog.Logger
@@ -30,6 +32,8 @@ type Service struct {
 	answerer *answerer
 	notices  chan message
 	waiting  atomic.Int64 // bytes in notices
+	users    *Users
+	broker   atomic.Pointer[broker] // the one that runs, or ran last; nil before
 	ready    chan struct{}
 	once     sync.Once
 	addr     string // set before ready is closed
@@ -44,6 +48,10 @@ const (
 // New returns a Service that does nothing until Start. cfg must be valid.
 func New(cfg Config, deps Deps) *Service {
 	s := &Service{cfg: cfg, deps: deps, metrics: newMetrics(deps.Registry), notices: make(chan message, maxNotices), ready: make(chan struct{})}
+	if s.users = deps.Users; s.users == nil {
+		s.users = makeUsers(cfg.Broker.Users, cfg.Broker.Anonymous, cfg.Broker.MoreUsers)
+	}
+	s.metrics.users.Set(float64(len(cfg.Broker.Users)))
 	timeout := cfg.Broker.Limits.Request
 	if timeout <= 0 {
 		timeout = 10 * time.Second
@@ -59,8 +67,24 @@ func (s *Service) Start(ctx context.Context) error {
 		c := newClient(s.cfg.Server, s.cfg.Node, s.answerer)
 		return s.with(ctx, c.publish, func(ctx context.Context) error { return c.serve(ctx, func() { s.listening(s.cfg.Server.URL) }) })
 	}
-	b := newBroker(s.cfg.Broker, s.cfg.Node, s.deps.Memory, s.answerer)
+	b := newBroker(s.cfg.Broker, s.cfg.Node, s.users, s.deps.Memory, s.answerer)
+	s.broker.Store(b)
 	return s.with(ctx, b.publish, func(ctx context.Context) error { return b.serve(ctx, s.listening) })
+}
+
+// SetUsers makes more the users beside those of the configuration, in place of what it was given before. It takes effect at once:
+// rights are judged anew, and connections of users who are gone or have another password are closed. After an error everything is
+// as it was.
+func (s *Service) SetUsers(more []User) error {
+	n, err := s.users.set(more)
+	if err != nil {
+		return err
+	}
+	s.metrics.users.Set(float64(n))
+	if b := s.broker.Load(); b != nil {
+		b.expel()
+	}
+	return nil
 }
 
 // Ready is closed once clients are served, or the external broker was reached for the first time.

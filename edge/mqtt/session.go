@@ -90,12 +90,20 @@ func (b *broker) weigh(n int) {
 	b.metrics.queued.Set(float64(b.bytes))
 }
 
-// full reports whether no more may wait for a client.
-func (b *broker) full(client string) bool {
+// full says why no more may wait for a client: too much does for it, or for all; empty if more may. Where others fill the room, a
+// client still has an equal share of it, so that those who read are served.
+func (b *broker) full(client string) string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	s := b.sessions[client]
-	return s != nil && s.bytes >= b.cfg.Limits.QueueBytes
+	switch s := b.sessions[client]; {
+	case s == nil:
+		return ""
+	case s.bytes >= b.cfg.Limits.QueueBytes:
+		return "queue"
+	case b.bytes >= 2*b.cfg.Limits.QueuedBytes, b.bytes >= b.cfg.Limits.QueuedBytes && s.bytes >= b.cfg.Limits.QueuedBytes/len(b.sessions):
+		return "queues"
+	}
+	return ""
 }
 
 // begin notes a packet that is under way and returns the change that stores it, or false if the session is not durable.

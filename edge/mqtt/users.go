@@ -3,33 +3,63 @@ package mqtt
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"sync/atomic"
 )
 
-// Users lets the users of the broker in at other ports of this node, with the rights that their filters give them. Make it
-// with NewUsers; it is safe for concurrent use.
-type Users struct{ users *users }
+// Users are those of the broker and of other ports of this node, with the rights that their filters give them. Make it with
+// NewUsers; it is safe for concurrent use.
+type Users struct {
+	own       []User
+	anonymous bool
+	more      bool
+	now       atomic.Pointer[users]
+}
 
 // NewUsers returns the users of a configuration. Anonymous lets clients in that come from loopback without a name, with all
-// rights. The error lists what is wrong with list.
-func NewUsers(list []User, anonymous bool) (*Users, error) {
+// rights. More says that there are others, now or later: see Service.SetUsers. The error lists what is wrong with list.
+func NewUsers(list []User, anonymous, more bool) (*Users, error) {
 	if err := errors.Join(faultsOf(list)...); err != nil {
 		return nil, fmt.Errorf("users: %w", err)
 	}
-	return &Users{newUsers(list, anonymous)}, nil
+	return makeUsers(list, anonymous, more), nil
+}
+
+func makeUsers(list []User, anonymous, more bool) *Users {
+	u := &Users{own: list, anonymous: anonymous, more: more}
+	u.now.Store(newUsers(list, anonymous, more))
+	return u
+}
+
+// set makes more the users beside those of the configuration, and returns how many there are.
+func (u *Users) set(more []User) (int, error) {
+	faults := faultsOf(more)
+	for i := range more {
+		if slices.ContainsFunc(u.own, func(o User) bool { return o.Name == more[i].Name }) {
+			faults = append(faults, fmt.Errorf("users[%d]: expected a name that is not in the configuration too, found %q", i, more[i].Name))
+		}
+	}
+	if len(faults) > 0 {
+		return 0, errors.Join(faults...)
+	}
+	all := slices.Concat(u.own, more)
+	u.now.Store(newUsers(all, u.anonymous, u.more))
+	return len(all), nil
 }
 
 // Login judges a name and a password as a CONNECT's. User is "" for a client without a name. It blocks while bcrypt works,
 // which does one password at a time.
 func (u *Users) Login(local bool, name, password string) (user string, ok bool) {
-	return u.users.login(local, name, []byte(password))
+	user, _, ok = u.now.Load().login(local, name, []byte(password))
+	return user, ok
 }
 
 // MayRead reports whether a user may see the twin of a device: whether it may subscribe to what twin/get is answered with.
 func (u *Users) MayRead(user, namespace, name string) bool {
-	return u.users.of(user).may(deviceTopic(namespace, name, twinGet.String()+result), false)
+	return u.now.Load().of(user).may(deviceTopic(namespace, name, twinGet.String()+result), false)
 }
 
 // MayDesire reports whether a user may set what a device shall have: whether it may publish its twin/update.
 func (u *Users) MayDesire(user, namespace, name string) bool {
-	return u.users.of(user).may(deviceTopic(namespace, name, twinUpdate.String()), true)
+	return u.now.Load().of(user).may(deviceTopic(namespace, name, twinUpdate.String()), true)
 }

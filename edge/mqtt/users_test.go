@@ -28,7 +28,7 @@ func TestUsersHaveTheirRightsElsewhere(t *testing.T) {
 		{false, false, list, "writer", "p", true, "", "pump fan"},
 		{true, true, list, "all", "p", true, "", ""}, // # covers nothing that begins with $
 	} {
-		u, err := NewUsers(c.list, c.anonymous)
+		u, err := NewUsers(c.list, c.anonymous, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -52,10 +52,10 @@ func TestUsersHaveTheirRightsElsewhere(t *testing.T) {
 			t.Errorf("%+v: reads %q and desires %q", c, read, desire)
 		}
 	}
-	if u, err := NewUsers(list, false); err != nil || u.MayRead("", "plant", "pump") || u.MayDesire("stranger", "plant", "pump") {
+	if u, err := NewUsers(list, false, false); err != nil || u.MayRead("", "plant", "pump") || u.MayDesire("stranger", "plant", "pump") {
 		t.Errorf("nobody has rights: %v", err)
 	}
-	if _, err := NewUsers([]User{{Name: "a", Hash: "plain"}}, false); err == nil || !strings.Contains(err.Error(), "bcrypt") {
+	if _, err := NewUsers([]User{{Name: "a", Hash: "plain"}}, false, false); err == nil || !strings.Contains(err.Error(), "bcrypt") {
 		t.Errorf("found %v", err)
 	}
 }

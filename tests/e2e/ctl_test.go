@@ -175,7 +175,7 @@ func (s *system) verbsAtTheGateway() {
 		{0, "Container started", "", []string{"keadm", "describe", "pod/web"}},
 		{0, "KubeletReady", "", []string{"keadm", "describe", "node"}},
 		{1, `pods "none" not found`, "", []string{"keadm", "describe", "pod", "none"}},
-		{2, "expected pod or node", "", []string{"keadm", "describe", "cm", "settings"}},
+		{2, "expected pod, node or device", "", []string{"keadm", "describe", "cm", "settings"}},
 		{0, "demo: serving on", "", []string{"keadm", "logs", "web", "--tail", "1"}},
 		{0, `Defaulted container "demo" out of: demo, listener`, "", []string{"keadm", "logs", "pod/web", "--since", "1h", "--timestamps"}},
 		{1, "previous terminated container", "", []string{"keadm", "logs", "web", "-c", "demo", "-p"}},

@@ -150,6 +150,20 @@ func (s *system) call(setpoint string) (c methodCall, err error) {
 	return c, err
 }
 
+// seesDevices looks at the devices at the gateway, which the cable is out of.
+func (s *system) seesDevices() {
+	s.t.Helper()
+	for _, who := range []string{"keadm", "kubectl"} {
+		s.expects(0, "power=3.5", "", who, "get", "devices")
+		s.expects(0, "value: \"3.5\"", "", who, "get", "device", "meter-1", "-o", "yaml")
+		s.expects(0, "setpoint=55", "", who, "get", "dev", "-o", "wide")
+		s.expects(0, "meter-1", "", who, "get", "devicestatuses")
+		s.expects(0, "propertyName: power", "", who, "get", "devst", "meter-1", "-o", "yaml")
+		s.expects(0, "power", "", who, "describe", "device", "meter-1")
+	}
+	s.expects(0, "not connected, NoMapper", "", "keadm", "describe", "device", "meter-1")
+}
+
 // TestDevicesWorkWithAndWithoutTheCloud: kubectl apply puts a device to work; what is desired reaches it and what it reports
 // reaches the cluster, also what happened on either side while the cable was out, and after the node's agent was killed. Its method
 // is called at the edge, with and without the cloud, and a call that is repeated after the kill is the same call.
@@ -201,6 +215,7 @@ func TestDevicesWorkWithAndWithoutTheCloud(t *testing.T) {
 		return err
 	})
 	s.desires("pump-1", "setpoint", "60")
+	s.seesDevices()
 	s.heal()
 	s.reports("meter-1", "power", "3.5")
 	// The mapper registered with the agent that was killed, and is remembered.

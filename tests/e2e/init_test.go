@@ -1,16 +1,21 @@
 package e2e
 
 import (
+	"fmt"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
 
+	"github.com/tether-edge/tether/apis/devices/v1beta1"
 	"github.com/tether-edge/tether/tests/cluster"
 	"github.com/tether-edge/tether/tests/stack"
 )
@@ -59,6 +64,7 @@ func TestACloudThatIsResetLeavesTheMachineAsItWas(t *testing.T) {
 		if err := differ(before, look(t, h)); err == nil {
 			t.Fatal("an init leaves no trace: this test looks at the wrong place")
 		}
+		giveRights(t, s.Admin)
 		out, err := h.Run(ctx, keadm, "reset", "cloud", "--crds", "--force", "--service", "process", "--kubeconfig", kubeconfig, "--config", file)
 		must(err)
 		cluster.Eventually(t, 30*time.Second, "the machine to be as it was", func() error { return differ(before, look(t, h)) })
@@ -68,5 +74,32 @@ func TestACloudThatIsResetLeavesTheMachineAsItWas(t *testing.T) {
 		if roles, err := s.Admin.RbacV1().ClusterRoles().List(ctx, metav1.ListOptions{}); err != nil || strings.Contains(roles.String(), "tether:") {
 			t.Errorf("round %d: a ClusterRole is left, or %v", round, err)
 		}
+	}
+}
+
+// giveRights waits until the cluster's own roles let their users at devices, and at no status.
+func giveRights(t *testing.T, admin kubernetes.Interface) {
+	t.Helper()
+	allows := func(role *rbacv1.ClusterRole, resource, verb string) bool {
+		return slices.ContainsFunc(role.Rules, func(r rbacv1.PolicyRule) bool {
+			return slices.Contains(r.APIGroups, v1beta1.GroupVersion.Group) && slices.Contains(r.Resources, resource) && slices.Contains(r.Verbs, verb)
+		})
+	}
+	for name, writes := range map[string]bool{"view": false, "edit": true, "admin": true} {
+		cluster.Eventually(t, 30*time.Second, "the role "+name+" to know devices", func() error {
+			role, err := admin.RbacV1().ClusterRoles().Get(t.Context(), name, metav1.GetOptions{})
+			if err != nil {
+				return err
+			}
+			for _, resource := range []string{"devices", "devicemodels", "devicestatuses"} {
+				for _, verb := range []string{"get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"} {
+					reads := verb == "get" || verb == "list" || verb == "watch"
+					if want := reads || writes && resource != "devicestatuses"; allows(role, resource, verb) != want {
+						return fmt.Errorf("to %s %s is allowed: %v, expected %v", verb, resource, !want, want)
+					}
+				}
+			}
+			return nil
+		})
 	}
 }

@@ -24,7 +24,7 @@ func Requirements() []Requirement {
 		{"ip", "iproute2", "for looking at the edge's network"},
 		{"nsenter", "util-linux", "enters the edge's namespaces"},
 		{"mount", "mount", "the kubelet mounts volumes with it"},
-		{"mosquitto_pub", "mosquitto-clients", "device software of others, for the MQTT tests"},
+		{"mosquitto_pub", "mosquitto-clients", "publishes for devices that speak MQTT, as device software of others does"},
 	}
 }
 

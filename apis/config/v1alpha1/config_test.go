@@ -139,6 +139,7 @@ func TestEachEdgeFaultIsFoundAlone(t *testing.T) {
 		"metrics.bindAddress":              `metrics: {bindAddress: "127.0.0.1"}`,
 		"log.level":                        "log: {level: loud}",
 		"log.format":                       "log: {format: xml}",
+		"devices.mqtt.usersSecret":         "devices: {mqtt: {usersSecret: {name: users}}}",
 		"store.freeSpaceFloor":             `store: {freeSpaceFloor: "2Ti"}`,
 		"store.eventQuota":                 `store: {eventQuota: lots}`,
 		"store.copyInterval":               `store: {copyInterval: 1ms}`,

@@ -144,7 +144,10 @@ type MQTT struct {
 	Anonymous   bool       `json:"anonymous"`
 	TLS         MQTTTLS    `json:"tls"`
 	Users       []MQTTUser `json:"users"`
-	Server      MQTTServer `json:"server"`
+	// UsersSecret names a Secret with more users of the internal broker. It is used while it is at this node, which is as long
+	// as a pod of the node refers to it. Empty means none.
+	UsersSecret MQTTUsersSecret `json:"usersSecret"`
+	Server      MQTTServer      `json:"server"`
 }
 
 // HTTP configures the ports at which devices are shown and their methods called. Users and anonymous are those of MQTT,
@@ -156,6 +159,15 @@ type HTTP struct {
 	Timeout Duration `json:"timeout"`
 	TLS     MQTTTLS  `json:"tls"`
 }
+
+// MQTTUsersSecret names a Secret whose key MQTTUsersKey has a list of MQTTUsers in YAML.
+type MQTTUsersSecret struct {
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+}
+
+// MQTTUsersKey is the key of the users in their Secret.
+const MQTTUsersKey = "users.yaml"
 
 // MQTTMode says which broker is used.
 type MQTTMode string
@@ -335,7 +347,13 @@ func (d *EdgeDevices) validate(f *faults) {
 	case MQTTInternal:
 		f.hostPort("devices.mqtt.bindAddress", m.BindAddress)
 		m.TLS.validate(f, "devices.mqtt.tls")
+		if (m.UsersSecret.Namespace == "") != (m.UsersSecret.Name == "") {
+			f.add("devices.mqtt.usersSecret", "namespace and name, or neither", m.UsersSecret)
+		}
 	case MQTTExternal:
+		if m.UsersSecret.Name != "" {
+			f.add("devices.mqtt.usersSecret", "none, since devices.mqtt.mode is external: the broker that is there has users of its own", m.UsersSecret)
+		}
 		if m.Server.URL == "" {
 			f.add("devices.mqtt.server.url", "tcp://host:port or ssl://host:port, since devices.mqtt.mode is external", m.Server.URL)
 		}

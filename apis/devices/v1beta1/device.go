@@ -148,13 +148,17 @@ type StateReport struct {
 
 // LegacyStatus is the status that Device objects had before DeviceStatus existed.
 type LegacyStatus struct {
+	// What the properties had, and what was desired of them.
 	// +optional
 	// +listType=atomic
 	Twins []Twin `json:"twins,omitempty"`
+	// What the mapper said of the device.
 	// +optional
 	State string `json:"state,omitempty"`
+	// When the device was last online.
 	// +optional
 	LastOnlineTime string `json:"lastOnlineTime,omitempty"`
+	// Whatever else was known of the device.
 	// +optional
 	// +kubebuilder:pruning:PreserveUnknownFields
 	Extensions *runtime.RawExtension `json:"extensions,omitempty"`

@@ -259,6 +259,52 @@ func TestDefinitionsAreOfTheseTypes(t *testing.T) {
 	}
 }
 
+// undescribed returns the fields below a schema, as paths, of which kubectl explain would say nothing.
+func undescribed(path string, schema map[string]any) (all []string) {
+	if items, ok := schema["items"].(map[string]any); ok {
+		all = append(all, undescribed(path+"[]", items)...)
+	}
+	fields, _ := schema["properties"].(map[string]any)
+	for name, field := range fields {
+		field, _ := field.(map[string]any)
+		at := path + "." + name
+		text, _ := field["description"].(string)
+		ofTheObject := name == "metadata" && !strings.Contains(path, ".") // the API server explains it
+		if strings.TrimSpace(text) == "" && !ofTheObject {
+			all = append(all, at)
+		}
+		all = append(all, undescribed(at, field)...)
+	}
+	return all
+}
+
+// TestEveryFieldIsExplained: what kubectl explain says is the documentation that people have where they work.
+func TestEveryFieldIsExplained(t *testing.T) {
+	for _, kind := range []string{"devicemodels", "devices", "devicestatuses"} {
+		data, err := os.ReadFile("../../../build/crds/devices.kubeedge.io_" + kind + ".yaml")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var definition struct {
+			Spec struct {
+				Versions []struct {
+					Schema struct{ OpenAPIV3Schema map[string]any }
+				}
+			}
+		}
+		if err := yaml.Unmarshal(data, &definition); err != nil {
+			t.Fatal(err)
+		}
+		schema := definition.Spec.Versions[0].Schema.OpenAPIV3Schema
+		if len(schema) == 0 {
+			t.Fatalf("%s has no schema", kind)
+		}
+		for _, field := range undescribed(kind, schema) {
+			t.Errorf("kubectl explain says nothing of %s: write a comment above the field, then make generate", field)
+		}
+	}
+}
+
 // fill gives every field of v a value; n makes it differ.
 func fill(v reflect.Value, n int) {
 	switch {

@@ -28,6 +28,7 @@ type PushMethodHTTP struct {
 	// Scheme and host, such as "http://192.0.2.8".
 	// +optional
 	HostName string `json:"hostName,omitempty"`
+	// The port of the host, 1 to 65535.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=65535
@@ -46,6 +47,7 @@ type PushMethodMQTT struct {
 	// The broker, such as "tcp://127.0.0.1:1883".
 	// +optional
 	Address string `json:"address,omitempty"`
+	// The topic, without wildcards.
 	// +optional
 	Topic string `json:"topic,omitempty"`
 	// Quality of service: 0 at most once, 1 at least once, 2 exactly once.
@@ -67,12 +69,16 @@ type PushMethodOTEL struct {
 
 // DBMethod is a database.
 type DBMethod struct {
+	// An InfluxDB 2.
 	// +optional
 	Influxdb2 *DBMethodInfluxdb2 `json:"influxdb2,omitempty"`
+	// A Redis.
 	// +optional
 	Redis *DBMethodRedis `json:"redis,omitempty"`
+	// A TDengine.
 	// +optional
 	TDEngine *DBMethodTDEngine `json:"TDEngine,omitempty"`
+	// A MySQL.
 	// +optional
 	MySQL *DBMethodMySQL `json:"mysql,omitempty"`
 }
@@ -87,22 +93,26 @@ type DBMethodInfluxdb2 struct {
 
 // Influxdb2ClientConfig is where the database is.
 type Influxdb2ClientConfig struct {
+	// The address of its HTTP API, such as "http://192.0.2.9:8086".
 	// +optional
 	URL string `json:"url,omitempty"`
 	// The organization.
 	// +optional
 	Org string `json:"org,omitempty"`
+	// The bucket that takes the points.
 	// +optional
 	Bucket string `json:"bucket,omitempty"`
 }
 
 // Influxdb2DataConfig is how a value becomes a point.
 type Influxdb2DataConfig struct {
+	// The measurement of the points.
 	// +optional
 	Measurement string `json:"measurement,omitempty"`
 	// The field that holds the value.
 	// +optional
 	FieldKey string `json:"fieldKey,omitempty"`
+	// Tags of the points.
 	// +optional
 	Tag map[string]string `json:"tag,omitempty"`
 }
@@ -143,6 +153,7 @@ type TDEngineClientConfig struct {
 	// Host and port.
 	// +optional
 	Addr string `json:"addr,omitempty"`
+	// The name of the database.
 	// +optional
 	DBName string `json:"dbName,omitempty"`
 }
@@ -158,8 +169,10 @@ type MySQLClientConfig struct {
 	// Host and port.
 	// +optional
 	Addr string `json:"addr,omitempty"`
+	// The name of the database.
 	// +optional
 	Database string `json:"database,omitempty"`
+	// Who connects. The password is where the mapper's documentation says.
 	// +optional
 	UserName string `json:"userName,omitempty"`
 }

@@ -57,7 +57,7 @@ type DeviceStatusStatus struct {
 	// +optional
 	// +kubebuilder:pruning:PreserveUnknownFields
 	Extensions *runtime.RawExtension `json:"extensions,omitempty"`
-	// Whether the device works, and if not, why: Ready, MapperConnected, Reported.
+	// Whether the device works, and if not, why: Ready, MapperConnected, Reported, PushSupported.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -71,6 +71,9 @@ const (
 	ConditionReady = "Ready"
 	// ConditionMapperConnected is True while the mapper of the device's protocol is connected to the edge.
 	ConditionMapperConnected = "MapperConnected"
+	// ConditionPushSupported is False where a property has a pushMethod that Tether's own mappers cannot do yet, and absent
+	// elsewhere. A mapper of somebody else's may do it nevertheless.
+	ConditionPushSupported = "PushSupported"
 	// ConditionReported is True once every property reported what is desired of it.
 	ConditionReported = "Reported"
 )

@@ -32,7 +32,7 @@ func machineKubectl(ctx context.Context) string {
 func (s *system) kubectlCloud(ctx context.Context, args ...string) error {
 	cmd := exec.CommandContext(ctx, s.kubectl, s.kubectlArgs(args)...)
 	cmd.Dir = s.place.root
-	return s.show("cloud", cmd, s.place.kubeconfig(), args)
+	return s.show("cloud", "kubectl", cmd, s.place.kubeconfig(), args)
 }
 
 // kubectlEdge runs kubectl inside the edge host against edgecore's own API: it works with and without the cloud.
@@ -41,7 +41,21 @@ func (s *system) kubectlEdge(ctx context.Context, args ...string) error {
 	if err != nil {
 		return err
 	}
-	return s.show("edge", cmd, s.edge.Kubeconfig(), args)
+	return s.show("edge", "kubectl", cmd, s.edge.Kubeconfig(), args)
+}
+
+// keadmEdge runs keadm ctl inside the edge host, where an operator at the site would.
+func (s *system) keadmEdge(ctx context.Context, args ...string) error {
+	program, err := cluster.Program(ctx, "keadm")
+	if err != nil {
+		return err
+	}
+	args = append([]string{"ctl"}, args...)
+	cmd, err := s.edge.Command(ctx, append(append([]string{program}, args...), "--config", s.edge.Config())...)
+	if err != nil {
+		return err
+	}
+	return s.show("edge", "keadm", cmd, s.edge.Kubeconfig(), args)
 }
 
 // kubectlArgs keeps kubectl's cache with the cluster, so that it goes with it.
@@ -49,16 +63,16 @@ func (s *system) kubectlArgs(args []string) []string {
 	return append([]string{"--cache-dir", s.place.kubectlCache(), "--request-timeout=10s"}, args...)
 }
 
-// show runs a kubectl command and prints it as a person would have typed it, with its output below.
-func (s *system) show(where string, cmd *exec.Cmd, kubeconfig string, args []string) error {
+// show runs a command of a program and prints it as a person would have typed it, with its output below.
+func (s *system) show(where, program string, cmd *exec.Cmd, kubeconfig string, args []string) error {
 	cmd.Env = append(os.Environ(), "KUBECONFIG="+kubeconfig)
 	text, err := cmd.CombinedOutput()
-	s.out.say("%s$ kubectl %s", where, quote(args))
+	s.out.say("%s$ %s %s", where, program, quote(args))
 	if len(text) > 0 {
 		s.out.say("%s", text)
 	}
 	if err != nil {
-		return fmt.Errorf("kubectl %s: %w: %s", args[0], err, bytes.TrimSpace(text))
+		return fmt.Errorf("%s %s: %w: %s", program, args[0], err, bytes.TrimSpace(text))
 	}
 	return nil
 }

@@ -45,6 +45,11 @@ func (p *place) manifest() string {
 	return filepath.Join(p.root, "tests", "cmd", "quickstart", "demo.yaml")
 }
 
+// devices are the demonstration's devices.
+func (p *place) devices() string {
+	return filepath.Join(p.root, "tests", "cmd", "quickstart", "devices.yaml")
+}
+
 // kubectlCache goes with the cluster.
 func (p *place) kubectlCache() string { return filepath.Join(p.clusterDir(), "kubectl") }
 

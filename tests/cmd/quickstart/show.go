@@ -210,7 +210,8 @@ func (s *system) showContainers(ctx context.Context) (string, error) {
 	return "no container was restarted", errors.Join(faults...)
 }
 
-func (s *system) changeCloud(ctx context.Context) (string, error) {
+// changeBoth changes things in the cloud that the edge is to hear of later, and lets a device report what the cloud is to.
+func (s *system) changeBoth(ctx context.Context) (string, error) {
 	patch := fmt.Sprintf(`{"data":{"message":%q}}`, secondWords)
 	for _, args := range [][]string{
 		{"patch", "configmap", demoName, "-p", patch},
@@ -235,7 +236,23 @@ func (s *system) changeCloud(ctx context.Context) (string, error) {
 	if words != firstWords {
 		return "", fmt.Errorf("expected the edge's ConfigMap to say %q still, found %q", firstWords, words)
 	}
-	return fmt.Sprintf("the edge knows of nothing: its ConfigMap says %q", firstWords), nil
+	if err := s.desire(ctx, cutSetpoint); err != nil {
+		return "", err
+	}
+	if err := s.publishPower(ctx, cutPower); err != nil {
+		return "", err
+	}
+	if err := s.keadmEdge(ctx, "get", "devices"); err != nil {
+		return "", err
+	}
+	found, err := s.device(ctx, meter)
+	if err != nil {
+		return "", err
+	}
+	if r := reported(found, power); r != firstPower {
+		return "", fmt.Errorf("expected the cluster to show %s of %s as %s still, found %s", power, meter, firstPower, r)
+	}
+	return fmt.Sprintf("neither knows of the other's: the edge's ConfigMap says %q, the cluster says %s=%s of %s", firstWords, power, firstPower, meter), nil
 }
 
 // edgeWords is what the ConfigMap says in the node's own API.
@@ -277,6 +294,14 @@ func (s *system) healCable(ctx context.Context) (string, error) {
 		return "", err
 	}
 	said("the ConfigMap in the node's own API says the new words")
+	if _, err := s.waitReported(ctx, meter, power, cutPower); err != nil {
+		return "", err
+	}
+	said(fmt.Sprintf("the cluster knows what %s reported meanwhile: %s=%s", meter, power, cutPower))
+	if _, err := s.waitReported(ctx, pump, setpoint, cutSetpoint); err != nil {
+		return "", err
+	}
+	said(fmt.Sprintf("%s has what was desired of it meanwhile, and the cluster knows: %s=%s", pump, setpoint, cutSetpoint))
 	if _, err := s.waitReady(ctx, replicas+1); err != nil {
 		return "", err
 	}
@@ -288,7 +313,7 @@ func (s *system) healCable(ctx context.Context) (string, error) {
 	if err := s.kubectlCloud(ctx, "get", "pods", "-o", "wide"); err != nil {
 		return "", err
 	}
-	return "both changes are applied", s.showAnswers(ctx)
+	return "all changes are applied", s.showAnswers(ctx)
 }
 
 // waitMounted waits until the old pods see the new file. The kubelet writes such files when it next syncs a pod, which

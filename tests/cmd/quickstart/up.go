@@ -53,9 +53,10 @@ func up(ctx context.Context, p *place, out io.Writer) error {
 		{"start control plane, CloudCore and edge host", s.startMachines},
 		{"start edgecore, with the kubelet in it, and wait for the node", s.startEdge},
 		{"run an application on the edge", s.runDemo},
+		{"put devices to work on the edge", s.runDevices},
 		{"cut the edge's cable", s.cutCable},
 		{"kill edgecore with SIGKILL while it is cut off", s.killCore},
-		{"change things in the cloud meanwhile", s.changeCloud},
+		{"change things on both sides meanwhile", s.changeBoth},
 		{"heal the cable", s.healCable},
 		{"compare the containers with those before the cut", s.compare},
 	})
@@ -76,6 +77,7 @@ The system keeps running. What to try next:
   export KUBECONFIG=%s
 %s  kubectl get pods -o wide                      what the cluster sees
   kubectl scale deployment demo --replicas=10   more of it on the edge
+  kubectl get devicestatuses                    the devices, and kubectl edit device pump-1 turns one
   make status                                   processes, link, containers, node and pods
   make cut; make heal                           take the cable out and put it back
   kill -9 $(cat %s)
@@ -130,7 +132,7 @@ func (s *system) install(ctx context.Context) (string, error) {
 
 // findPrograms finds what `make build` has put into bin, and kubectl.
 func (s *system) findPrograms(ctx context.Context) (string, error) {
-	for _, name := range []string{"controlplane", "cloudcore", "edgecore", "keadm"} {
+	for _, name := range []string{"controlplane", "cloudcore", "edgecore", "keadm", "mapper"} {
 		path, err := cluster.Program(ctx, name)
 		if err != nil {
 			return "", err

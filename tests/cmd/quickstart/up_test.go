@@ -117,6 +117,10 @@ func TestUpWorksAfterAnInterruptedUpAndDownLeavesNothing(t *testing.T) {
 		fmt.Sprintf("says %q", firstWords):  3 * replicas, // before the cut, after it, after the kill
 		fmt.Sprintf("says %q", secondWords): replicas,
 		"its link is down":                  1,
+		"pump-1 has the new setpoint":       1,
+		"neither knows of the other's":      1,
+		"power=" + cutPower:                 1,
+		"setpoint=" + cutSetpoint:           1,
 		"make down":                         1,
 	} {
 		if found := strings.Count(second.String(), "\n"+indent+words) + strings.Count(second.String(), " "+words); found < times {

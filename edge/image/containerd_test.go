@@ -349,10 +349,10 @@ func TestARegistryThatHangsHoldsNoPodUp(t *testing.T) {
 // TestANewerImageIsWaitedForWhileItArrives: a link that is slow is not one that is cut.
 func TestANewerImageIsWaitedForWhileItArrives(t *testing.T) {
 	s := newSite(t)
-	k := s.serve(t, Config{FallBack: true, Patience: 2 * time.Second}, Deps{})
+	k := s.serve(t, Config{FallBack: true, Patience: 4 * time.Second}, Deps{})
 	name := s.push(t, "app", "latest", 1024)
 	old := k.pulls(name, nil, "")
-	s.push(t, "app", "latest", 64<<10)
+	s.push(t, "app", "latest", 80<<10)
 	s.Trickle(1<<10, 100*time.Millisecond)
 	if ref := k.pulls(name, nil, ""); ref == old {
 		t.Error("the old image served while the new one was on its way")

@@ -75,6 +75,8 @@ func (h *heardOf) list() []Served {
 	return append([]Served(nil), h.all...)
 }
 
+func testLog(t *testing.T) *slog.Logger { return slog.New(slog.NewTextHandler(t.Output(), nil)) }
+
 // service runs a Service as edgecore does and returns a kubelet's connection to it. It ends with the test, or by stop.
 func service(t *testing.T, cfg Config, deps Deps) (conn *grpc.ClientConn, stop func()) {
 	t.Helper()
@@ -88,7 +90,7 @@ func service(t *testing.T, cfg Config, deps Deps) (conn *grpc.ClientConn, stop f
 	if deps.Pods == nil {
 		deps.Pods = func(context.Context) ([]string, error) { return nil, nil }
 	}
-	deps.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
+	deps.Log = testLog(t)
 	if deps.Registry == nil {
 		deps.Registry = prometheus.NewRegistry()
 	}

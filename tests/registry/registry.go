@@ -32,6 +32,7 @@ import (
 	upstream "github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
 )
 
 // Registry is one registry. Close it.
@@ -286,4 +287,15 @@ func Load(archive, dir string) (v1.Image, error) {
 		return nil, fmt.Errorf("read %s: expected one image, found %+v, %w", archive, manifest, err)
 	}
 	return index.Image(manifest.Manifests[0].Digest)
+}
+
+// Mark returns an image that runs as another does, and is another.
+func Mark(image v1.Image, mark string) (v1.Image, error) {
+	config, err := image.ConfigFile()
+	if err != nil {
+		return nil, err
+	}
+	config = config.DeepCopy()
+	config.Author = mark
+	return mutate.ConfigFile(image, config)
 }

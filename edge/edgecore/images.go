@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -35,7 +34,7 @@ func (e *EdgeCore) buildImages() error {
 	if err != nil {
 		return err
 	}
-	e.images, err = image.New(image.Config{Socket: filepath.Join(e.cfg.DataDir, "image.sock"), ImageEndpoint: endpoint, RuntimeEndpoint: k.ContainerRuntimeEndpoint,
+	e.images, err = image.New(image.Config{Socket: i.Socket, ImageEndpoint: endpoint, RuntimeEndpoint: k.ContainerRuntimeEndpoint,
 		FallBack: i.FallBack, Patience: i.Patience.Std(), MaxPulls: i.MaxPulls},
 		image.Deps{Memory: imageMemory{e.store}, Pods: podImages{e.store}.names, Log: e.part("image"), Registry: e.reg, Now: e.deps.Now,
 			Served: func(s image.Served) {

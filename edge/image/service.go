@@ -91,7 +91,7 @@ type Service struct {
 func New(cfg Config, deps Deps) (*Service, error) {
 	cfg = cfg.withDefaults()
 	if !filepath.IsAbs(cfg.Socket) || len(cfg.Socket) > maxPath {
-		return nil, fmt.Errorf("socket of the image service: expected an absolute path of at most %d bytes, found %q: choose a shorter dataDir", maxPath, cfg.Socket)
+		return nil, fmt.Errorf("images.socket: expected an absolute path of at most %d bytes, found %q", maxPath, cfg.Socket)
 	}
 	if deps.Now == nil {
 		deps.Now = time.Now

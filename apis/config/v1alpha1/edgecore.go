@@ -114,6 +114,9 @@ type Kubelet struct {
 
 // Images configures what edgecore does between the kubelet and the container runtime.
 type Images struct {
+	// Socket is where the kubelet finds edgecore's image service: a Unix socket of this edgecore's alone, best where a full disk
+	// and a reboot leave nothing.
+	Socket string `json:"socket"`
 	// FallBack lets an image that is here serve a pull whose registry is not heard, to those whom the registry gave it.
 	FallBack bool `json:"fallBack"`
 	// Patience is how long a registry has for an answer before that.
@@ -242,7 +245,7 @@ func DefaultEdgeCore() *EdgeCore {
 			ImageGCLowThresholdPercent:  80,
 			ImageMinimumGCAge:           Duration(2 * time.Minute),
 		},
-		Images: Images{FallBack: true, Patience: Duration(15 * time.Second), MaxPulls: 3},
+		Images: Images{Socket: "/run/tether/image.sock", FallBack: true, Patience: Duration(15 * time.Second), MaxPulls: 3},
 		Store: StoreConfig{
 			FreeSpaceFloor: 64 << 20,
 			EventQuota:     8 << 20,
@@ -288,6 +291,7 @@ func (c *EdgeCore) Validate() error {
 	f.duration("cloud.pingInterval", c.Cloud.PingInterval, time.Second, 2*time.Minute)
 	f.loopback("api.bindAddress", c.API.BindAddress)
 	c.Kubelet.validate(&f)
+	f.path("images.socket", c.Images.Socket)
 	f.duration("images.patience", c.Images.Patience, time.Second, time.Hour)
 	f.between("images.maxPulls", c.Images.MaxPulls, 1, 100)
 	f.bytes("store.freeSpaceFloor", c.Store.FreeSpaceFloor, 0, 1<<40)

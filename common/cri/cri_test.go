@@ -23,7 +23,7 @@ func TestCgroupDriverOfOldContainerdIsReadFromItsStatus(t *testing.T) {
 }
 
 func TestSandboxImageOfOldContainerdIsReadFromItsStatus(t *testing.T) {
-	for config, want := range map[string]string{`{"sandboxImage":"registry.k8s.io/pause:3.6"}`: "registry.k8s.io/pause:3.6", "": "", "{": "", "{}": ""} {
+	for config, want := range map[string]string{`{"sandboxImage":"registry.example/pause:3.6"}`: "registry.example/pause:3.6", "": "", "{": "", "{}": ""} {
 		if got := SandboxImage(&runtimeapi.StatusResponse{Info: map[string]string{"config": config}}); got != want {
 			t.Errorf("%s: sandbox image %q, expected %q", config, got, want)
 		}

@@ -19,7 +19,6 @@ import (
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/tether-edge/tether/build/images"
 	"github.com/tether-edge/tether/tests/cluster"
 	"github.com/tether-edge/tether/tests/registry"
 )
@@ -366,9 +365,10 @@ func TestTheImagesOfPodsArePinned(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Import(t.Context(), archives...); err != nil { // the sandbox image, and one of nobody
+	if err := s.Import(t.Context(), archives...); err != nil {
 		t.Fatal(err)
 	}
+	pauseName, nobodys := archives[0].Name, archives[1].Name // containerd's sandbox image, and one that no pod has
 	var trouble error
 	name, other := s.push(t, "app", "latest", 1024), s.push(t, "other", "v1", 1024)
 	pods := []string{strings.TrimSuffix(name, ":latest"), "never/pulled:v1"}
@@ -384,7 +384,7 @@ func TestTheImagesOfPodsArePinned(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, i := range l.Images {
-			if slices.Contains(i.RepoTags, images.Pause) {
+			if slices.Contains(i.RepoTags, pauseName) {
 				pause = i.Id
 			}
 			if i.Pinned {
@@ -400,7 +400,7 @@ func TestTheImagesOfPodsArePinned(t *testing.T) {
 	if n != 5 || !slices.Equal(got, want) {
 		t.Errorf("of %d images are pinned %q, expected %q of 5", n, got, want)
 	}
-	for image, want := range map[string]bool{name: true, images.Pause: true, other: false, images.Demo: false} {
+	for image, want := range map[string]bool{name: true, pauseName: true, other: false, nobodys: false} {
 		r, err := k.client.ImageStatus(t.Context(), &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: image}})
 		if err != nil || r.Image.GetPinned() != want {
 			t.Errorf("image %s: expected pinned to be %t, found %v, %v", image, want, r, err)

@@ -239,7 +239,7 @@ func (p *puller) note(f *flight) {
 func (p *puller) watch(ctx context.Context, f *flight, free func()) {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
-	for {
+	for silent := false; ; {
 		downloads, err := p.runtime.Downloads(ctx)
 		if ctx.Err() != nil {
 			return
@@ -249,8 +249,9 @@ func (p *puller) watch(ctx context.Context, f *flight, free func()) {
 			f.cancel()
 			return
 		}
-		if idle {
-			p.hush(f.image)
+		if idle && !silent {
+			silent = true
+			p.hush(f.image) // once: others may hear of the registry while this one hangs on
 			free()
 		}
 		select {
@@ -291,11 +292,11 @@ func (p *puller) heard(image string) {
 	delete(p.silent, registryOf(image))
 }
 
-// registryOf is the host in an image's name, as github.com/distribution/reference finds it.
+// registryOf is the host in an image's name, as github.com/distribution/reference finds it; empty where the runtime chooses.
 func registryOf(image string) string {
 	host, _, ok := strings.Cut(image, "/")
 	if !ok || host != "localhost" && !strings.ContainsAny(host, ".:") {
-		return "docker.io"
+		return ""
 	}
 	return host
 }

@@ -146,7 +146,7 @@ func (p *proofs) count() int {
 // grant notes that the registry gave the image ref to these credentials. It writes only what is new: a pull that changes
 // nothing costs the flash nothing.
 func (p *proofs) grant(ctx context.Context, name string, c credentials, ref string) {
-	if len(name) > maxName || ref == "" {
+	if name == "" || len(name) > maxName || ref == "" {
 		return
 	}
 	p.mu.Lock()

@@ -70,6 +70,9 @@ func (s *script) begun() int {
 func (s *script) end(image string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if len(s.pulls[image]) == 0 {
+		panic("no pull of " + image + " runs")
+	}
 	s.pulls[image][0] <- err
 	s.pulls[image] = s.pulls[image][1:]
 }

@@ -111,10 +111,10 @@ func (i *Issuer) Start(ctx context.Context) error {
 	mux.HandleFunc("GET "+join.PathNode, i.answer(join.PathNode, i.node))
 	mux.HandleFunc("POST "+join.PathLeave, i.answer(join.PathLeave, i.leave))
 	srv := &http.Server{
-		Handler: mux, Protocols: transport.HTTP1(), MaxHeaderBytes: 8 << 10, ReadTimeout: readTimeout, WriteTimeout: requestTimeout + 10*time.Second,
+		Handler: mux, MaxHeaderBytes: 8 << 10, ReadTimeout: readTimeout, WriteTimeout: requestTimeout + 10*time.Second,
 		ErrorLog: slog.NewLogLogger(i.deps.Log.Handler(), slog.LevelDebug),
 		TLSConfig: &tls.Config{
-			MinVersion: tls.VersionTLS13, NextProtos: []string{"http/1.1"}, SessionTicketsDisabled: true, Time: i.deps.Now,
+			MinVersion: tls.VersionTLS13, SessionTicketsDisabled: true, Time: i.deps.Now,
 			// An expired certificate must get this far to be renewed: peer judges it.
 			ClientAuth:     tls.RequestClientCert,
 			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return i.deps.CA.Certificate(), nil },
@@ -122,13 +122,10 @@ func (i *Issuer) Start(ctx context.Context) error {
 	}
 	// One request a connection: with more, who asks again and again would keep its place.
 	srv.SetKeepAlivesEnabled(false)
-	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
-	defer stop()
-	err := srv.ServeTLS(transport.NewFairListener(i.deps.Listener, i.cfg.MaxConnections, placeLife), "", "")
-	if ctx.Err() != nil || errors.Is(err, http.ErrServerClosed) {
-		return nil
+	if err := transport.ServeHTTPS(ctx, srv, i.deps.Listener, i.cfg.MaxConnections, placeLife); err != nil {
+		return fmt.Errorf("serve the join port: %w", err)
 	}
-	return fmt.Errorf("serve the join port: %w", err)
+	return nil
 }
 
 func (i *Issuer) ca(w http.ResponseWriter, _ *http.Request) {

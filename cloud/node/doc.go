@@ -9,7 +9,8 @@
 //   - a Node that vanished is created again within 10 s, from the copy of labels, taints and annotations in its Lease
 //     and never from what the edge says, unless the Lease carries AnnotationRemoved or is gone;
 //   - Nodes of edges carry their role labels, which kubelets may not set;
-//   - pods on edge nodes are not evicted because the node cannot be reached.
+//   - pods on edge nodes are not evicted because the node cannot be reached, unless they or their namespace say that they
+//     may be (AnnotationEvict); each is written once, at a bounded rate.
 //
 // An edge Node is one whose spec.providerID begins with ProviderIDPrefix. The hub reports sessions to a Keeper, the
 // shared cache tells it what changed; it makes no watch of its own.

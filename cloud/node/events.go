@@ -31,7 +31,7 @@ func (k *Keeper) Restored(node string, key object.Key, held, server uint64) {
 // tell records an Event about a Node that was created again.
 func (k *Keeper) tell(n *corev1.Node) {
 	k.note(notice{node: n.Name, uid: string(n.UID), warning: true, reason: "EdgeNodeRecreated", message: "The Node was deleted while its edge was not removed: " +
-		"CloudCore created it again. To remove a node for good: keadm reset edge on it, or annotate its Lease in kube-node-lease with tether.io/removed first."})
+		"CloudCore created it again. To remove a node for good: keadm reset edge on it, or keadm node remove beside the cluster."})
 }
 
 // Joined records an Event that a machine got a node's identity, Refused one that it did not.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/util/workqueue"
@@ -20,15 +21,14 @@ import (
 
 const (
 	// ProviderIDPrefix begins the spec.providerID of every edge Node.
-	ProviderIDPrefix = "tether://"
+	ProviderIDPrefix = object.ProviderIDPrefix
 	// LeaseNamespace is where Kubernetes keeps the Leases of nodes.
 	LeaseNamespace = corev1.NamespaceNodeLease
 
 	// LabelEdge marks the Leases that this package keeps.
-	LabelEdge = "tether.io/edge"
-	// AnnotationRemoved on a Lease says that its node was removed for good: the Node is not created again. It is set
-	// before the Node is deleted; any value counts.
-	AnnotationRemoved = "tether.io/removed"
+	LabelEdge = object.LabelEdge
+	// AnnotationRemoved on a Lease says that its node was removed for good: keadm sets it too.
+	AnnotationRemoved = object.AnnotationRemoved
 	// AnnotationReplica and AnnotationSession on a Lease are the address of the CloudCore that holds the node's session
 	// and that session's name; AnnotationEpoch is a decimal number that grows with each session.
 	AnnotationReplica = "tether.io/replica"
@@ -77,6 +77,8 @@ func (c Config) withDefaults() Config {
 type Cache interface {
 	// Object returns an object that the caller owns. ok is false where the cache has none. It does not block.
 	Object(key object.Key) (o object.Object, ok bool)
+	// Keys returns the key of every object of a kind, in no order. It does not block.
+	Keys(kind object.ID) []object.Key
 	// WaitSynced blocks until every kind's first list is in, or returns ctx's error.
 	WaitSynced(ctx context.Context) error
 	// Follow calls notify with the key of every object of the kinds that the cache holds, and then of each that is
@@ -113,17 +115,24 @@ type Keeper struct {
 	deps Deps
 	m    *metrics
 
-	// Each queue holds names or keys; workers read the current state and retry on error.
+	// Each queue holds names or keys; workers read the current state and retry on error. That of pods holds namespaces too.
 	leases, nodes workqueue.TypedRateLimitingInterface[string]
 	pods          workqueue.TypedRateLimitingInterface[object.Key]
 	notices       workqueue.TypedRateLimitingInterface[notice]
 
-	// mu guards records and what they point to, waiting, and lastClaim.
+	// patches bounds the writes to pods.
+	patches *rate.Limiter
+
+	// mu guards records and what they point to, waiting, left, evicting, and lastClaim.
 	mu sync.Mutex
 	// records holds each node that is known to be an edge.
 	records map[string]*record
-	// waiting holds pods whose Node the cache does not have (yet), by node.
-	waiting map[string]map[object.Key]struct{}
+	// waiting holds pods whose Node or Namespace the cache does not have (yet), by that.
+	waiting map[object.Key]map[object.Key]struct{}
+	// left holds until when pods are left to another CloudCore.
+	left map[object.Key]time.Time
+	// evicting holds the namespaces that have their pods evicted.
+	evicting map[string]struct{}
 	// lastClaim is when the latest session claims its Lease; see paceClaim.
 	lastClaim time.Time
 }
@@ -172,7 +181,8 @@ func New(cfg Config, deps Deps) (*Keeper, error) {
 		deps.Clock = systemClock{}
 	}
 	k := &Keeper{
-		cfg: cfg, deps: deps, records: map[string]*record{}, waiting: map[string]map[object.Key]struct{}{},
+		cfg: cfg, deps: deps, patches: rate.NewLimiter(podRate, podRate),
+		records: map[string]*record{}, waiting: map[object.Key]map[object.Key]struct{}{}, left: map[object.Key]time.Time{}, evicting: map[string]struct{}{},
 		leases: newQueue[string](), nodes: newQueue[string](), pods: newQueue[object.Key](), notices: newQueue[notice](),
 	}
 	k.m = newMetrics(deps.Registerer, k)
@@ -205,11 +215,11 @@ func (k *Keeper) Start(ctx context.Context) error {
 	if err := k.readLeases(ctx); err != nil {
 		return nil
 	}
-	cancel := k.deps.Cache.Follow([]object.ID{object.Nodes, object.Pods}, k.changed)
+	cancel := k.deps.Cache.Follow([]object.ID{object.Nodes, object.Namespaces, object.Pods}, k.changed)
 	defer cancel()
 	for range max(1, k.cfg.Workers/4) {
 		work.Go(func() { serve(ctx, k, k.nodes, "node", k.syncNode) })
-		work.Go(func() { serve(ctx, k, k.pods, "pod", k.syncPod) })
+		work.Go(func() { serve(ctx, k, k.pods, "pod", k.syncPodOrNamespace) })
 	}
 	<-ctx.Done()
 	return nil
@@ -254,7 +264,7 @@ func (k *Keeper) changed(keys []object.Key) {
 		switch key.Kind {
 		case object.Nodes:
 			k.nodes.Add(key.Name)
-		case object.Pods:
+		case object.Pods, object.Namespaces:
 			k.pods.Add(key)
 		}
 	}

@@ -3,9 +3,9 @@ package node
 import "github.com/prometheus/client_golang/prometheus"
 
 type metrics struct {
-	renewals, leaseConflicts, lost, stale, copies, recreated, labels, tolerations prometheus.Counter
-	leaseSeconds                                                                  prometheus.Histogram
-	failures                                                                      *prometheus.CounterVec
+	renewals, leaseConflicts, lost, stale, copies, recreated, labels, tolerations, podConflicts prometheus.Counter
+	leaseSeconds                                                                                prometheus.Histogram
+	failures                                                                                    *prometheus.CounterVec
 }
 
 func newMetrics(r prometheus.Registerer, k *Keeper) *metrics {
@@ -23,11 +23,13 @@ func newMetrics(r prometheus.Registerer, k *Keeper) *metrics {
 		recreated:      counter("recreated_total", "Nodes created again after they vanished."),
 		labels:         counter("labels_total", "Nodes that were given their role labels, or were told what carries their link."),
 		tolerations:    counter("tolerations_total", "Pods whose tolerations were changed so that a cut does not evict them."),
+		podConflicts:   counter("toleration_conflicts_total", "Changes of tolerations that met a change by somebody else, and were tried again."),
 		leaseSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "tether_node_lease_write_seconds", Help: "Time of one Lease write.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 15}}),
 		failures: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "tether_node_failures_total", Help: "Failed steps, by what they were about; all are tried again unless the log says otherwise."}, []string{"what"}),
 	}
 	r.MustRegister(m.leaseSeconds, m.failures,
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "tether_node_pods_queued", Help: "Pods that changed and were not looked at yet."}, func() float64 { return float64(k.pods.Len()) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "tether_node_sessions", Help: "Nodes whose session is here."}, func() float64 {
 			k.mu.Lock()
 			defer k.mu.Unlock()

@@ -44,7 +44,15 @@ func (c *manualClock) add(d time.Duration) {
 
 type objects map[object.Key]object.Object
 
-func (o objects) Object(k object.Key) (object.Object, bool)            { got, ok := o[k]; return got, ok }
+func (o objects) Object(k object.Key) (object.Object, bool) { got, ok := o[k]; return got, ok }
+func (o objects) Keys(kind object.ID) (keys []object.Key) {
+	for k := range o {
+		if k.Kind == kind {
+			keys = append(keys, k)
+		}
+	}
+	return keys
+}
 func (objects) WaitSynced(context.Context) error                       { return nil }
 func (objects) Follow([]object.ID, func([]object.Key)) (cancel func()) { return func() {} }
 
@@ -395,39 +403,6 @@ func TestACopyIsBounded(t *testing.T) {
 	n.Labels = map[string]string{"a": strings.Repeat("x", maxCopy)}
 	if _, err := makeCopy(n); err == nil {
 		t.Error("a copy over the limit is no error")
-	}
-}
-
-func TestTolerationsThatLetAPodBeEvictedLoseTheirTime(t *testing.T) {
-	s := int64(300)
-	exists := func(key string, seconds *int64) corev1.Toleration {
-		return corev1.Toleration{Key: key, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: seconds}
-	}
-	notReady, unreachable := exists(corev1.TaintNodeNotReady, nil), exists(corev1.TaintNodeUnreachable, nil)
-	for _, c := range []struct {
-		name       string
-		have, want []corev1.Toleration
-	}{
-		{"defaults", []corev1.Toleration{exists(notReady.Key, &s), exists(unreachable.Key, &s)}, []corev1.Toleration{notReady, unreachable}},
-		{"none", nil, []corev1.Toleration{notReady, unreachable}},
-		{"one", []corev1.Toleration{exists(unreachable.Key, &s)}, []corev1.Toleration{unreachable, notReady}},
-		{"everything for a time", []corev1.Toleration{exists("", &s)}, []corev1.Toleration{exists("", nil)}},
-		{"the shorter of two", []corev1.Toleration{notReady, exists(notReady.Key, &s), unreachable}, []corev1.Toleration{notReady, notReady, unreachable}},
-		{"another taint", []corev1.Toleration{exists("gpu", &s)}, []corev1.Toleration{exists("gpu", &s), notReady, unreachable}},
-		{"another effect", []corev1.Toleration{{Key: notReady.Key, Operator: "Exists", Effect: "NoSchedule"}},
-			[]corev1.Toleration{{Key: notReady.Key, Operator: "Exists", Effect: "NoSchedule"}, notReady, unreachable}},
-		{"another value", []corev1.Toleration{{Key: notReady.Key, Operator: "Equal", Value: "x", Effect: "NoExecute", TolerationSeconds: &s}},
-			[]corev1.Toleration{{Key: notReady.Key, Operator: "Equal", Value: "x", Effect: "NoExecute", TolerationSeconds: &s}, notReady, unreachable}},
-		{"done", []corev1.Toleration{notReady, unreachable}, []corev1.Toleration{notReady, unreachable}},
-		{"a DaemonSet's", []corev1.Toleration{{Operator: "Exists"}}, []corev1.Toleration{{Operator: "Exists"}}},
-	} {
-		got, changed := tolerateAbsence(c.have)
-		if d := cmp.Diff(c.want, got); d != "" || changed != (cmp.Diff(c.have, c.want) != "") {
-			t.Errorf("%s: changed %v %s", c.name, changed, d)
-		}
-		if s != 300 {
-			t.Fatal("the pod of the cache was changed")
-		}
 	}
 }
 

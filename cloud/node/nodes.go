@@ -27,7 +27,8 @@ func edgeLabels() map[string]string {
 
 // syncNode brings one Node in order: there, labelled, and copied into its Lease.
 func (k *Keeper) syncNode(ctx context.Context, node string) (time.Duration, error) {
-	o, ok := k.deps.Cache.Object(object.Key{Kind: object.Nodes, Name: node})
+	key := object.Key{Kind: object.Nodes, Name: node}
+	o, ok := k.deps.Cache.Object(key)
 	if !ok {
 		return 0, k.recreate(ctx, node)
 	}
@@ -35,7 +36,7 @@ func (k *Keeper) syncNode(ctx context.Context, node string) (time.Duration, erro
 	if !ok {
 		return 0, nil
 	}
-	k.release(node)
+	k.release(key)
 	if !IsEdge(n) {
 		return 0, nil
 	}

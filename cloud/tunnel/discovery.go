@@ -3,9 +3,7 @@ package tunnel
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -52,20 +50,15 @@ func (s *Server) ServeDiscovery(ctx context.Context, l net.Listener, ready func(
 	run.Health(mux, ready)
 	mux.HandleFunc("GET "+DiscoveryPath, s.discover)
 	srv := &http.Server{
-		Handler: mux, Protocols: transport.HTTP1(),
-		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}, ClientAuth: tls.RequestClientCert,
-			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.deps.Certificate(), nil }},
+		Handler: mux, TLSConfig: s.tls(),
 		ReadTimeout: handshakeTimeout, WriteTimeout: discoveryTimeout, MaxHeaderBytes: 16 << 10,
 		ErrorLog: slog.NewLogLogger(s.deps.Log.Handler(), slog.LevelDebug),
 	}
 	srv.SetKeepAlivesEnabled(false) // a connection has its place until it is closed
-	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
-	defer stop()
-	err := srv.ServeTLS(transport.NewFairListener(l, maxDiscoveries, discoveryTimeout), "", "")
-	if ctx.Err() != nil || errors.Is(err, http.ErrServerClosed) {
-		return nil
+	if err := transport.ServeHTTPS(ctx, srv, l, maxDiscoveries, discoveryTimeout); err != nil {
+		return fmt.Errorf("serve discovery on %s: %w", l.Addr(), err)
 	}
-	return fmt.Errorf("serve discovery on %s: %w", l.Addr(), err)
+	return nil
 }
 
 // discover answers with the targets, to who may list nodes: it is what their Nodes show.

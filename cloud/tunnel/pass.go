@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/tether-edge/tether/common/transport"
@@ -36,20 +37,24 @@ func (s *Server) take(c connOf) {
 	s.passing.offer(c)
 }
 
-// passOn passes on what l accepts until that ends.
-func (s *Server) passOn(l net.Listener) {
+// passOn passes on what l accepts until that ends, and then waits for what is passed on, which ends with ctx.
+func (s *Server) passOn(ctx context.Context, l net.Listener) {
+	var all sync.WaitGroup
+	defer all.Wait()
 	for {
 		c, err := l.Accept()
 		if err != nil {
 			return
 		}
-		go s.pass(c)
+		all.Go(func() { s.pass(ctx, c) })
 	}
 }
 
 // pass passes one connection on once its caller has spoken: silence costs the holder nothing. Where nobody else holds the
 // node, it is served here, where that is said.
-func (s *Server) pass(c net.Conn) {
+func (s *Server) pass(ctx context.Context, c net.Conn) {
+	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
+	defer stop()
 	inner, leave := transport.Place(c)
 	of := inner.(connOf) // nothing else is offered
 	first := make([]byte, 4<<10)
@@ -59,7 +64,7 @@ func (s *Server) pass(c net.Conn) {
 		_ = c.Close() // it said nothing
 		return
 	}
-	if s.toHolder(c, of, first[:n]) {
+	if s.toHolder(ctx, c, of, first[:n]) {
 		return
 	}
 	leave()
@@ -69,16 +74,18 @@ func (s *Server) pass(c net.Conn) {
 
 // toHolder relays a connection to the holder of the node until it ends, and gives up its place when its caller is no stranger
 // any more. It reports false, and has done nothing, if there is no other holder or no room.
-func (s *Server) toHolder(c net.Conn, of connOf, first []byte) bool {
+func (s *Server) toHolder(ctx context.Context, c net.Conn, of connOf, first []byte) bool {
 	who := transport.AddressGroup(c.RemoteAddr().String())
 	if !s.passed.Take(who) {
 		return false
 	}
 	defer s.passed.Give(who)
-	holder := s.reach(of)
+	holder := s.reach(ctx, of)
 	if holder == nil {
 		return false
 	}
+	stop := context.AfterFunc(ctx, func() { _ = holder.Close() })
+	defer stop()
 	s.m.requests.WithLabelValues("passed").Inc()
 	defer c.Close()
 	var a answered
@@ -105,8 +112,8 @@ func (b *begun) Read(p []byte) (int, error) {
 }
 
 // reach connects to the holder of a node; nil if there is none but this one, or it is the one who asks.
-func (s *Server) reach(c connOf) net.Conn {
-	ctx, cancel := context.WithTimeout(context.Background(), passTimeout)
+func (s *Server) reach(ctx context.Context, c connOf) net.Conn {
+	ctx, cancel := context.WithTimeout(ctx, passTimeout)
 	defer cancel()
 	host, err := s.holder(ctx, c.node)
 	if err != nil {

@@ -3,6 +3,7 @@ package tunnel
 import (
 	"bytes"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -273,5 +274,30 @@ func TestWhoAsksAndWaitsIsLeftInPeace(t *testing.T) {
 				t.Errorf("asked %v: stays %v, ends %v", asked, stays.Load(), ends.Load())
 			}
 		})
+	}
+}
+
+// TestWhatIsPassedOnEndsWithTheCloudCoreThatPassesItOn: one that stops leaves nothing behind, whatever the holder does.
+func TestWhatIsPassedOnEndsWithTheCloudCoreThatPassesItOn(t *testing.T) {
+	n := newNodes()
+	n.edge("a", "")
+	newWorldAt(t, n, "127.0.0.2", firstPort+90, firstPort+91)
+	asked := newWorld(t, n, firstPort+90, firstPort+91)
+	asked.lead("127.0.0.2")
+	listens(t, "127.0.0.2", asked.ready("a"))
+	c, r := asked.upgrade("a")
+	if _, err := io.WriteString(c, "x"); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := r.ReadByte(); err != nil || b != 'x' {
+		t.Fatalf("through both %q came back, %v", b, err)
+	}
+	asked.stop()
+	if err := c.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	var timeout net.Error
+	if _, err := r.ReadByte(); err == nil || errors.As(err, &timeout) && timeout.Timeout() {
+		t.Errorf("the connection goes on after the CloudCore that passed it on has stopped: %v", err)
 	}
 }

@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -53,13 +54,18 @@ const (
 	handshakeTimeout = 10 * time.Second
 )
 
+// tls is that of a kubelet's server, which asks callers for a certificate and judges it afterwards.
+func (s *Server) tls() *tls.Config {
+	return &tls.Config{MinVersion: tls.VersionTLS12, ClientAuth: tls.RequestClientCert,
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.deps.Certificate(), nil }}
+}
+
 // server is the HTTP server behind every port.
 func (s *Server) server() *http.Server {
+	config := s.tls()
+	config.SessionTicketsDisabled = true // see answered
 	return &http.Server{
-		Handler: s,
-		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}, ClientAuth: tls.RequestClientCert,
-			SessionTicketsDisabled: true, // see answered
-			GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.deps.Certificate(), nil }},
+		Handler: s, TLSConfig: config,
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			ctx = context.WithValue(ctx, connKey{}, c)
 			if c, ok := accepted(c).(connOf); ok {
@@ -67,7 +73,6 @@ func (s *Server) server() *http.Server {
 			}
 			return ctx
 		},
-		Protocols: transport.HTTP1(), // what is upgraded needs a connection of its own
 		// Of the TLS handshake, too.
 		ReadHeaderTimeout: handshakeTimeout, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		ErrorLog: slog.NewLogLogger(s.deps.Log.Handler(), slog.LevelDebug),
@@ -116,7 +121,25 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.m.requests.WithLabelValues("relayed").Inc()
 	s.m.open.Inc()
 	defer s.m.open.Dec()
-	s.proxy.ServeHTTP(w, r)
+	s.proxy.ServeHTTP(widening{w}, r)
+}
+
+// widening gives who hijacks the connection one for much that goes one way.
+type widening struct{ http.ResponseWriter }
+
+// Unwrap is for http.ResponseController.
+func (w widening) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// Hijack implements http.Hijacker.
+func (w widening) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	c, buffers, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	if wide, ok := transport.Widen(c); ok {
+		c = wide
+	}
+	return c, buffers, nil
 }
 
 // dismiss ends the connection with this answer: a stranger keeps no place, and no body that never comes is waited for.

@@ -134,7 +134,6 @@ func (s *Server) Start(ctx context.Context) error {
 	if err := s.deps.Cache.WaitSynced(ctx); err != nil {
 		return nil
 	}
-	outer := ctx
 	ctx, cancel := context.WithCancel(ctx)
 	var all sync.WaitGroup
 	defer s.closeAll() // once no worker opens any
@@ -152,18 +151,17 @@ func (s *Server) Start(ctx context.Context) error {
 	for range workers {
 		all.Go(func() { s.work(ctx) })
 	}
-	all.Go(func() { s.passOn(transport.NewFairListener(s.passing, maxPassing, passingLife)) })
+	all.Go(func() { s.passOn(ctx, transport.NewFairListener(s.passing, maxPassing, passingLife)) })
 	context.AfterFunc(ctx, func() {
 		unfollow()
 		s.queue.ShutDown()
 		_ = s.passing.Close()
-		_ = s.http.Close() // what is relayed now ends with the sessions that carry it
 	})
-	err := s.http.ServeTLS(transport.NewFairListener(s.merged, maxHandshakes, 2*handshakeTimeout), "", "")
-	if outer.Err() != nil || errors.Is(err, http.ErrServerClosed) {
-		return nil
+	// What is relayed now ends with the sessions that carry it.
+	if err := transport.ServeHTTPS(ctx, s.http, s.merged, maxHandshakes, 2*handshakeTimeout); err != nil {
+		return fmt.Errorf("serve the kubelets' ports: %w", err)
 	}
-	return fmt.Errorf("serve the kubelets' ports: %w", err)
+	return nil
 }
 
 func (s *Server) closeAll() {

@@ -21,6 +21,7 @@ import (
 
 	"github.com/tether-edge/tether/common/object"
 	"github.com/tether-edge/tether/common/session"
+	"github.com/tether-edge/tether/common/transport"
 )
 
 // ports are some that nobody else in these tests uses.
@@ -301,4 +302,38 @@ func TestTheClusterSeesTheEndpointAndTheEdgeItself(t *testing.T) {
 func readsAsMap(text string) bool {
 	var m map[string]any
 	return yaml.Unmarshal([]byte(text), &m) == nil
+}
+
+// TestWhatIsUpgradedGoesOverAWideConnection: each record of TLS would be a system call on the way to the API server.
+func TestWhatIsUpgradedGoesOverAWideConnection(t *testing.T) {
+	w := newWorld(t, newNodes(), firstPort+94, firstPort+95)
+	kind := make(chan string, 1)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- transport.ServeHTTPS(ctx, &http.Server{TLSConfig: w.server.tls(), Handler: http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+			c, _, err := http.NewResponseController(widening{rw}).Hijack()
+			kind <- fmt.Sprintf("%T, %v", c, err)
+			if err == nil {
+				_ = c.Close()
+			}
+		})}, l, 1, time.Minute)
+	}()
+	c, err := tls.Dial("tcp", l.Addr().String(), &tls.Config{InsecureSkipVerify: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Fprint(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+	if got := <-kind; got != "*transport.WideTLS, <nil>" {
+		t.Errorf("hijacked %s", got)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Errorf("ServeHTTPS = %v at the end of its context", err)
+	}
 }

@@ -21,7 +21,7 @@ import (
 
 // ProviderIDPrefix begins the spec.providerID of every edge Node; the node's name follows. Most cloud controllers
 // leave Nodes of other providers alone.
-const ProviderIDPrefix = "tether://"
+const ProviderIDPrefix = object.ProviderIDPrefix
 
 // gettable are the kinds that a kubelet reads on demand.
 var gettable = []object.ID{

@@ -155,6 +155,7 @@ func rfc7386(target, patch any) any {
 func TestMalformedWritesAreFinalAndSayWhy(t *testing.T) {
 	for name, w := range map[string]*wire.Write{
 		"unknown kind":           {Kind: "widgets", Name: "a", Op: wire.Op_OP_DELETE, Uid: "u"},
+		"a Namespace":            {Kind: "namespaces", Name: "a", Op: wire.Op_OP_DELETE, Uid: "u"},
 		"no name":                {Kind: "pods", Namespace: "a", Op: wire.Op_OP_DELETE, Uid: "u"},
 		"no namespace":           {Kind: "pods", Name: "a", Op: wire.Op_OP_DELETE, Uid: "u"},
 		"namespace too many":     {Kind: "nodes", Namespace: "a", Name: "n1", Op: wire.Op_OP_OVERLAY, Body: []byte(`{"node":{}}`)},

@@ -88,7 +88,7 @@ func Command(w IO) *cobra.Command {
 		id, title string
 		commands  []*cobra.Command
 	}{
-		{"cloud", "Beside the cluster:", []*cobra.Command{newInit(w), newGetToken(w), newTokens(w), newCerts(w), newConfig(w)}},
+		{"cloud", "Beside the cluster:", []*cobra.Command{newInit(w), newGetToken(w), newTokens(w), newCerts(w), newNode(w), newConfig(w)}},
 		{"edge", "At an edge node:", []*cobra.Command{newJoin(w), newCtl(w), newCheck(w), newDebug(w), newSupervise(w)}},
 		{"both", "At both:", []*cobra.Command{newReset(w), newVersion(w)}},
 	} {

@@ -276,7 +276,7 @@ func (r *edgeReset) giveBack(ctx context.Context) error {
 	}
 	if err := r.leave(ctx); err != nil {
 		name := r.cfg.NodeName
-		fmt.Fprintf(r.w.Err, "keadm: the cluster was not told: %v\n      remove the node there: kubectl -n kube-node-lease annotate lease %s tether.io/removed=true; kubectl delete node %s\n", err, name, name)
+		fmt.Fprintf(r.w.Err, "keadm: the cluster was not told: %v\n      remove the node there: keadm node remove %s\n", err, name)
 	} else {
 		r.done.Left = true
 		fmt.Fprintf(r.w.Out, "removed  node %s from the cluster\n", r.cfg.NodeName)

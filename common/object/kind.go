@@ -58,6 +58,7 @@ func kind(group, version, name, resource string, namespaced bool, rank int) Kind
 // Identifiers of the kinds that code refers to by name.
 const (
 	Nodes                  ID = "nodes"
+	Namespaces             ID = "namespaces"
 	Pods                   ID = "pods"
 	ConfigMaps             ID = "configmaps"
 	Secrets                ID = "secrets"
@@ -107,11 +108,11 @@ var synced = func() []Kind {
 	}
 }()
 
-// cloudOnly: an edge writes a DeviceStatus and needs none.
+// cloudOnly: an edge writes a DeviceStatus and needs none; what a Namespace says of its pods is CloudCore's to heed.
 var cloudOnly = func() []Kind {
-	status := deviceKind("DeviceStatus", "devicestatuses", 4)
-	status.CloudOnly = true
-	return []Kind{status}
+	status, namespace := deviceKind("DeviceStatus", "devicestatuses", 4), kind("", "v1", "Namespace", "namespaces", false, 4)
+	status.CloudOnly, namespace.CloudOnly = true, true
+	return []Kind{status, namespace}
 }()
 
 // localOnly lists what the edge serves and keeps but the hub never sends.

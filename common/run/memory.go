@@ -21,8 +21,13 @@ const (
 	tidyShare = 0.25
 )
 
-// defaultPercent is Go's own.
-const defaultPercent = 100
+// defaultPercent is Go's own. busyShare of the memory that the process may use, and no more than busyMost, is let stand as
+// garbage by a process that is busy, in bytes, if that is more than Go's own would be.
+const (
+	defaultPercent = 100
+	busyShare      = 1.0 / 16
+	busyMost       = 64 << 20
+)
 
 // Memory makes the process collect garbage earlier than Go's default does, and give back once a minute what it does not
 // need: gateways are small, and a hub's memory is mostly sessions at rest, whose connecting leaves more garbage than they
@@ -33,8 +38,9 @@ type Memory struct {
 	busy    int
 }
 
-// Busy lets garbage stand as Go does by default until done is called: what makes much of it, such as a kubelet that
-// prints a large file, would spend a third of its time on collecting.
+// Busy lets more garbage stand until done is called: what makes much of it, such as a kubelet that prints a large file, would
+// spend a third of its time on collecting. That is as much as is live, which is Go's default, or a sixteenth of the memory
+// that the process may use, but no more than 64 MiB.
 func (m *Memory) Busy() (done func()) {
 	m.count(1)
 	return sync.OnceFunc(func() { m.count(-1) })
@@ -49,12 +55,35 @@ func (m *Memory) count(n int) {
 	}
 }
 
+// again sets what holds while busy anew: the same share of more that is live is more.
+func (m *Memory) again() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.busy > 0 {
+		m.set()
+	}
+}
+
+// live is how much was live at the last collection, in bytes.
+func live() uint64 {
+	s := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	metrics.Read(s)
+	return s[0].Value.Uint64()
+}
+
+// busyPercent is how much garbage a busy process lets stand, in percent of what is live. memory is what it may use, in bytes;
+// 0 if that is not known.
+func busyPercent(live, memory uint64) int {
+	garbage := min(busyMost, busyShare*float64(memory))
+	return max(defaultPercent, int(100*garbage/float64(max(live, tidyLeast))))
+}
+
 // set applies what holds now. It is called with mu held.
 func (m *Memory) set() {
 	switch {
 	case !m.started:
 	case m.busy > 0:
-		debug.SetGCPercent(defaultPercent)
+		debug.SetGCPercent(busyPercent(live(), memoryOf("/")))
 	default:
 		debug.SetGCPercent(gcPercent)
 	}
@@ -76,6 +105,7 @@ func (m *Memory) Start(ctx context.Context) error {
 		select {
 		case <-tick.C:
 			tidy()
+			m.again()
 		case <-ctx.Done():
 			return nil
 		}

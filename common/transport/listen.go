@@ -57,12 +57,11 @@ func NewServer(cfg ServerConfig, accept func(s Stream, greeted func())) *Server 
 // Serve accepts streams from l until ctx is done, then closes l. It does not close accepted streams.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	config := s.cfg.TLS.Clone()
-	config.NextProtos = []string{"http/1.1"}
 	mux := http.NewServeMux()
 	mux.HandleFunc(Path, s.upgrade)
 	mux.HandleFunc(TunnelPath, s.tunnel)
 	srv := &http.Server{
-		Handler: s.answer(mux), TLSConfig: config, Protocols: HTTP1(),
+		Handler: s.answer(mux), TLSConfig: config,
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
 		// The whole request, a body that never comes included. An upgrade clears it.
 		ReadTimeout: s.cfg.HandshakeTimeout, MaxHeaderBytes: 8 << 10,
@@ -70,13 +69,23 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	}
 	// One request a connection: with more, who asks for nothing again and again would keep its place.
 	srv.SetKeepAlivesEnabled(false)
+	if err := ServeHTTPS(ctx, srv, l, s.cfg.MaxHandshakes, s.cfg.HandshakeTimeout); err != nil {
+		return fmt.Errorf("serve %s: %w", l.Addr(), err)
+	}
+	return nil
+}
+
+// ServeHTTPS serves by HTTP/1.1 over TLS, until ctx is done, what comes to l, most connections at once, each for life until it
+// has left its place (FairListener). It closes l and what it serves, but not what was hijacked. srv has its TLSConfig.
+func ServeHTTPS(ctx context.Context, srv *http.Server, l net.Listener, most int, life time.Duration) error {
+	srv.Protocols, srv.TLSConfig.NextProtos = HTTP1(), []string{"http/1.1"} // what is upgraded needs a connection of its own
 	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
 	defer stop()
-	err := srv.ServeTLS(NewFairListener(l, s.cfg.MaxHandshakes, s.cfg.HandshakeTimeout), "", "")
+	err := srv.ServeTLS(NewFairListener(l, most, life), "", "")
 	if ctx.Err() != nil || errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}
-	return fmt.Errorf("serve %s: %w", l.Addr(), err)
+	return err
 }
 
 // answer closes the connection of a revoked peer that asks for anything but the sync stream.

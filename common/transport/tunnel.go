@@ -89,29 +89,26 @@ func (s *Server) tunnel(w http.ResponseWriter, r *http.Request) {
 
 // hijackTunnel takes a request's connection from the HTTP server; leave gives its place among the handshakes back.
 func hijackTunnel(w http.ResponseWriter, r *http.Request) (c *TunnelConn, leave func(), err error) {
-	conn, ok := r.Context().Value(connKey{}).(*tls.Conn)
-	if !ok {
-		return nil, nil, errors.New("the connection is not over TLS")
-	}
-	place, ok := conn.NetConn().(*placed)
-	if !ok {
-		return nil, nil, errors.New("the connection was not accepted here")
-	}
+	conn, _ := r.Context().Value(connKey{}).(net.Conn)
 	_, buffers, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		return nil, nil, err
+	}
+	wide, ok := Widen(conn)
+	if !ok {
+		_ = conn.Close()
+		return nil, nil, errors.New("the connection was not accepted here, over TLS")
 	}
 	if buffers.Reader.Buffered() > 0 {
 		_ = conn.Close()
 		return nil, nil, errors.New("the edge spoke before it was answered")
 	}
-	wide := NewWide(place.Conn)
-	place.Conn = wide // nobody reads or writes it now
-	if err := answerUpgrade(conn, buffers.Writer); err != nil {
+	if err := answerUpgrade(wide.Conn, buffers.Writer); err != nil {
 		_ = conn.Close()
 		return nil, nil, err
 	}
-	return &TunnelConn{conn, wide}, place.leave, nil
+	_, leave = Place(wide.NetConn())
+	return &TunnelConn{wide, wide.wide}, leave, nil
 }
 
 func answerUpgrade(conn *tls.Conn, w *bufio.Writer) error {

@@ -2,6 +2,9 @@ package transport
 
 import (
 	"bufio"
+	"crypto/tls"
+	"errors"
+	"io"
 	"net"
 	"sync"
 )
@@ -58,4 +61,81 @@ func (c *Wide) Flush() error {
 	defer c.mu.Unlock()
 	c.held = false
 	return c.w.Flush()
+}
+
+// WideTLS is TLS over a Wide. io.Copy in either direction takes few system calls.
+type WideTLS struct {
+	*tls.Conn
+	wide *Wide
+}
+
+// Widen returns TLS that a FairListener's connection carries over a Wide, and reports false where there is none such. Nobody
+// may read or write it meanwhile.
+func Widen(c net.Conn) (*WideTLS, bool) {
+	t, ok := c.(*tls.Conn)
+	if !ok {
+		return nil, false
+	}
+	place, ok := t.NetConn().(*placed)
+	if !ok {
+		return nil, false
+	}
+	wide := NewWide(place.Conn)
+	place.Conn = wide
+	return &WideTLS{t, wide}, true
+}
+
+// maxPlain is the most that one record of TLS brings (RFC 8446, section 5.1), in bytes.
+const maxPlain = 1 << 14
+
+var wideChunks = sync.Pool{New: func() any { return new([wideBuffer]byte) }}
+
+// ReadFrom implements io.ReaderFrom: what one Read brings is sent at once.
+func (c *WideTLS) ReadFrom(r io.Reader) (total int64, err error) {
+	chunk := wideChunks.Get().(*[wideBuffer]byte)
+	defer wideChunks.Put(chunk)
+	for {
+		n, err := r.Read(chunk[:])
+		if n > 0 {
+			c.wide.Hold()
+			wrote, e := c.Write(chunk[:n])
+			total += int64(wrote)
+			if e = errors.Join(e, c.wide.Flush()); e != nil {
+				return total, e
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return total, nil
+		}
+		if err != nil {
+			return total, err
+		}
+	}
+}
+
+// WriteTo implements io.WriterTo: what has come is written at once.
+func (c *WideTLS) WriteTo(w io.Writer) (total int64, err error) {
+	chunk := wideChunks.Get().(*[wideBuffer]byte)
+	defer wideChunks.Put(chunk)
+	for {
+		n, err := c.Read(chunk[:])
+		for err == nil && n <= len(chunk)-maxPlain && c.wide.More() {
+			var more int
+			more, err = c.Read(chunk[n:])
+			n += more
+		}
+		if n > 0 {
+			wrote, e := w.Write(chunk[:n])
+			total += int64(wrote)
+			if e != nil {
+				return total, e
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return total, nil
+		}
+		if err != nil {
+			return total, err
+		}
+	}
 }

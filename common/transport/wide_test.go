@@ -2,10 +2,14 @@ package transport
 
 import (
 	"bytes"
+	"crypto/tls"
 	"io"
 	"net"
 	"sync/atomic"
 	"testing"
+	"time"
+
+	"github.com/tether-edge/tether/common/pki"
 )
 
 // counted counts the calls that would be system calls.
@@ -87,4 +91,124 @@ func tcpPair(t *testing.T) (a, b net.Conn) {
 	}
 	t.Cleanup(func() { _ = a.Close(); _ = b.Close() })
 	return a, b
+}
+
+// countingListener accepts connections that count.
+type countingListener struct{ net.Listener }
+
+func (l countingListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &counted{Conn: c}, nil
+}
+
+// widePair is a connection over TLS that a FairListener accepted and Widen made wide, and its other end.
+func widePair(t *testing.T) (wide *WideTLS, below *counted, other *tls.Conn) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fair := NewFairListener(countingListener{l}, 1, time.Hour)
+	t.Cleanup(func() { _ = fair.Close() })
+	a := newAuthority(t)
+	pair, err := a.ca.IssueServer([]string{pki.ServerName}, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate, err := tls.X509KeyPair(pair.Cert, pair.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	other = tls.Client(raw, &tls.Config{InsecureSkipVerify: true, DynamicRecordSizingDisabled: true})
+	t.Cleanup(func() { _ = raw.Close() })
+	accepted, err := fair.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := tls.Server(accepted, &tls.Config{Certificates: []tls.Certificate{certificate}, DynamicRecordSizingDisabled: true})
+	t.Cleanup(func() { _ = server.Close() })
+	shaken := make(chan error, 1)
+	go func() { shaken <- other.Handshake() }()
+	if err := server.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-shaken; err != nil {
+		t.Fatal(err)
+	}
+	inner, _ := Place(accepted)
+	wide, ok := Widen(server)
+	if !ok {
+		t.Fatal("a connection that a FairListener accepted is not made wide")
+	}
+	return wide, inner.(*counted), other
+}
+
+// pieces gives its bytes 64 KiB at a time.
+type pieces struct{ r io.Reader }
+
+func (p pieces) Read(b []byte) (int, error) { return io.ReadFull(p.r, b[:min(len(b), 64<<10)]) }
+
+// TestWideTLSAsksTheKernelForLess, both ways: TLS has a record for every 16 KiB, which would be a call each.
+func TestWideTLSAsksTheKernelForLess(t *testing.T) {
+	wide, below, other := widePair(t)
+	content := make([]byte, 4<<20) // 64 pieces, 256 records
+	for i := range content {
+		content[i] = byte(i >> 8)
+	}
+	got := make(chan []byte, 1)
+	go func() {
+		b := make([]byte, len(content))
+		_, _ = io.ReadFull(other, b)
+		got <- b
+	}()
+	before := below.writes.Load()
+	if n, err := io.Copy(wide, pieces{bytes.NewReader(content)}); n != int64(len(content)) || err != nil && err != io.ErrUnexpectedEOF {
+		t.Fatalf("copied %d bytes: %v", n, err)
+	}
+	if !bytes.Equal(<-got, content) {
+		t.Error("what came is not what was sent")
+	}
+	if n := below.writes.Load() - before; n > 64 {
+		t.Errorf("%d writes for 64 pieces of 64 KiB, expected one each", n)
+	}
+	// Four records wait in the kernel before anybody reads.
+	content = content[:4<<14]
+	if _, err := other.Write(content); err != nil {
+		t.Fatal(err)
+	}
+	_ = other.CloseWrite()
+	var back writes
+	if n, err := io.Copy(&back, wide); n != int64(len(content)) || err != nil {
+		t.Fatalf("copied back %d bytes: %v", n, err)
+	}
+	if !bytes.Equal(bytes.Join(back, nil), content) {
+		t.Error("what came back is not what was sent")
+	}
+	if len(back) > 3 {
+		t.Errorf("written in %d pieces, expected less than the four records that had come", len(back))
+	}
+}
+
+// writes are what was written, one by one.
+type writes [][]byte
+
+func (w *writes) Write(p []byte) (int, error) {
+	*w = append(*w, bytes.Clone(p))
+	return len(p), nil
+}
+
+func TestOnlyWhatWasAcceptedHereIsMadeWide(t *testing.T) {
+	a, b := tcpPair(t)
+	for name, c := range map[string]net.Conn{"no TLS": a, "not accepted by a FairListener": tls.Server(b, &tls.Config{})} {
+		if _, ok := Widen(c); ok {
+			t.Errorf("%s: made wide", name)
+		}
+	}
 }

@@ -29,6 +29,11 @@ func kubeletTransport(address string, config *tls.Config) *http.Transport {
 	}
 }
 
+// kubeletServer is the kubelet, which is made after who asks it.
+type kubeletServer struct{ e *EdgeCore }
+
+func (s kubeletServer) Serve(ctx context.Context, c net.Conn) error { return s.e.kubelet.Serve(ctx, c) }
+
 // linkStore presents the store as the link wants it.
 type linkStore struct{ *store.Store }
 

@@ -47,6 +47,9 @@ type Deps struct {
 	Now func() time.Time
 	// Built is a time that was past when this program was made; zero if it is not known.
 	Built time.Time
+	// Killed says that the process before this one, if there was any, did not end by itself: it was killed, or the machine's
+	// power went.
+	Killed bool
 }
 
 // EdgeCore is one edge node.
@@ -136,10 +139,6 @@ func (e *EdgeCore) build() error {
 	if err != nil {
 		return err
 	}
-	kubeletTLS, err := e.local.clientTLS("tether:tunnel")
-	if err != nil {
-		return err
-	}
 	peopleTLS, err := e.local.clientTLS("tether:kubeapi")
 	if err != nil {
 		return err
@@ -149,7 +148,7 @@ func (e *EdgeCore) build() error {
 		return fmt.Errorf("make the certificate of the kubelet's server: %w", err)
 	}
 	kubeletAddress := net.JoinHostPort("127.0.0.1", strconv.Itoa(cfg.Kubelet.Port))
-	relay := tunnel.New(kubeletAddress, kubeletTLS, e.part("tunnel"))
+	relay := tunnel.New(kubeletServer{e}, e.part("tunnel"))
 	serve := func(ctx context.Context, stream net.Conn) {
 		done := e.memory.Busy()
 		defer done()
@@ -197,7 +196,7 @@ func (e *EdgeCore) build() error {
 		ClusterDNS: k.ClusterDNS, ClusterDomain: k.ClusterDomain, EvictionHard: k.EvictionHard,
 	}, kubelet.Deps{
 		RESTConfig: &rest.Config{Host: "https://" + cfg.API.BindAddress, Transport: e.api.Transport()},
-		Log:        e.part("kubelet"), WaitReady: e.waitReady, Registerer: e.reg,
+		Log:        e.part("kubelet"), WaitReady: e.waitReady, Registerer: e.reg, Killed: e.deps.Killed,
 	})
 	return err
 }

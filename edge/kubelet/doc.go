@@ -10,6 +10,8 @@
 //   - A kubelet that ends the process does so once per try: a durable mark says "kubelet starting" until it is stable,
 //     and a process that finds the mark set delays its own start of the kubelet, longer each time, up to 5 minutes. Why
 //     the last try ended is kept beside the mark.
+//   - Serve gives a connection to the kubelet's own server, from within the process and with all rights. Whoever comes over
+//     a network, loopback included, needs a certificate.
 //
 // What cannot be had: the kubelet can be started once in a process and never stopped. Its loops go on after Start has
 // returned, so a caller that sees Start return must end the process. edge/edgecore is the only user.

@@ -38,6 +38,7 @@ type Kubelet struct {
 	log        *slog.Logger
 	clock      Clock
 	marks      *marks
+	inside     *inside
 
 	mu     sync.Mutex // guards status
 	status Status
@@ -73,13 +74,13 @@ func New(cfg Config, deps Deps) (*Kubelet, error) {
 	k := &Kubelet{
 		cfg: cfg, restConfig: deps.RESTConfig, waitReady: deps.WaitReady, onChange: deps.OnChange, log: deps.Log, clock: deps.Clock,
 		detect: func() (Host, error) { return DetectHost("/") }, address: routeAddress,
-		kmsg: "/dev/kmsg",
+		kmsg: "/dev/kmsg", inside: newInside(cfg.Port),
 	}
 	k.launch = k.launchStock
 	if k.clock == nil {
 		k.clock = systemClock{}
 	}
-	k.marks = &marks{dir: cfg.StateDir}
+	k.marks = &marks{dir: cfg.StateDir, killed: deps.Killed}
 	k.status = Status{State: StateWaitingSync, Since: k.clock.Now()}
 	if deps.Registerer != nil {
 		if err := k.register(deps.Registerer); err != nil {

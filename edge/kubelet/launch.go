@@ -39,7 +39,9 @@ func (k *Kubelet) launchStock(ctx context.Context, host Host, driver string, o *
 		return fmt.Errorf("make the kubelet's authentication: %w", err)
 	}
 	reloadCA(ctx.Done())
-	deps.Auth = auth
+	deps.Auth = insideAuth{auth, k.inside}
+	stop := context.AfterFunc(ctx, func() { _ = k.inside.Close() })
+	defer stop()
 	return app.Run(ctx, server, deps, utilfeature.DefaultFeatureGate)
 }
 

@@ -9,10 +9,12 @@ import (
 	"k8s.io/kubernetes/cmd/kubelet/app/options"
 	kubeletconfig "k8s.io/kubernetes/pkg/kubelet/apis/config"
 	"k8s.io/kubernetes/pkg/kubelet/eviction"
+
+	"github.com/tether-edge/tether/common/object"
 )
 
 // ProviderID is the Node's spec.providerID for a node name. Cloud controllers leave alone what they do not know.
-func ProviderID(nodeName string) string { return "tether://" + nodeName }
+func ProviderID(nodeName string) string { return object.ProviderIDPrefix + nodeName }
 
 // inMemoryKubeConfig stands where the kubelet wants the path of a kubeconfig. The file is never read, since all clients
 // are given; an empty path would mean a kubelet without an API server.

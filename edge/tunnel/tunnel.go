@@ -1,116 +1,46 @@
-// Package tunnel is the edge's end of kubectl logs, exec and the rest: it relays each stream that the cloud opens to the
-// kubelet's own server on loopback.
+// Package tunnel is the edge's end of kubectl logs, exec and the rest: it gives each stream that the cloud opens to the
+// kubelet's own server, within the process.
 //
-// It promises that a stream reaches the kubelet and nothing else, with a certificate that only this process holds; that
-// who may ask was judged in the cloud, by cloud/tunnel; and that a kubelet that is away is said in the answer. edge/link
-// accepts the streams.
+// It promises that a stream reaches the kubelet and nothing else; that who may ask was judged in the cloud, by
+// cloud/tunnel; and that a kubelet that is away is said in the answer. edge/link accepts the streams, edge/kubelet serves
+// them.
 package tunnel
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
-	"time"
-
-	"github.com/tether-edge/tether/common/transport"
 )
 
-// dialTimeout bounds the way to a server on this machine.
-const dialTimeout = 5 * time.Second
+// Kubelet is the kubelet's own server.
+type Kubelet interface {
+	// Serve answers the requests on c until that is closed, and closes it when ctx is done. An error says that it does not
+	// answer, and that nothing was read or written.
+	Serve(ctx context.Context, c net.Conn) error
+}
 
-// maxPlain is the most that one record of TLS brings, in bytes.
-const maxPlain = 1 << 14
-
-// chunk is how many bytes are relayed at once. With transport.Wide, which has buffers of its own, a stream costs the edge
-// 320 KiB beside its window.
-const chunk = 64 << 10
-
-// Tunnel relays streams to one kubelet.
+// Tunnel gives streams to one kubelet.
 type Tunnel struct {
-	address string
-	config  *tls.Config
+	kubelet Kubelet
 	log     *slog.Logger
 }
 
-// New returns a Tunnel to the kubelet at address (host:port). config trusts its certificate and shows one that it accepts.
-func New(address string, config *tls.Config, log *slog.Logger) *Tunnel {
-	if config.ServerName == "" {
-		config = config.Clone()
-		config.ServerName, _, _ = net.SplitHostPort(address)
-	}
-	return &Tunnel{address: address, log: log, config: config}
-}
+// New returns a Tunnel to a kubelet.
+func New(kubelet Kubelet, log *slog.Logger) *Tunnel { return &Tunnel{kubelet: kubelet, log: log} }
 
-// Serve relays one stream until either end closes it or ctx is done, and closes it.
+// Serve has one stream served until either end closes it or ctx is done, and closes it.
 func (t *Tunnel) Serve(ctx context.Context, stream net.Conn) {
-	defer stream.Close()
-	kubelet, err := t.dial(ctx)
-	if err != nil {
-		if ctx.Err() == nil {
-			t.log.Info("the cloud asks for the kubelet, which does not answer", "error", err)
-			_, _ = io.WriteString(stream, unavailable(err)) // a cloud that is gone needs no answer
-		}
-		return
+	g := newGatherer(stream)
+	ended := context.AfterFunc(ctx, func() { g.end(ctx.Err()) })
+	defer ended()
+	if err := t.kubelet.Serve(ctx, g); err != nil && ctx.Err() == nil { // a cloud that is gone needs no answer
+		t.log.Info("the cloud asks for the kubelet, which does not answer", "error", err)
+		_, _ = io.WriteString(g, unavailable(err))
 	}
-	defer kubelet.Close()
-	stop := context.AfterFunc(ctx, func() { _ = stream.Close(); _ = kubelet.Close() })
-	defer stop()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_, _ = io.CopyBuffer(kubelet, stream, make([]byte, chunk)) // the end of either is the end of both
-		_ = kubelet.Close()
-	}()
-	kubelet.relayTo(stream)
-	_ = stream.Close()
-	_ = kubelet.Close() // which may take nothing more, and what is written to it then never ends
-	<-done
-}
-
-// kubelet is a connection to it.
-type kubelet struct {
-	*tls.Conn
-	wide *transport.Wide
-}
-
-func (t *Tunnel) dial(ctx context.Context) (*kubelet, error) {
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
-	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", t.address)
-	if err != nil {
-		return nil, err
-	}
-	wide := transport.NewWide(conn)
-	k := &kubelet{tls.Client(wide, t.config), wide}
-	if err := k.HandshakeContext(ctx); err != nil {
-		_ = conn.Close()
-		return nil, err
-	}
-	return k, nil
-}
-
-// relayTo writes what comes to w, as much at once as there is, until either ends.
-func (k *kubelet) relayTo(w io.Writer) {
-	buf := make([]byte, chunk)
-	for {
-		n, err := k.Read(buf)
-		for err == nil && n <= len(buf)-maxPlain && k.wide.More() {
-			var more int
-			more, err = k.Read(buf[n:])
-			n += more
-		}
-		if n > 0 {
-			if _, e := w.Write(buf[:n]); e != nil {
-				return
-			}
-		}
-		if err != nil {
-			return
-		}
-	}
+	_ = g.Close()
+	<-g.gone
 }
 
 // unavailable is the HTTP answer of a kubelet that does not run: of a 503 kube-apiserver would drop the text, and kubectl

@@ -50,6 +50,7 @@ func (o offset) Now() time.Time { return time.Now().Add(time.Duration(o)) }
 
 type keeper struct {
 	*node.Keeper
+	reg  *prometheus.Registry
 	log  lockedBuffer
 	lost chan string
 	stop func()
@@ -73,9 +74,9 @@ func startKeeper(t *testing.T, cfg node.Config, clock node.Clock) *keeper {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.NewTextHandler(&k.log, nil))
-	reg := prometheus.NewRegistry()
-	cache := state.New(state.Config{}, state.Deps{Source: source, Compressor: codec, Log: log, Registerer: reg})
-	k.Keeper, err = node.New(cfg, node.Deps{Client: client, Cache: cache, Log: log, Clock: clock, Registerer: reg,
+	k.reg = prometheus.NewRegistry()
+	cache := state.New(state.Config{}, state.Deps{Source: source, Compressor: codec, Log: log, Registerer: k.reg})
+	k.Keeper, err = node.New(cfg, node.Deps{Client: client, Cache: cache, Log: log, Clock: clock, Registerer: k.reg,
 		Lost: func(name, session string) { k.lost <- name + " " + session }})
 	if err != nil {
 		t.Fatal(err)
@@ -301,17 +302,7 @@ func TestPodsOnEdgesAreNotEvictedAndOthersAreLeftAlone(t *testing.T) {
 		Target: corev1.ObjectReference{Kind: "Node", Name: s.n1}}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"before", "bound"} {
-		eventually(t, 10*time.Second, func() (string, bool) {
-			tolerations := s.get(name).Spec.Tolerations
-			for _, tol := range tolerations {
-				if tol.TolerationSeconds != nil {
-					return fmt.Sprint(name, " ", tolerations), false
-				}
-			}
-			return "no tolerations", len(tolerations) > 0
-		})
-	}
+	s.awaitStays("before", "bound")
 	for _, tol := range s.get("elsewhere").Spec.Tolerations {
 		if tol.Key == corev1.TaintNodeNotReady && (tol.TolerationSeconds == nil || *tol.TolerationSeconds != 300) {
 			t.Errorf("a pod of an ordinary node got %v", tol)

@@ -101,3 +101,14 @@ func TestSubCommands(t *testing.T) {
 		}
 	}
 }
+
+func TestTheServerServesZeros(t *testing.T) {
+	h := (&server{}).handler()
+	for path, want := range map[string]struct{ code, bytes int }{"/zeros/100000": {200, 100000}, "/zeros/0": {200, 0}, "/zeros/-1": {400, -1}, "/zeros/many": {400, -1}} {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+		if w.Code != want.code || want.bytes >= 0 && !bytes.Equal(w.Body.Bytes(), make([]byte, want.bytes)) {
+			t.Errorf("%s: status %d and %d bytes, expected %+v", path, w.Code, w.Body.Len(), want)
+		}
+	}
+}

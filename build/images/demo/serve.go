@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -75,6 +76,7 @@ func (s *server) handler() http.Handler {
 	mux.HandleFunc("GET /{$}", s.root)
 	mux.HandleFunc("GET /env", env)
 	mux.HandleFunc("GET /files", files)
+	mux.HandleFunc("GET /zeros/{bytes}", serveZeros)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	return mux
 }
@@ -145,4 +147,15 @@ func addresses() []string {
 		}
 	}
 	return found
+}
+
+// serveZeros answers with a number of bytes, for measurements.
+func serveZeros(w http.ResponseWriter, r *http.Request) {
+	n, err := strconv.ParseInt(r.PathValue("bytes"), 10, 64)
+	if err != nil || n < 0 {
+		http.Error(w, fmt.Sprintf("expected a number of bytes, found %q", r.PathValue("bytes")), http.StatusBadRequest)
+		return
+	}
+	w.Header().Set("Content-Length", strconv.FormatInt(n, 10))
+	_ = zeros([]string{r.PathValue("bytes")}, w) // whoever asked may be gone
 }

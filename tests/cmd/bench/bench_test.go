@@ -3,6 +3,7 @@ package main
 import (
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -132,5 +133,23 @@ func TestOwnProcessIsMeasured(t *testing.T) {
 	// On a busy machine this process gets a part of a core only.
 	if percent := after.since(before); err != nil || percent <= 0 || percent > 400 {
 		t.Errorf("expected a busy process to use up to a core or a few, found %v%%, %v", percent, err)
+	}
+}
+
+func TestAChildIsFoundByAWordOfItsArguments(t *testing.T) {
+	cmd := exec.Command("cat", "-", "-u")
+	in, err := cmd.StdinPipe() // it reads until the test ends
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = in.Close(); _ = cmd.Wait() })
+	if pid, err := child(os.Getpid(), "-u"); err != nil || pid != cmd.Process.Pid {
+		t.Errorf("found %d, %v, expected %d", pid, err, cmd.Process.Pid)
+	}
+	if _, err := child(os.Getpid(), "-"+"-absent"); err == nil || !strings.Contains(err.Error(), "--absent") {
+		t.Errorf("expected an error that names the word, found %v", err)
 	}
 }

@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -60,4 +62,25 @@ func used(pid int) (usage, error) {
 // since is the use of CPU between two readings, in percent of one core.
 func (u usage) since(earlier usage) float64 {
 	return 100 * float64(u.cpu-earlier.cpu) / float64(u.at.Sub(earlier.at))
+}
+
+// child is the process below pid whose arguments have word among them.
+func child(pid int, word string) (int, error) {
+	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid)) // each thread has its own
+	if err != nil {
+		return 0, err
+	}
+	for _, list := range lists {
+		text, err := os.ReadFile(list)
+		if err != nil {
+			continue // the thread has ended
+		}
+		for _, field := range strings.Fields(string(text)) {
+			args, err := os.ReadFile(fmt.Sprintf("/proc/%s/cmdline", field))
+			if err == nil && slices.Contains(strings.Split(string(args), "\x00"), word) {
+				return strconv.Atoi(field)
+			}
+		}
+	}
+	return 0, fmt.Errorf("expected a child of process %d with the argument %s, found none", pid, word)
 }

@@ -5,15 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/tether-edge/tether/apis/config/v1alpha1"
-	"github.com/tether-edge/tether/tests/cluster"
 )
 
 // leaseLimit is how old a node's Lease may become while streams take all they can, in seconds: renewed every 15.
@@ -105,11 +102,10 @@ func ignore(_ int64, err error) error { return err }
 
 // flood runs kubectl with endless input until end is called, which returns how many bytes it read or printed.
 func (s *system) flood(ctx context.Context, args ...string) (end func() (int64, error), err error) {
-	program, err := cluster.Program(ctx, "kubectl")
+	cmd, err := s.kubectlCommand(ctx, args...)
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, program, append([]string{"--kubeconfig", s.Control.Kubeconfig, "--cache-dir", filepath.Join(s.cluster.Dir(), "kubectl"), "-n", namespace}, args...)...)
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		return nil, err

@@ -1,11 +1,16 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"io"
+	"net/http"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -15,7 +20,8 @@ import (
 	"github.com/tether-edge/tether/tests/stack"
 )
 
-// The bytes that an exec prints, and how much longer than from a stock kubelet that may take: four fifths of its rate.
+// The bytes that an exec prints or a pod serves, and how much longer than from a stock kubelet that may take: four fifths
+// of its rate.
 const (
 	tunnelBytes      = 1 << 30
 	quickTunnelBytes = 64 << 20
@@ -23,7 +29,8 @@ const (
 )
 
 // measureTunnel has kubectl exec print a GiB from a pod on Tether's node and from one on a stock kubelet's, in turn, over
-// WebSocket and over QUIC, and reads logs, which are one line, for the time of a first byte.
+// WebSocket and over QUIC, fetches as much through kubectl port-forward, and reads logs, which are one line, for the time
+// of a first byte.
 func measureTunnel(ctx context.Context, b *bench) error {
 	s, err := b.system(ctx, nil)
 	if err != nil {
@@ -32,15 +39,32 @@ func measureTunnel(ctx context.Context, b *bench) error {
 	return s.down(s.relays(ctx))
 }
 
+// relaying is the row's two nodes.
+type relaying struct {
+	*system
+	edge  *stack.Edge
+	hosts map[string]*cluster.EdgeHost
+	stock *cluster.Process // the kubelet
+	size  int
+}
+
+// The nodes, in the order of their turns.
+var relayNodes = []string{"edge-tether", "edge-stock"}
+
 func (s *system) relays(ctx context.Context) error {
-	e, err := s.profiledEdge(ctx, "edge-tether")
-	if err != nil {
+	r := relaying{system: s, hosts: map[string]*cluster.EdgeHost{}, size: tunnelBytes}
+	if s.bench.quick {
+		r.size = quickTunnelBytes
+	}
+	var err error
+	if r.edge, err = s.profiledEdge(ctx, "edge-tether"); err != nil {
 		return err
 	}
-	if _, err := s.stockKubelet(ctx, "edge-stock"); err != nil {
+	if r.stock, err = s.stockKubelet(ctx, "edge-stock"); err != nil {
 		return err
 	}
-	for _, name := range []string{"edge-tether", "edge-stock"} {
+	for _, name := range relayNodes {
+		r.hosts[name] = s.cluster.Host(name)
 		if err := s.deploy(ctx, name, name); err != nil {
 			return err
 		}
@@ -49,43 +73,186 @@ func (s *system) relays(ctx context.Context) error {
 		}
 	}
 	for _, p := range []v1alpha1.Protocol{v1alpha1.ProtocolWebSocket, v1alpha1.ProtocolQUIC} {
-		if err := s.carryBy(ctx, e, p); err != nil {
+		if err := s.carryBy(ctx, r.edge, p); err != nil {
 			return err
 		}
 		if err := s.answers(ctx, "deploy/edge-tether"); err != nil {
 			return err
 		}
-		size := tunnelBytes
-		if s.bench.quick {
-			size = quickTunnelBytes
-		}
-		rates, firsts := map[string][]float64{}, map[string][]float64{}
-		for range s.bench.times(true) {
-			for _, name := range []string{"edge-tether", "edge-stock"} {
-				took, err := s.kubectl(ctx, int64(size), "exec", "deploy/"+name, "--", "/demo", "zeros", strconv.Itoa(size))
-				if err != nil {
-					return err
-				}
-				rates[name] = append(rates[name], float64(size)/1e6/took.Seconds())
-				if took, err = s.kubectl(ctx, -1, "logs", "deploy/"+name); err != nil {
-					return err
-				}
-				firsts[name] = append(firsts[name], float64(took.Milliseconds()))
-			}
-		}
-		if err := s.profile(ctx, e, fmt.Sprintf("exec-%s", p), func() error {
-			_, err := s.kubectl(ctx, int64(size), "exec", "deploy/edge-tether", "--", "/demo", "zeros", strconv.Itoa(size))
-			return err
-		}); err != nil {
+		if err := r.rates(ctx, p, "exec", r.exec); err != nil {
 			return err
 		}
-		s.bench.figure(Figure{What: fmt.Sprintf("kubectl exec over %s", p), Unit: "MB/s", Values: rates["edge-tether"]})
-		s.bench.figure(Figure{What: fmt.Sprintf("kubectl exec from a stock kubelet, beside %s", p), Unit: "MB/s", Values: rates["edge-stock"]})
-		s.bench.figure(Figure{What: fmt.Sprintf("kubectl exec over %s, time over a stock kubelet's", p), Limit: atMost(tunnelLimit),
-			Values: []float64{median(rates["edge-stock"]) / median(rates["edge-tether"])}})
-		s.bench.figure(Figure{What: fmt.Sprintf("kubectl logs over %s, from start to end of kubectl", p), Unit: "ms", Values: firsts["edge-tether"]})
-		s.bench.figure(Figure{What: fmt.Sprintf("kubectl logs from a stock kubelet, beside %s", p), Unit: "ms", Values: firsts["edge-stock"]})
+		if err := r.rates(ctx, p, "port-forward", r.forward); err != nil {
+			return err
+		}
+		if err := r.firsts(ctx, p); err != nil {
+			return err
+		}
 	}
+	return nil
+}
+
+// A move moves size bytes from a node's pod and returns how long it took, and what kubectl used of the processors.
+type move func(ctx context.Context, node string) (took, kubectl time.Duration, err error)
+
+// exec has a pod print.
+func (r *relaying) exec(ctx context.Context, node string) (took, kubectl time.Duration, err error) {
+	return r.kubectlUsing(ctx, int64(r.size), "exec", "deploy/"+node, "--", "/demo", "zeros", strconv.Itoa(r.size))
+}
+
+// forward fetches from a pod's server.
+func (r *relaying) forward(ctx context.Context, node string) (took, kubectl time.Duration, err error) {
+	cmd, err := r.kubectlCommand(ctx, "port-forward", "deploy/"+node, ":8080")
+	if err != nil {
+		return 0, 0, err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return 0, 0, err
+	}
+	if err := cmd.Start(); err != nil {
+		return 0, 0, err
+	}
+	took, err = r.fetch(ctx, bufio.NewReader(out))
+	_ = cmd.Process.Signal(os.Interrupt)
+	_ = cmd.Wait() // interrupted
+	return took, cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), err
+}
+
+// forwardedPort is what kubectl says of its own end.
+var forwardedPort = regexp.MustCompile(`127\.0\.0\.1:([0-9]+) -> `)
+
+// fetch asks for the bytes at the port that kubectl names in said, and drains that.
+func (r *relaying) fetch(ctx context.Context, said *bufio.Reader) (time.Duration, error) {
+	line, err := said.ReadString('\n')
+	if err != nil {
+		return 0, fmt.Errorf("kubectl port-forward: %w", err)
+	}
+	go func() { _, _ = io.Copy(io.Discard, said) }()
+	port := forwardedPort.FindStringSubmatch(line)
+	if port == nil {
+		return 0, fmt.Errorf("kubectl port-forward: expected the port that it listens on, found %q", line)
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://127.0.0.1:%s/zeros/%d", port[1], r.size), nil)
+	if err != nil {
+		return 0, err
+	}
+	start := time.Now()
+	response, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(request)
+	if err != nil {
+		return 0, fmt.Errorf("ask a pod through kubectl port-forward: %w", err)
+	}
+	defer response.Body.Close()
+	n, err := io.Copy(io.Discard, response.Body)
+	if err == nil && (response.StatusCode != http.StatusOK || n != int64(r.size)) {
+		err = fmt.Errorf("%s and %d bytes, expected %d", response.Status, n, r.size)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("ask a pod through kubectl port-forward: %w", err)
+	}
+	return time.Since(start), nil
+}
+
+// rates moves in turn from both nodes. The rates are of a machine that others may use at the same time; what the processes
+// on the way used of the processors is not.
+func (r *relaying) rates(ctx context.Context, p v1alpha1.Protocol, what string, move move) error {
+	rates, used := map[string][]float64{}, map[string][]float64{}
+	parts := map[string][]float64{} // by process
+	for range r.bench.times(true) {
+		for _, node := range relayNodes {
+			before, err := r.used(node)
+			if err != nil {
+				return err
+			}
+			took, kubectl, err := move(ctx, node)
+			if err != nil {
+				return err
+			}
+			after, err := r.used(node)
+			if err != nil {
+				return err
+			}
+			all := kubectl
+			for process, u := range after {
+				d := u.cpu - before[process].cpu
+				all += d
+				parts[process] = append(parts[process], r.perGiB(d))
+			}
+			rates[node] = append(rates[node], float64(r.size)/1e6/took.Seconds())
+			used[node] = append(used[node], r.perGiB(all))
+		}
+	}
+	if err := r.profile(ctx, r.edge, fmt.Sprintf("%s-%s", what, p), func() error {
+		_, _, err := move(ctx, "edge-tether")
+		return err
+	}); err != nil {
+		return err
+	}
+	figure := r.bench.figure
+	figure(Figure{What: fmt.Sprintf("kubectl %s over %s", what, p), Unit: "MB/s", Values: rates["edge-tether"]})
+	figure(Figure{What: fmt.Sprintf("kubectl %s from a stock kubelet, beside %s", what, p), Unit: "MB/s", Values: rates["edge-stock"]})
+	figure(Figure{What: fmt.Sprintf("kubectl %s over %s, time over a stock kubelet's", what, p), Limit: atMost(tunnelLimit),
+		Values: []float64{median(rates["edge-stock"]) / median(rates["edge-tether"])}})
+	figure(Figure{What: fmt.Sprintf("kubectl %s over %s, processor time of all on the way", what, p), Unit: "s/GiB", Values: used["edge-tether"], Note: medians(parts)})
+	figure(Figure{What: fmt.Sprintf("kubectl %s from a stock kubelet, beside %s, processor time of all on the way", what, p), Unit: "s/GiB", Values: used["edge-stock"]})
+	figure(Figure{What: fmt.Sprintf("kubectl %s over %s, processor time over a stock kubelet's", what, p),
+		Values: []float64{median(used["edge-tether"]) / median(used["edge-stock"])}})
+	return nil
+}
+
+func (r *relaying) perGiB(d time.Duration) float64 {
+	return d.Seconds() * (1 << 30) / float64(r.size)
+}
+
+// medians lists the median of each, by name.
+func medians(of map[string][]float64) string {
+	var all []string
+	for name, values := range of {
+		all = append(all, fmt.Sprintf("%s %s", name, number(median(values))))
+	}
+	slices.Sort(all)
+	return strings.Join(all, ", ")
+}
+
+// used reads what the processes between kubectl and a node's pod have used, by name. What carries a container's output to
+// containerd is the same on both nodes and not among them.
+func (r *relaying) used(node string) (map[string]usage, error) {
+	apiserver, err := child(r.Control.PID(), "kube-apiserver")
+	if err != nil {
+		return nil, err
+	}
+	pids := map[string]int{"kube-apiserver": apiserver, "containerd": r.hosts[node].Containerd().PID()}
+	if node == "edge-tether" {
+		if pids["edgecore"], err = r.edge.CorePID(); err != nil {
+			return nil, err
+		}
+		pids["cloudcore"] = r.Cloud.PID()
+	} else {
+		pids["stock kubelet"] = r.stock.PID()
+	}
+	all := map[string]usage{}
+	for name, pid := range pids {
+		if all[name], err = used(pid); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+// firsts reads logs in turn from both nodes.
+func (r *relaying) firsts(ctx context.Context, p v1alpha1.Protocol) error {
+	firsts := map[string][]float64{}
+	for range r.bench.times(true) {
+		for _, node := range relayNodes {
+			took, err := r.kubectl(ctx, -1, "logs", "deploy/"+node)
+			if err != nil {
+				return err
+			}
+			firsts[node] = append(firsts[node], float64(took.Milliseconds()))
+		}
+	}
+	r.bench.figure(Figure{What: fmt.Sprintf("kubectl logs over %s, from start to end of kubectl", p), Unit: "ms", Values: firsts["edge-tether"]})
+	r.bench.figure(Figure{What: fmt.Sprintf("kubectl logs from a stock kubelet, beside %s", p), Unit: "ms", Values: firsts["edge-stock"]})
 	return nil
 }
 
@@ -117,30 +284,44 @@ func (s *system) answers(ctx context.Context, pod string) error {
 	})
 }
 
-// kubectl runs kubectl and returns how long it took. want is how many bytes it must print; below 0 any but none.
-func (s *system) kubectl(ctx context.Context, want int64, args ...string) (time.Duration, error) {
+// kubectlCommand is kubectl as the admin, in the namespace of the pods.
+func (s *system) kubectlCommand(ctx context.Context, args ...string) (*exec.Cmd, error) {
 	program, err := cluster.Program(ctx, "kubectl")
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, program, append([]string{"--kubeconfig", s.Control.Kubeconfig, "--cache-dir", filepath.Join(s.cluster.Dir(), "kubectl"), "-n", namespace}, args...)...)
+	return exec.CommandContext(ctx, program, append([]string{"--kubeconfig", s.Control.Kubeconfig, "--cache-dir", filepath.Join(s.cluster.Dir(), "kubectl"), "-n", namespace}, args...)...), nil
+}
+
+// kubectl runs kubectl and returns how long it took. want is how many bytes it must print; below 0 any but none.
+func (s *system) kubectl(ctx context.Context, want int64, args ...string) (time.Duration, error) {
+	took, _, err := s.kubectlUsing(ctx, want, args...)
+	return took, err
+}
+
+// kubectlUsing is kubectl, and returns what it used of the processors, too.
+func (s *system) kubectlUsing(ctx context.Context, want int64, args ...string) (took, cpu time.Duration, err error) {
+	cmd, err := s.kubectlCommand(ctx, args...)
+	if err != nil {
+		return 0, 0, err
+	}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	var said strings.Builder
 	cmd.Stderr = &said
 	start := time.Now()
 	if err := cmd.Start(); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	n, err := io.Copy(io.Discard, out)
 	if e := cmd.Wait(); e != nil {
-		return 0, fmt.Errorf("kubectl %s: %w: %s", strings.Join(args, " "), e, said.String())
+		return 0, 0, fmt.Errorf("kubectl %s: %w: %s", strings.Join(args, " "), e, said.String())
 	}
-	took := time.Since(start)
+	took = time.Since(start)
 	if err == nil && (n == 0 || want >= 0 && n != want) {
 		err = fmt.Errorf("kubectl %s printed %d bytes, expected %d", strings.Join(args, " "), n, want)
 	}
-	return took, err
+	return took, cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), err
 }

@@ -2,6 +2,8 @@ package image
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"net"
 	"net/http"
@@ -230,10 +232,19 @@ func TestAnImageServesWhoseRegistryIsNotHeard(t *testing.T) {
 	if n := memory.writes; n != 2 {
 		t.Errorf("a pull that changed nothing cost a write")
 	}
+	var salts []string
 	for key, value := range memory.values {
-		if strings.Contains(key+value, "secret") || strings.Contains(key+value, "ann") {
-			t.Errorf("the note of %s shows credentials: %s", key, value)
+		var r record
+		if err := json.Unmarshal([]byte(value), &r); err != nil || len(r.Salt) != 16 || len(r.Proofs) != 1 {
+			t.Fatalf("the note of %s is %s, %v", key, value, err)
 		}
+		salts = append(salts, string(r.Salt))
+		if n := len(r.Proofs[0].Hash); strings.Contains(string(r.Proofs[0].Hash), "secret") || key == name && n != sha256.Size || key == public && n != 0 {
+			t.Errorf("the note of %s holds %q, expected a hash of the credentials if there were any", key, r.Proofs[0].Hash)
+		}
+	}
+	if salts[0] == salts[1] {
+		t.Error("two names have one salt")
 	}
 
 	if err := s.Close(); err != nil {

@@ -312,6 +312,18 @@ func TestWhatServesIsWhatTheCredentialsPulled(t *testing.T) {
 	}
 	k.pulls(name, ann, old)
 	k.pulls(name, bob, newer)
+
+	// Somebody removed it at the runtime itself.
+	runtime, err := dial("unix://" + s.Socket())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer runtime.Close()
+	if _, err := runtimeapi.NewImageServiceClient(runtime).RemoveImage(t.Context(), &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: old}}); err != nil {
+		t.Fatal(err)
+	}
+	k.refuses(name, ann, unreachable)
+	k.pulls(name, bob, newer)
 }
 
 // TestARegistryThatHangsHoldsNoPodUp: the image that is here serves, the pull goes on, and who asks again joins it.

@@ -1,7 +1,7 @@
-// Package cri asks a container runtime over CRI what both the edge's kubelet and keadm's preflight have to know of it.
+// Package cri asks a container runtime over CRI what the edge's kubelet, its image service and keadm's preflight have to know of it.
 //
-// It promises to change nothing at the runtime and to guess nothing: what the runtime does not say is empty. edge/kubelet
-// and common/keadm use it.
+// It promises to change nothing at the runtime and to guess nothing: what the runtime does not say is empty. edge/kubelet,
+// edge/image and common/keadm use it.
 package cri
 
 import (
@@ -37,6 +37,19 @@ func CgroupDriver(ctx context.Context, client runtimeapi.RuntimeServiceClient, v
 		return Cgroupfs, nil
 	}
 	return "", errors.New("unknown driver " + answer.GetLinux().GetCgroupDriver().String())
+}
+
+// SandboxImage returns the name of the image that each pod's sandbox runs, from the configuration that containerd before 2.0
+// shows in a verbose status; empty if the runtime does not tell. Those that do not (containerd from 2.0, CRI-O) report it as
+// pinned themselves.
+func SandboxImage(verbose *runtimeapi.StatusResponse) string {
+	var c struct {
+		SandboxImage string `json:"sandboxImage"`
+	}
+	if json.Unmarshal([]byte(verbose.GetInfo()["config"]), &c) != nil {
+		return ""
+	}
+	return c.SandboxImage
 }
 
 // containerdCgroupDriver reads containerd's CRI configuration as its verbose status shows it (pkg/cri/server/status.go

@@ -3,6 +3,8 @@ package cri
 import (
 	"strings"
 	"testing"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // The texts are cut from what containerd 1.6.20 answers to a verbose Status.
@@ -16,6 +18,14 @@ func TestCgroupDriverOfOldContainerdIsReadFromItsStatus(t *testing.T) {
 	} {
 		if got := containerdCgroupDriver(config); got != want {
 			t.Errorf("%s: driver %q, expected %q", config, got, want)
+		}
+	}
+}
+
+func TestSandboxImageOfOldContainerdIsReadFromItsStatus(t *testing.T) {
+	for config, want := range map[string]string{`{"sandboxImage":"registry.example/pause:3.6"}`: "registry.example/pause:3.6", "": "", "{": "", "{}": ""} {
+		if got := SandboxImage(&runtimeapi.StatusResponse{Info: map[string]string{"config": config}}); got != want {
+			t.Errorf("%s: sandbox image %q, expected %q", config, got, want)
 		}
 	}
 }

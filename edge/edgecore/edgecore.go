@@ -30,6 +30,7 @@ import (
 	"github.com/tether-edge/tether/common/version"
 	"github.com/tether-edge/tether/edge/clock"
 	"github.com/tether-edge/tether/edge/device"
+	"github.com/tether-edge/tether/edge/image"
 	"github.com/tether-edge/tether/edge/kubeapi"
 	"github.com/tether-edge/tether/edge/kubelet"
 	"github.com/tether-edge/tether/edge/link"
@@ -63,6 +64,7 @@ type EdgeCore struct {
 	store     *store.Store
 	link      *link.Link
 	api       *kubeapi.Server
+	images    *image.Service
 	kubelet   *kubelet.Kubelet
 	renewer   *renew.Renewer
 	clock     *clock.Clock
@@ -183,10 +185,14 @@ func (e *EdgeCore) build() error {
 	for _, t := range cfg.Kubelet.RegisterWithTaints {
 		taints = append(taints, corev1.Taint{Key: t.Key, Value: t.Value, Effect: corev1.TaintEffect(t.Effect)})
 	}
+	if err := e.buildImages(); err != nil {
+		return err
+	}
 	k := cfg.Kubelet
 	e.kubelet, err = kubelet.New(kubelet.Config{
 		NodeName: cfg.NodeName, RootDir: k.RootDir, StateDir: filepath.Join(cfg.DataDir, "kubelet"), StaticPodPath: k.StaticPodPath,
-		RuntimeEndpoint: k.ContainerRuntimeEndpoint, ImageServiceEndpoint: k.ImageServiceEndpoint,
+		RuntimeEndpoint: k.ContainerRuntimeEndpoint, ImageServiceEndpoint: e.images.Endpoint(),
+		ImageGCHigh: int32(k.ImageGCHighThresholdPercent), ImageGCLow: int32(k.ImageGCLowThresholdPercent), ImageMinAge: k.ImageMinimumGCAge.Std(),
 		CgroupDriver: string(k.CgroupDriver), CgroupRoot: k.CgroupRoot, NodeIP: k.NodeIP, Port: int32(k.Port),
 		ServingCertFile: servingCert, ServingKeyFile: servingKey,
 		ClientCAFile: e.local.caFile(), MaxPods: int32(k.MaxPods), NodeLabels: k.NodeLabels, Taints: taints,
@@ -322,6 +328,8 @@ func (e *EdgeCore) Start(ctx context.Context) error {
 	if e.methods != nil {
 		group.Add("methods", run.Func(persistent("the port for methods of devices", e.methods.Start, e.part("methods"))))
 	}
+	// It waits for a socket and not for the runtime; the kubelet is started once both answer.
+	group.Add("image", run.Func(persistent("the image service", e.images.Start, e.part("image"))))
 	group.Add("link", e.link)
 	group.Add("renew", e.renewer)
 	group.Add("clock", e.clock)

@@ -48,7 +48,8 @@ type Config struct {
 
 	// RuntimeEndpoint is the runtime's CRI socket, such as unix:///run/containerd/containerd.sock.
 	RuntimeEndpoint string
-	// ImageServiceEndpoint is the CRI image service's socket; RuntimeEndpoint if empty.
+	// ImageServiceEndpoint is the CRI image service's socket; RuntimeEndpoint if empty. A service that is not the runtime's own
+	// bounds pulls itself.
 	ImageServiceEndpoint string
 	// CgroupDriver is auto, cgroupfs or systemd; auto if empty.
 	CgroupDriver string
@@ -72,6 +73,10 @@ type Config struct {
 	ClusterDomain string
 	// EvictionHard is stock's (memory.available<100Mi and so on) if nil.
 	EvictionHard map[string]string
+	// ImageGCHigh and ImageGCLow are the percentages of the images' file system between which unused images are removed, those
+	// that are here for ImageMinAge at least; stock's (85, 80, 2 minutes) if ImageGCHigh is 0.
+	ImageGCHigh, ImageGCLow int32
+	ImageMinAge             time.Duration
 	// FeatureGates of the kubelet; process-wide.
 	FeatureGates map[string]bool
 	// Verbosity is klog's -v. What it lets through is logged at info.

@@ -42,9 +42,7 @@ func stockOptions(cfg Config, host Host, driver string) (*options.KubeletServer,
 	kc.StaticPodPath = cfg.StaticPodPath
 	kc.VolumePluginDir = cfg.VolumePluginDir
 	kc.ContainerRuntimeEndpoint = cfg.RuntimeEndpoint
-	if cfg.ImageServiceEndpoint != cfg.RuntimeEndpoint {
-		kc.ImageServiceEndpoint = cfg.ImageServiceEndpoint
-	}
+	imagePulls(kc, cfg)
 	if cfg.PodLogsDir != "" {
 		kc.PodLogsDir = cfg.PodLogsDir
 	}
@@ -69,6 +67,21 @@ func stockOptions(cfg Config, host Host, driver string) (*options.KubeletServer,
 		return nil, fmt.Errorf("kubelet configuration: %w", err)
 	}
 	return s, nil
+}
+
+// imagePulls names the image service and when unused images go. Where the service is not the runtime's own it bounds pulls itself:
+// the kubelet must not hold up a pod whose image is here behind a pull from a registry that hangs, nor fail the eleventh
+// container of a boot for pulling too often.
+func imagePulls(kc *kubeletconfig.KubeletConfiguration, cfg Config) {
+	if cfg.ImageServiceEndpoint != cfg.RuntimeEndpoint {
+		kc.ImageServiceEndpoint = cfg.ImageServiceEndpoint
+		kc.SerializeImagePulls = false
+		kc.RegistryPullQPS = 0
+	}
+	if cfg.ImageGCHigh != 0 {
+		kc.ImageGCHighThresholdPercent, kc.ImageGCLowThresholdPercent = cfg.ImageGCHigh, cfg.ImageGCLow
+		kc.ImageMinimumGCAge.Duration = cfg.ImageMinAge
+	}
 }
 
 // secureServer leaves one way in: loopback, with a certificate of the edge's local CA. Whoever has one may do everything;

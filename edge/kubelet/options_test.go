@@ -3,6 +3,7 @@ package kubelet
 import (
 	"strings"
 	"testing"
+	"time"
 
 	kubeletconfig "k8s.io/kubernetes/pkg/kubelet/apis/config"
 )
@@ -48,6 +49,29 @@ func TestNodeIsRegisteredAsAnEdgeNode(t *testing.T) {
 	}
 	if s.CgroupDriver != CgroupDriverSystemd || s.FailCgroupV1 || s.FailSwapOn || s.EvictionHard["memory.available"] == "" || s.KubeConfig == "" {
 		t.Errorf("driver %q, failCgroupV1 %v, failSwapOn %v, evictionHard %v, kubeconfig %q", s.CgroupDriver, s.FailCgroupV1, s.FailSwapOn, s.EvictionHard, s.KubeConfig)
+	}
+}
+
+// TestAPullThatHangsHoldsUpNoOther: with an image service that bounds pulls, the kubelet asks for all at once.
+func TestAPullThatHangsHoldsUpNoOther(t *testing.T) {
+	cfg := validConfig()
+	s, err := stockOptions(cfg, Host{SysResource: true}, CgroupDriverCgroupfs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.ImageServiceEndpoint != "" || !s.SerializeImagePulls || s.RegistryPullQPS == 0 || s.ImageGCHighThresholdPercent != 85 || s.ImageMinimumGCAge.Duration != 2*time.Minute {
+		t.Errorf("the runtime's own service: found %+v, expected stock's settings", s.KubeletConfiguration)
+	}
+	cfg.ImageServiceEndpoint = "unix:///run/i.sock"
+	cfg.ImageGCHigh, cfg.ImageGCLow, cfg.ImageMinAge = 50, 40, time.Second
+	if s, err = stockOptions(cfg, Host{SysResource: true}, CgroupDriverCgroupfs); err != nil {
+		t.Fatal(err)
+	}
+	if s.ImageServiceEndpoint != cfg.ImageServiceEndpoint || s.SerializeImagePulls || s.RegistryPullQPS != 0 {
+		t.Errorf("a service of its own: endpoint %s, serial %t, %d pulls a second", s.ImageServiceEndpoint, s.SerializeImagePulls, s.RegistryPullQPS)
+	}
+	if s.ImageGCHighThresholdPercent != 50 || s.ImageGCLowThresholdPercent != 40 || s.ImageMinimumGCAge.Duration != time.Second {
+		t.Errorf("unused images go at %d%%, down to %d%%, after %v", s.ImageGCHighThresholdPercent, s.ImageGCLowThresholdPercent, s.ImageMinimumGCAge.Duration)
 	}
 }
 

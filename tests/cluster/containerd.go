@@ -51,6 +51,7 @@ func (h *EdgeHost) StartContainerd(ctx context.Context) error {
 		CNIConf:          "/etc/cni/net.d",
 		Pause:            images.Pause,
 		Snapshotter:      snapshotter,
+		Registries:       h.registries(),
 		RestrictOOMScore: h.cluster.machine.RestrictOOMScore(),
 	}.text(version)
 	path := filepath.Join(h.Dir(), "containerd.toml")
@@ -91,6 +92,25 @@ func (h *EdgeHost) Import(ctx context.Context, archives ...images.Archive) error
 		if text, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("import image %s: %w: %s", a.Name, err, strings.TrimSpace(string(text)))
 		}
+	}
+	return nil
+}
+
+// registries is the folder in which containerd looks for how to reach a registry.
+func (h *EdgeHost) registries() string { return filepath.Join(h.Dir(), "disk", "registries") }
+
+// TrustRegistry tells the host's containerd, also while it runs, that the registry at host:port has a certificate of the
+// authority (PEM).
+func (h *EdgeHost) TrustRegistry(address string, authority []byte) error {
+	dir := filepath.Join(h.registries(), address)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("trust registry %s: %w", address, err)
+	}
+	ca := filepath.Join(dir, "ca.crt")
+	// docs/hosts.md of containerd. A host section of its own would be another host to try.
+	text := fmt.Sprintf("server = \"https://%s\"\nca = %q\n", address, ca)
+	if err := errors.Join(os.WriteFile(ca, authority, 0o644), os.WriteFile(filepath.Join(dir, "hosts.toml"), []byte(text), 0o644)); err != nil {
+		return fmt.Errorf("trust registry %s: %w", address, err)
 	}
 	return nil
 }
@@ -145,6 +165,7 @@ type containerdConfig struct {
 	CNIBin, CNIConf     string
 	Pause               string
 	Snapshotter         string
+	Registries          string // a folder with one for each registry
 	RestrictOOMScore    bool
 }
 
@@ -167,6 +188,11 @@ func (c containerdConfig) text(v version) string {
 		add("[plugins.\"io.containerd.cri.v1.images\"]\n  snapshotter = %q", c.Snapshotter)
 		add("[plugins.\"io.containerd.cri.v1.images\".pinned_images]\n  sandbox = %q", c.Pause)
 	}
+	registry := runtime
+	if v.major >= 2 {
+		registry = `plugins."io.containerd.cri.v1.images"`
+	}
+	add("[%s.registry]\n  config_path = %q", registry, c.Registries)
 	add("[%s]", runtime)
 	if v.major < 2 {
 		add("  sandbox_image = %q", c.Pause)

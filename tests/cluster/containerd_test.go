@@ -12,7 +12,8 @@ var update = flag.Bool("update", false, "write the golden files anew")
 func TestContainerdConfigFitsItsVersion(t *testing.T) {
 	config := containerdConfig{
 		Root: "/d/disk/containerd", State: "/d/run/containerd", Socket: "/d/run/containerd.sock", Runc: "/usr/sbin/runc",
-		CNIBin: "/usr/lib/cni", CNIConf: "/etc/cni/net.d", Pause: "tether.local/pause:v1", Snapshotter: "overlayfs", RestrictOOMScore: true,
+		CNIBin: "/usr/lib/cni", CNIConf: "/etc/cni/net.d", Pause: "tether.local/pause:v1", Snapshotter: "overlayfs",
+		Registries: "/d/disk/registries", RestrictOOMScore: true,
 	}
 	versions := map[string]string{
 		"debian12": "containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1+deb12u3",

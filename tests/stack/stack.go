@@ -158,7 +158,7 @@ func joinSettings(h *cluster.EdgeHost) []string {
 		"kubelet.staticPodPath=" + filepath.Join(dir, "static-pods"),
 		// No name server runs in the demonstration; without an address each pod would cost a warning event.
 		"kubelet.clusterDNS=[" + h.RootAddress() + "]",
-		"devices.mapperSocket=" + filepath.Join(dir, "dmi.sock"),
+		"devices.mapperSocket=" + filepath.Join(dir, "dmi.sock"), "images.socket=" + filepath.Join(dir, "image.sock"),
 		// The machine's disk is not the edge's to judge.
 		"kubelet.evictionHard={memory.available: 20Mi}",
 	} {

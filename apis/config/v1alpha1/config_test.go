@@ -168,6 +168,12 @@ func TestEachEdgeFaultIsFoundAlone(t *testing.T) {
 		"kubelet.clusterDomain":                            `kubelet: {clusterDomain: ""}`,
 		"kubelet.evictionHard[memory.free]":                `kubelet: {evictionHard: {memory.free: 1Mi}}`,
 		"kubelet.evictionHard[memory.available]":           `kubelet: {evictionHard: {memory.available: 120%}}`,
+		"kubelet.imageGCHighThresholdPercent":              `kubelet: {imageGCHighThresholdPercent: 101}`,
+		"kubelet.imageGCLowThresholdPercent":               `kubelet: {imageGCLowThresholdPercent: 85}`,
+		"kubelet.imageMinimumGCAge":                        `kubelet: {imageMinimumGCAge: -1s}`,
+		"images.socket":                                    `images: {socket: image.sock}`,
+		"images.patience":                                  `images: {patience: 0s}`,
+		"images.maxPulls":                                  `images: {maxPulls: 0}`,
 		"kubelet":                                          `kubelet: none`,
 		"kubelet.MaxPods":                                  `kubelet: {MaxPods: 5}`,
 	} {

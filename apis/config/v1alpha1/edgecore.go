@@ -17,6 +17,7 @@ type EdgeCore struct {
 	Cloud   Cloud       `json:"cloud"`
 	API     API         `json:"api"`
 	Kubelet Kubelet     `json:"kubelet"`
+	Images  Images      `json:"images"`
 	Store   StoreConfig `json:"store"`
 	Devices EdgeDevices `json:"devices"`
 	Metrics Metrics     `json:"metrics"`
@@ -78,7 +79,8 @@ const (
 type Kubelet struct {
 	// ContainerRuntimeEndpoint is the CRI socket, as unix:///path.
 	ContainerRuntimeEndpoint string `json:"containerRuntimeEndpoint"`
-	// ImageServiceEndpoint is the CRI image socket, as unix:///path. Empty means the runtime's.
+	// ImageServiceEndpoint is the CRI image socket, as unix:///path. Empty means the runtime's. The kubelet reaches it through
+	// edgecore's own image service.
 	ImageServiceEndpoint string `json:"imageServiceEndpoint"`
 	// RootDir holds pod volumes.
 	RootDir string `json:"rootDir"`
@@ -103,6 +105,24 @@ type Kubelet struct {
 	// EvictionHard maps eviction signals to a quantity or a percentage. A file's map replaces the default one, as in
 	// the kubelet: who names one signal means that one only. {} switches eviction off.
 	EvictionHard map[string]string `json:"evictionHard"`
+	// ImageGCHighThresholdPercent is how full the images' file system is, in percent, when unused images are removed, down to
+	// ImageGCLowThresholdPercent. ImageMinimumGCAge is how long an image is here at the least. Images of pods of this node stay.
+	ImageGCHighThresholdPercent int      `json:"imageGCHighThresholdPercent"`
+	ImageGCLowThresholdPercent  int      `json:"imageGCLowThresholdPercent"`
+	ImageMinimumGCAge           Duration `json:"imageMinimumGCAge"`
+}
+
+// Images configures what edgecore does between the kubelet and the container runtime.
+type Images struct {
+	// Socket is where the kubelet finds edgecore's image service: a Unix socket of this edgecore's alone, best where a full disk
+	// and a reboot leave nothing.
+	Socket string `json:"socket"`
+	// FallBack lets an image that is here serve a pull whose registry is not heard, to those whom the registry gave it.
+	FallBack bool `json:"fallBack"`
+	// Patience is how long a registry has for an answer before that.
+	Patience Duration `json:"patience"`
+	// MaxPulls is how many images are downloaded at a time.
+	MaxPulls int `json:"maxPulls"`
 }
 
 // Taint keeps pods without a matching toleration away from a node.
@@ -243,7 +263,12 @@ func DefaultEdgeCore() *EdgeCore {
 			ClusterDNS:               []string{},
 			ClusterDomain:            "cluster.local",
 			EvictionHard:             defaultEviction(),
+
+			ImageGCHighThresholdPercent: 85,
+			ImageGCLowThresholdPercent:  80,
+			ImageMinimumGCAge:           Duration(2 * time.Minute),
 		},
+		Images: Images{Socket: "/run/tether/image.sock", FallBack: true, Patience: Duration(15 * time.Second), MaxPulls: 3},
 		Store: StoreConfig{
 			FreeSpaceFloor: 64 << 20,
 			EventQuota:     8 << 20,
@@ -290,6 +315,9 @@ func (c *EdgeCore) Validate() error {
 	f.duration("cloud.pingInterval", c.Cloud.PingInterval, time.Second, 2*time.Minute)
 	f.loopback("api.bindAddress", c.API.BindAddress)
 	c.Kubelet.validate(&f)
+	f.path("images.socket", c.Images.Socket)
+	f.duration("images.patience", c.Images.Patience, time.Second, time.Hour)
+	f.between("images.maxPulls", c.Images.MaxPulls, 1, 100)
 	f.bytes("store.freeSpaceFloor", c.Store.FreeSpaceFloor, 0, 1<<40)
 	f.bytes("store.eventQuota", c.Store.EventQuota, 0, 1<<40)
 	f.duration("store.copyInterval", c.Store.CopyInterval, time.Second, 30*24*time.Hour)
@@ -327,6 +355,12 @@ func (k *Kubelet) validate(f *faults) {
 	for _, signal := range slices.Sorted(maps.Keys(k.EvictionHard)) {
 		f.eviction(fmt.Sprintf("kubelet.evictionHard[%s]", signal), signal, k.EvictionHard[signal])
 	}
+	f.between("kubelet.imageGCHighThresholdPercent", k.ImageGCHighThresholdPercent, 1, 100)
+	f.between("kubelet.imageGCLowThresholdPercent", k.ImageGCLowThresholdPercent, 0, 99)
+	if k.ImageGCLowThresholdPercent >= k.ImageGCHighThresholdPercent {
+		f.add("kubelet.imageGCLowThresholdPercent", "a number below kubelet.imageGCHighThresholdPercent", k.ImageGCLowThresholdPercent)
+	}
+	f.duration("kubelet.imageMinimumGCAge", k.ImageMinimumGCAge, 0, 365*24*time.Hour)
 }
 
 // LoadEdgeCore reads, decodes and validates the file at path.

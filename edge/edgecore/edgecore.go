@@ -36,6 +36,7 @@ import (
 	"github.com/tether-edge/tether/edge/mapper"
 	"github.com/tether-edge/tether/edge/mqtt"
 	"github.com/tether-edge/tether/edge/renew"
+	"github.com/tether-edge/tether/edge/seal"
 	"github.com/tether-edge/tether/edge/store"
 	"github.com/tether-edge/tether/edge/tunnel"
 )
@@ -46,6 +47,8 @@ type Deps struct {
 	Now func() time.Time
 	// Built is a time that was past when this program was made; zero if it is not known.
 	Built time.Time
+	// Credentials is the directory in which systemd shows this service's credentials; empty for none.
+	Credentials string
 }
 
 // EdgeCore is one edge node.
@@ -57,6 +60,7 @@ type EdgeCore struct {
 	roots    *pki.Authorities
 	local    *localPKI
 	store    *store.Store
+	seal     *seal.Ring
 	link     *link.Link
 	api      *kubeapi.Server
 	kubelet  *kubelet.Kubelet
@@ -103,7 +107,7 @@ func New(ctx context.Context, cfg *v1alpha1.EdgeCore, deps Deps) (*EdgeCore, err
 	}
 	e.store, err = store.Open(ctx, store.Config{Dir: filepath.Join(cfg.DataDir, "store"), NodeName: cfg.NodeName,
 		EventQuota: int64(cfg.Store.EventQuota), FreeSpaceFloor: int64(cfg.Store.FreeSpaceFloor), CopyInterval: cfg.Store.CopyInterval.Std()},
-		store.Deps{Log: e.part("store"), Clock: clockFunc(deps.Now), Registerer: e.reg})
+		store.Deps{Log: e.part("store"), Clock: clockFunc(deps.Now), Registerer: e.reg, Seal: e.openSeal})
 	if err != nil {
 		return nil, err
 	}

@@ -142,6 +142,7 @@ func TestEachEdgeFaultIsFoundAlone(t *testing.T) {
 		"store.freeSpaceFloor":             `store: {freeSpaceFloor: "2Ti"}`,
 		"store.eventQuota":                 `store: {eventQuota: lots}`,
 		"store.copyInterval":               `store: {copyInterval: 1ms}`,
+		"store.tpm":                        `store: {tpm: tpmrm0}`,
 		"kubelet.containerRuntimeEndpoint": "kubelet: {containerRuntimeEndpoint: /run/x.sock}",
 		"kubelet.imageServiceEndpoint":     "kubelet: {imageServiceEndpoint: tcp://x}",
 		"kubelet.rootDir":                  "kubelet: {rootDir: x}",

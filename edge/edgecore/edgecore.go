@@ -159,7 +159,8 @@ func (e *EdgeCore) build() error {
 	}
 	e.link, err = link.New(link.Config{Node: cfg.NodeName, Servers: servers, Protocols: protocols(cfg.Cloud.Protocol), Software: version.String("edgecore"),
 		PingInterval: cfg.Cloud.PingInterval.Std()},
-		link.Deps{Dial: e.dial, Tunnel: serve, DialTunnel: e.dialTunnel, Store: linkStore{e.store}, LeaseAge: e.leaseAge, ServerTime: e.clock.Heard, Log: e.part("link"), Now: e.deps.Now, Registry: e.reg})
+		link.Deps{Dial: e.dial, Tunnel: serve, DialTunnel: e.dialTunnel, Store: linkStore{e.store}, Connected: func(ctx context.Context) { e.api.RefreshTokens(ctx) },
+			LeaseAge: e.leaseAge, ServerTime: e.clock.Heard, Log: e.part("link"), Now: e.deps.Now, Registry: e.reg})
 	if err != nil {
 		return err
 	}

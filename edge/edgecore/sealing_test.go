@@ -7,11 +7,14 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -108,22 +111,23 @@ func mustHideSecrets(t *testing.T, dir string) {
 // its data directory shows them, whatever seals.
 func TestSecretsAreThereWeeksLaterAndInNoFile(t *testing.T) {
 	for name, c := range map[string]struct {
-		credentials func(t *testing.T) string
-		want        string
+		// has gives the node the source: in its configuration, or in the directory of credentials.
+		has  func(t *testing.T, cfg *v1alpha1.EdgeCore, credentials string)
+		want string
 	}{
-		"key file": {func(*testing.T) string { return "" }, seal.SourceFile},
-		"systemd credential": {func(t *testing.T) string {
-			dir := t.TempDir()
-			if err := os.WriteFile(filepath.Join(dir, credentialName), bytes.Repeat([]byte("c"), 64), 0o600); err != nil {
+		"key file": {func(*testing.T, *v1alpha1.EdgeCore, string) {}, seal.SourceFile},
+		"systemd credential": {func(t *testing.T, _ *v1alpha1.EdgeCore, credentials string) {
+			if err := os.WriteFile(filepath.Join(credentials, credentialName), bytes.Repeat([]byte("c"), 64), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			return dir
 		}, seal.SourceCredential},
+		"TPM": {func(t *testing.T, cfg *v1alpha1.EdgeCore, _ string) { cfg.Store.TPM = softTPM(t) }, seal.SourceTPM},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := joined(t, "edge-1")
 			cfg.Store.TPM = ""
-			deps := Deps{Credentials: c.credentials(t)}
+			deps := Deps{Credentials: t.TempDir()}
+			c.has(t, cfg, deps.Credentials)
 			e, end := sealedNode(t, cfg, deps)
 			plantSecrets(t, e)
 			mustHideSecrets(t, cfg.DataDir)
@@ -143,6 +147,38 @@ func TestSecretsAreThereWeeksLaterAndInNoFile(t *testing.T) {
 			}
 			mustHideSecrets(t, cfg.DataDir)
 		})
+	}
+}
+
+// softTPM runs Debian's swtpm until the test ends, and returns its socket.
+func softTPM(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "swtpm") // the path of a socket has 107 bytes at most
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(dir, "tpm")
+	c := exec.Command("swtpm", "socket", "--tpm2", "--tpmstate", "dir="+dir, "--server", "type=unixio,path="+socket, "--flags", "not-need-init,startup-clear")
+	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := c.Start(); err != nil {
+		t.Fatalf("start a software TPM: %v; install it: apt-get install swtpm", err)
+	}
+	t.Cleanup(func() {
+		_ = c.Process.Kill()
+		_ = c.Wait() // killed
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(time.Minute); ; <-tick.C {
+		if c, err := net.Dial("unix", socket); err == nil {
+			_ = c.Close()
+			return socket
+		} else if time.Now().After(end) {
+			t.Fatalf("the software TPM does not answer: %v", err)
+		}
 	}
 }
 

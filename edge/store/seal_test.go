@@ -354,6 +354,9 @@ func TestALostKeyCostsWhatItSealedAndNothingElse(t *testing.T) {
 	if _, _, ok, err := s.LoadToken(t.Context(), "k"); ok || err != nil {
 		t.Errorf("a token that cannot be opened: %v, %v; expected none", ok, err)
 	}
+	if keys, err := s.TokenKeys(t.Context()); err != nil || len(keys) != 0 {
+		t.Errorf("tokens %q, %v; expected none that could be loaded", keys, err)
+	}
 	digests, err := s.Digests(t.Context())
 	if err != nil || digests[object.Secrets] != (object.Digest{}) {
 		t.Errorf("digest %+v, %v; expected that the cloud is told of no Secrets", digests[object.Secrets], err)
@@ -436,6 +439,18 @@ func TestANewKeySealsEverythingAgain(t *testing.T) {
 		t.Errorf("status %+v, expected a copy that the new key opens", st)
 	}
 	mustHavePlanted(t, s)
+}
+
+func TestTokensAreListedByTheirEnd(t *testing.T) {
+	s, _ := running(t, testConfig(t.TempDir()), Deps{Seal: sealer(1).open})
+	for i, key := range []string{"third", "first", "second"} {
+		if err := s.SaveToken(t.Context(), key, "", []byte("x"), time.Now().Add(time.Duration((i+2)%3+1)*time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if keys, err := s.TokenKeys(t.Context()); err != nil || !slices.Equal(keys, []string{"first", "second", "third"}) {
+		t.Errorf("tokens %q, %v", keys, err)
+	}
 }
 
 // The checksum of a sealed row says nothing of what is in it, and the row of a plain one is what it always was.

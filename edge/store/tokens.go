@@ -40,6 +40,19 @@ func (s *Store) LoadToken(ctx context.Context, key string) (body []byte, expires
 	return body, expires, ok, err
 }
 
+// TokenKeys lists the tokens that can be loaded, the one that expires first at first.
+func (s *Store) TokenKeys(ctx context.Context) (keys []string, err error) {
+	err = s.read(ctx, "list tokens", func(c *conn) error {
+		return c.query("SELECT key FROM tokens WHERE "+s.sealing.readable()+" ORDER BY expires, key", nil, func(scan func(...any) error) error {
+			var key string
+			err := scan(&key)
+			keys = append(keys, key)
+			return err
+		})
+	})
+	return keys, err
+}
+
 const tokenColumns = "key, pod_uid, expires, key_id, sum, body"
 
 // A tokenRow is a row of table tokens as it is stored.

@@ -441,6 +441,30 @@ func TestANewKeySealsEverythingAgain(t *testing.T) {
 	mustHavePlanted(t, s)
 }
 
+// The outbox is not sealed: no Secret gets into it. Its numbers go on though an upgrade makes the database anew.
+func TestTheOutboxHoldsNoSecretAndNumbersGoOnAfterAnUpgrade(t *testing.T) {
+	cfg := testConfig(t.TempDir())
+	unpack(t, cfg.Dir)
+	s, stop := running(t, cfg, Deps{})
+	r := s.mustGet(t, podKey("a"))
+	s.mustApply(t, withStatus(t, r, corev1.PodFailed))
+	last := s.queue(t)[0].ID
+	if err := s.Drop(t.Context(), last); err != nil {
+		t.Fatal(err)
+	}
+	id := s.ID()
+	stop()
+	s, _ = running(t, cfg, Deps{Seal: sealer(1).open})
+	s.mustApply(t, withStatus(t, s.mustGet(t, podKey("a")), corev1.PodRunning))
+	if q := s.queue(t); len(q) != 1 || q[0].ID <= last || s.ID() != id {
+		t.Errorf("queue %+v in the database %s, expected a number above %d in %s", q, s.ID(), last, id)
+	}
+	_, err := s.Apply(t.Context(), object.Change{Outgoing: []object.Outgoing{{Key: secretKey("cred"), Op: object.OpOverlay, Body: []byte(planted)}}})
+	if err == nil || !contains(err.Error(), "Secrets") {
+		t.Errorf("a queued write of a Secret: %v, expected that it is refused", err)
+	}
+}
+
 func TestTokensAreListedByTheirEnd(t *testing.T) {
 	s, _ := running(t, testConfig(t.TempDir()), Deps{Seal: sealer(1).open})
 	for i, key := range []string{"third", "first", "second"} {

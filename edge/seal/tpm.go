@@ -108,13 +108,13 @@ func (t tpm) use(hide tpm2.AuthOption, f func(c channel, root *tpm2.CreatePrimar
 	return answered(f(c, root, session))
 }
 
-// answered marks errors that are not the TPM's own answer: it may answer later.
+// answered marks errors that are no answer for good: a TPM that is busy or does not speak may do so later.
 func answered(err error) error {
 	var code tpm2.TPMRC
-	if err == nil || errors.As(err, &code) && !code.IsWarning() || !errors.Is(err, errChannel) && !errors.As(err, &code) {
-		return err
+	if errors.Is(err, errChannel) || errors.As(err, &code) && code.IsWarning() {
+		return fmt.Errorf("%w: %w", errAway, err)
 	}
-	return fmt.Errorf("%w: %w", errAway, err)
+	return err
 }
 
 // tpmTimeout bounds one answer of a TPM. Slow ones take seconds to make a key.

@@ -3,6 +3,9 @@ package store
 import (
 	"errors"
 	"fmt"
+	"os"
+
+	"github.com/tether-edge/tether/common/object"
 )
 
 // metaSealed says that what versions that did not seal have left beside the rows is gone. The second copy is resealCopy's.
@@ -21,6 +24,9 @@ func (s *Store) purge(scripts []string) error {
 		return err
 	}
 	err = s.resealRows(s.w.c)
+	if info, serr := os.Stat(s.files.main()); err == nil && serr == nil && s.lowAfter(info.Size()) {
+		err = fmt.Errorf("%w: it would leave less than the floor of %d bytes free meanwhile", object.ErrFull, s.cfg.FreeSpaceFloor)
+	}
 	if err == nil {
 		err = s.fillFrom(s.files.fresh(), scripts, everything, "DELETE FROM main.sqlite_sequence",
 			"INSERT INTO main.sqlite_sequence SELECT * FROM live.sqlite_sequence", "INSERT INTO main.meta VALUES ('"+metaSealed+"', '1')")

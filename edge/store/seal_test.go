@@ -96,10 +96,12 @@ func contents(t testing.TB, dir string) map[string][]byte {
 	t.Helper()
 	out := map[string][]byte{}
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
-			return err
+		if err == nil && d.Type().IsRegular() {
+			out[path], err = os.ReadFile(path)
 		}
-		out[path], err = os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) { // a copy in the making that was finished meanwhile
+			return nil
+		}
 		return err
 	})
 	if err != nil {
@@ -112,10 +114,15 @@ func contents(t testing.TB, dir string) map[string][]byte {
 func powerCut(t testing.TB, s *Store) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
-	for path, body := range contents(t, s.cfg.Dir) {
-		if err := os.WriteFile(filepath.Join(dir, filepath.Base(path)), body, 0o600); err != nil {
-			t.Fatal(err)
+	// Between two transactions, or the log and the database would be of different moments.
+	if err := s.run(t.Context(), func(*conn) error {
+		var errs []error
+		for path, body := range contents(t, s.cfg.Dir) {
+			errs = append(errs, os.WriteFile(filepath.Join(dir, filepath.Base(path)), body, 0o600))
 		}
+		return errors.Join(errs...)
+	}); err != nil {
+		t.Fatal(err)
 	}
 	return dir
 }
@@ -133,6 +140,17 @@ func plant(t testing.TB, s *Store) {
 		if err := s.SaveToken(t.Context(), key, uid, []byte(planted+"-token-"+key), time.Now().Add(time.Hour)); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// copyNow makes the second copy of what is there now; that of the first sync may be older.
+func copyNow(t testing.TB, s *Store) {
+	t.Helper()
+	waitForCopy(t, s)
+	s.copies.mu.Lock()
+	defer s.copies.mu.Unlock()
+	if err := s.copyTo(s.files.copy()); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -159,7 +177,7 @@ func TestNoFileShowsASecret(t *testing.T) {
 	s, stop := running(t, cfg, deps)
 	plant(t, s)
 	mustHide(t, cfg.Dir)
-	waitForCopy(t, s)
+	copyNow(t, s)
 	mustHide(t, cfg.Dir)
 	mustHavePlanted(t, s)
 	cut := powerCut(t, s)
@@ -172,8 +190,9 @@ func TestNoFileShowsASecret(t *testing.T) {
 	mustHide(t, cut)
 
 	// Page 1 lost: everything is salvaged. The middle lost: some of it comes from the copy.
-	for seed, at := range []int64{0, fileSize(t, s.files.main()) / 2 / pageSize * pageSize} {
-		smash(t, s.files.main(), at, pageSize, uint64(seed))
+	size := fileSize(t, s.files.main())
+	for seed, part := range [][2]int64{{0, pageSize}, {size / 2, size / 4}} {
+		smash(t, s.files.main(), part[0], part[1], uint64(seed))
 		s, stop = running(t, cfg, deps)
 		if st := s.Status(); st.Damaged == "" || !exists(st.SetAside) {
 			t.Fatalf("status %+v, expected a repair with the damaged database set aside", st)
@@ -267,6 +286,28 @@ func TestAnUpgradeLeavesNothingPlain(t *testing.T) {
 	}
 }
 
+// Without room for a second database the node comes up all the same, with its rows sealed, and the next start does the rest.
+func TestAnUpgradeOnADiskThatIsNearlyFullIsFinishedLater(t *testing.T) {
+	cfg := testConfig(t.TempDir())
+	unpack(t, cfg.Dir)
+	cfg.FreeSpaceFloor = 1 << 60
+	s, stop := running(t, cfg, Deps{Seal: sealer(1).open})
+	if got := s.password(t, "cred"); got != planted+"-secret" {
+		t.Errorf("Secret cred is %q", got)
+	}
+	if n, err := s.w.c.number("SELECT count(*) FROM objects WHERE kind = 'secrets' AND key_id = 0"); err != nil || n != 0 {
+		t.Errorf("%d rows are plain, %v", n, err)
+	}
+	if done, err := s.w.c.meta(metaSealed); err != nil || done != "" {
+		t.Errorf("the database says that it is free of plain ones: %q, %v", done, err)
+	}
+	stop()
+	cfg.FreeSpaceFloor = 0
+	_, stop = running(t, cfg, Deps{Seal: sealer(1).open})
+	stop()
+	mustHide(t, cfg.Dir)
+}
+
 // Sealed bodies that change places, with checksums that are right there, are not what was written.
 func TestSealedBodiesThatChangePlacesAreFound(t *testing.T) {
 	for name, swap := range map[string]string{
@@ -278,10 +319,7 @@ func TestSealedBodiesThatChangePlacesAreFound(t *testing.T) {
 			deps := Deps{Seal: sealer(1).open}
 			s, stop := running(t, cfg, deps)
 			plant(t, s)
-			waitForCopy(t, s)
-			if err := s.copyTo(s.files.copy()); err != nil { // with the secrets in it
-				t.Fatal(err)
-			}
+			copyNow(t, s)
 			stop()
 			c, err := openConn(s.files.main(), modeWrite)
 			if err != nil {
@@ -336,10 +374,7 @@ func TestALostKeyCostsWhatItSealedAndNothingElse(t *testing.T) {
 	cfg := testConfig(t.TempDir())
 	s, stop := running(t, cfg, Deps{Seal: sealer(1).open})
 	plant(t, s)
-	waitForCopy(t, s)
-	if err := s.copyTo(s.files.copy()); err != nil {
-		t.Fatal(err)
-	}
+	copyNow(t, s)
 	stop()
 
 	lost := sealer(2)
@@ -422,7 +457,7 @@ func TestANewKeySealsEverythingAgain(t *testing.T) {
 	cfg := testConfig(t.TempDir())
 	s, stop := running(t, cfg, Deps{Seal: sealer(1).open})
 	plant(t, s)
-	waitForCopy(t, s)
+	copyNow(t, s)
 	stop()
 	keys := sealer(2, 1)
 	s, stop = running(t, cfg, Deps{Seal: keys.open})

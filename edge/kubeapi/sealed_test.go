@@ -2,6 +2,7 @@ package kubeapi
 
 import (
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -34,8 +35,13 @@ func TestASecretWhoseKeyIsLostIsNotAbsent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := <-w.ResultChan(); !apierrors.IsServiceUnavailable(apierrors.FromObject(got.Object)) {
-		t.Errorf("a watch by its name begins with %s %v, expected 503", got.Type, got.Object)
+	select {
+	case got := <-w.ResultChan():
+		if !apierrors.IsServiceUnavailable(apierrors.FromObject(got.Object)) {
+			t.Errorf("a watch by its name begins with %s %v, expected 503", got.Type, got.Object)
+		}
+	case <-time.After(patient):
+		t.Error("a watch by its name says nothing, expected 503")
 	}
 	w.Stop()
 	if list, err := secrets.List(ctx, metav1.ListOptions{}); err != nil || len(list.Items) != 1 || list.Items[0].Name != "good" {

@@ -433,6 +433,53 @@ func TestALostKeyCostsWhatItSealedAndNothingElse(t *testing.T) {
 	mustHide(t, cfg.Dir)
 }
 
+// A flipped bit in the id of a key is damage, and not a key that is lost.
+func TestAKeyIDThatChangedIsDamage(t *testing.T) {
+	for _, change := range []string{"UPDATE objects SET key_id = 3 WHERE kind = 'secrets' AND name = 'cred'", "UPDATE tokens SET key_id = 3 WHERE key = 'k'",
+		"UPDATE objects SET key_id = 0 WHERE kind = 'secrets' AND name = 'cred'"} {
+		cfg := testConfig(t.TempDir())
+		s, stop := running(t, cfg, Deps{Seal: sealer(1).open})
+		plant(t, s)
+		copyNow(t, s)
+		stop()
+		c, err := openConn(s.files.main(), modeWrite)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(c.run(change), c.close()); err != nil {
+			t.Fatal(err)
+		}
+		s, stop = running(t, cfg, Deps{Seal: sealer(1).open})
+		if st := s.Status(); !contains(st.Damaged, errSum.Error()) || st.Unreadable != 0 {
+			t.Errorf("%s: status %+v, expected damage", change, st)
+		}
+		mustHavePlanted(t, s)
+		stop()
+	}
+}
+
+// A key that only the second copy needs is not forgotten.
+func TestAKeyOfTheCopyIsKept(t *testing.T) {
+	cfg := testConfig(t.TempDir())
+	s, stop := running(t, cfg, Deps{Seal: sealer(1).open})
+	plant(t, s)
+	copyNow(t, s)
+	stop()
+	c, err := openConn(s.files.main(), modeWrite)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(c.run("DELETE FROM objects WHERE kind = 'secrets'; DELETE FROM tokens"), c.close()); err != nil {
+		t.Fatal(err)
+	}
+	keys := sealer(2)
+	_, stop = running(t, cfg, Deps{Seal: keys.open})
+	stop()
+	if !slices.Contains(keys.kept, 1) {
+		t.Errorf("keys in use %v, expected that of the copy", keys.kept)
+	}
+}
+
 // A row that is sealed is salvaged as it is, also while its key is not there.
 func TestSealedRowsAreSalvagedWithoutTheirKey(t *testing.T) {
 	cfg := testConfig(t.TempDir())
@@ -446,6 +493,9 @@ func TestSealedRowsAreSalvagedWithoutTheirKey(t *testing.T) {
 	s, stop = running(t, cfg, Deps{Seal: sealer(2).open})
 	if st := s.Status(); st.Restored != "salvage" || st.Unreadable != 16 {
 		t.Errorf("status %+v, expected all rows salvaged", st)
+	}
+	if st := s.Status(); st.SetAside == "" || !exists(st.SetAside) {
+		t.Errorf("status %+v, expected that what is sealed stays set aside for a person to look at", st)
 	}
 	stop()
 	s, _ = running(t, cfg, Deps{Seal: sealer(2, 1).open})

@@ -187,7 +187,11 @@ func TestATPMThatComesUpLaterIsWaitedFor(t *testing.T) {
 		}
 		opened <- r
 	}()
-	<-said.said
+	select {
+	case <-said.said:
+	case r := <-opened:
+		t.Fatalf("it did not wait: %+v", r.Status())
+	}
 	tpm.start(t)
 	r := <-opened
 	if r == nil {
@@ -209,7 +213,7 @@ func TestATPMThatComesUpLaterIsWaitedFor(t *testing.T) {
 // What answers in a TPM's place may say anything.
 func TestATPMThatAnswersNonsenseIsPassedOver(t *testing.T) {
 	for name, answer := range map[string][]byte{
-		"nothing": nil, "a length of 4 GiB": {0x80, 1, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0}, "a length of 0": make([]byte, 10),
+		"nothing": nil, "a length of 4 GiB": append([]byte{0x80, 1, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0}, make([]byte, 2*maxResponse)...), "a length of 0": make([]byte, 10),
 		"a success without anything": {0x80, 1, 0, 0, 0, 10, 0, 0, 0, 0}, "letters": []byte("this is no TPM"),
 		"an error": {0x80, 1, 0, 0, 0, 10, 0, 0, 1, 1},
 	} {

@@ -88,8 +88,13 @@ image: $(STATE)/bin/image ## write CloudCore's image into bin/cloudcore.tar (REP
 	@mkdir -p $(BIN)
 	@$(STATE)/bin/image "$(REPOSITORY)/cloudcore:$(VERSION)" $(BIN) "$(LDFLAGS)"
 
+.PHONY: swtpm
+swtpm:
+	@command -v swtpm >/dev/null || { echo "installing swtpm, the TPM of the tests"; apt-get -o DPkg::Lock::Timeout=120 install -q --yes --no-install-recommends swtpm >/dev/null || \
+	{ echo "make: expected swtpm (Debian's package swtpm) in PATH, found none: install it" >&2; exit 1; }; }
+
 .PHONY: test
-test: build ## run every test (brings what it needs, cleans up after itself; root)
+test: build swtpm ## run every test (brings what it needs, cleans up after itself; root)
 	@echo "listing tests"
 	@export TETHER_BIN=$(abspath $(BIN)); list=$$($(TEST_LIST)); \
 	of() { awk -v kind="$$1" '$$1 == kind { print $$2 }' <<<"$$list"; }; \

@@ -24,7 +24,7 @@ func newCheck(w IO) *cobra.Command {
 		Long: "Look at this machine as join does with the same flags, and change nothing; with --cloudcore-ipport also at the way to\n" +
 			"CloudCore. The exit code is 1 if a node could not work here.\n\n" +
 			"On a machine that has joined, its configuration counts instead of the flags, and the link is shown: since when it is up, by\n" +
-			"which protocol (websocket or quic) and to which server, or why it is down.\n\n" +
+			"which protocol (websocket or quic) and to which server, or why it is down, and what seals the Secrets on its disk.\n\n" +
 			"With --cluster, list the DaemonSets of the cluster that put pods on edge nodes; --keep-off-edge asks, and patches\n" +
 			"them with an affinity that keeps them off. Those that ask for edge nodes are meant for them and left alone.",
 		Example: "  keadm check --cloudcore-ipport cloud.example.org:10000   # before a join\n" +
@@ -73,7 +73,8 @@ func checkMachine(ctx context.Context, w IO, f *joinFlags, output string) error 
 	if r.Node != "" {
 		st, err := askStatus(ctx, cfg)
 		if err == nil {
-			r.Link, p.held = &st.Link, listeners(cfg)
+			r.Link, r.Sealing, p.held = &st.Link, st.Sealing, listeners(cfg)
+			r.judgeSealing(st)
 		} else {
 			r.add(true, "edgecore", fmt.Sprintf("edgecore does not answer: %v", err), "'keadm debug diagnose edge' says more")
 		}

@@ -56,7 +56,7 @@ func waitingPod(name, reason string) corev1.Pod {
 }
 
 const offline = `{"node":"edge-1","link":{"connected":false,"since":"2030-06-01T11:00:00Z","problem":"no route to host"},
- "store":{},"kubelet":{"state":"running","since":"2030-05-31T12:00:00Z","attempts":0},"held":["shop/kept"],
+ "sealing":{"source":"tpm"},"store":{},"kubelet":{"state":"running","since":"2030-05-31T12:00:00Z","attempts":0},"held":["shop/kept"],
  "outbox":[{"class":"state","count":3,"bytes":4000,"oldest":"2030-06-01T11:30:00Z"},{"class":"event","count":12,"bytes":96,"oldest":"2030-06-01T11:10:00Z"}]}`
 
 func TestStatusSaysOnOneScreenHowANodeIs(t *testing.T) {
@@ -84,6 +84,7 @@ outbox       3 of class state, 12 of class event wait for the cloud, 4.0 KiB, th
 kubelet      running since 2030-05-31 12:00:00 UTC (24h)
 pods         1 running, 2 waiting: shop/crashes (CrashLoopBackOff), shop/new (Pending), 1 ended, 1 held though the cluster lost the node: shop/kept
 devices      3
+sealing      stored Secrets and tokens are sealed by this machine's TPM
 certificate  until 2030-06-08 12:00:00 UTC (7 days left), renewed from 2030-06-06 04:00:00 UTC on
 `; out != want+disk {
 		t.Errorf("says\n%s\nexpected\n%s", out, want)

@@ -36,6 +36,7 @@ type gatewayStatus struct {
 	Pods    *podCounts     `json:"pods,omitempty"`
 	// Devices is how many this node holds; absent if there is none or they could not be listed.
 	Devices     int              `json:"devices,omitempty"`
+	Sealing     *sealingStatus   `json:"sealing,omitempty"`
 	Certificate *certificateLife `json:"certificate,omitempty"`
 	Disk        *diskUse         `json:"disk,omitempty"`
 	Problems    []string         `json:"problems"`
@@ -75,8 +76,9 @@ func newCtlStatus(w IO) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "status",
 		Short: "Say on one screen how this node is",
-		Long: "Say on one screen how this node is: the link and since when, what waits for the cloud, the kubelet, pods, devices, how long the\n" +
-			"certificate lasts, the disk. The exit code is 1 if edgecore does not run; then only what is on this machine is told.",
+		Long: "Say on one screen how this node is: the link and since when, what waits for the cloud, the kubelet, pods, devices, what seals the\n" +
+			"Secrets on the disk, how long the certificate lasts, the disk. The exit code is 1 if edgecore does not run; then only\n" +
+			"what is on this machine is told.",
 		Args: usage(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg, err := f.node()
@@ -110,7 +112,7 @@ func seeGateway(ctx context.Context, w IO, f *ctlFlags, cfg *v1alpha1.EdgeCore) 
 			return nil, err
 		}
 	} else {
-		s.Running, s.Link, s.Kubelet = true, &st.Link, &st.Kubelet
+		s.Running, s.Link, s.Kubelet, s.Sealing = true, &st.Link, &st.Kubelet, st.Sealing
 		if st.Unread == "" {
 			s.Outbox = &st.Outbox
 		} else {
@@ -289,6 +291,9 @@ func (s *gatewayStatus) write(w io.Writer, now time.Time) {
 	}
 	if s.Devices > 0 {
 		say("devices", fmt.Sprint(s.Devices))
+	}
+	if s.Sealing != nil {
+		say("sealing", s.Sealing.describe())
 	}
 	if c := s.Certificate; c != nil {
 		left := "it has expired"

@@ -73,7 +73,7 @@ func diagnose(ctx context.Context, w IO, cfg *v1alpha1.EdgeCore, config string) 
 		}
 		r.silent(ctx, err, s, p)
 	} else {
-		r.Link, r.Kubelet = &st.Link, &st.Kubelet
+		r.Link, r.Kubelet, r.Sealing = &st.Link, &st.Kubelet, st.Sealing
 		r.judge(st, w.Now())
 	}
 	r.judgeCertificate(cfg, w.Now())

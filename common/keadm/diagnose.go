@@ -55,9 +55,22 @@ func (r *machineReport) judge(st *edgeStatus, now time.Time) {
 			"wait while it is under way; if it stays so, the logs of edgecore and CloudCore say why")
 	}
 	r.judgeKubelet(&st.Kubelet, now)
+	r.judgeSealing(st)
 	if s := st.Store; s.Damaged != "" {
 		r.add(false, "database", fmt.Sprintf("the database was damaged (%s), set aside as %s and made anew from: %s", s.Damaged, s.SetAside, s.Restored),
 			"look whether the disk fails (dmesg, smartctl); what was set aside may be deleted")
+	}
+}
+
+// judgeSealing tells of Secrets that cannot be opened.
+func (r *machineReport) judgeSealing(st *edgeStatus) {
+	if n := st.Store.Unreadable; n > 0 {
+		why := "their key is lost"
+		if st.Sealing != nil && len(st.Sealing.Lost) > 0 {
+			why = strings.Join(st.Sealing.Lost, "; ")
+		}
+		r.add(false, "sealing", fmt.Sprintf("%d stored Secrets and tokens could not be opened when edgecore started: %s", n, why),
+			"bring the link up: the cloud sends them again; until then pods that need them start no container anew. If the TPM only came up late, restart edgecore")
 	}
 }
 

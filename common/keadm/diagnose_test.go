@@ -54,6 +54,10 @@ func TestDiagnosisByWhatEdgecoreSays(t *testing.T) {
 		"it starts for ever": {func(s *edgeStatus) { s.Kubelet.State = "starting" }, "kubelet", true, []string{"part=kubelet"}},
 		"of another version": {func(s *edgeStatus) { s.Kubelet.State = "dreaming" }, "kubelet", true, []string{"dreaming"}},
 		"a damaged disk":     {func(s *edgeStatus) { s.Store = storeStatus{Damaged: "bad page", SetAside: "/x", Restored: "copy"} }, "database", false, []string{"bad page", "/x", "copy"}},
+		"a lost key": {func(s *edgeStatus) {
+			s.Store.Unreadable, s.Sealing = 7, &sealingStatus{Source: "key-file", Lost: []string{"key 5, sealed by tpm: it does not answer"}}
+		}, "sealing", false, []string{"7 stored Secrets", "it does not answer", "the cloud sends them again"}},
+		"a lost key of an older edgecore": {func(s *edgeStatus) { s.Store.Unreadable = 1 }, "sealing", false, []string{"their key is lost"}},
 	} {
 		s := statusOf(t, allWell)
 		c.change(s)

@@ -23,6 +23,7 @@ type machineReport struct {
 	Node        string         `json:"node,omitempty"`
 	Link        *linkStatus    `json:"link,omitempty"`
 	Kubelet     *kubeletStatus `json:"kubelet,omitempty"`
+	Sealing     *sealingStatus `json:"sealing,omitempty"`
 	Certificate *lifetime      `json:"certificate,omitempty"`
 	Findings    []finding      `json:"findings"`
 }
@@ -60,6 +61,9 @@ func (r *machineReport) write(w io.Writer, now time.Time) {
 	}
 	if r.Kubelet != nil {
 		fmt.Fprintf(w, "kubelet      %s\n", r.Kubelet.describe(now))
+	}
+	if r.Sealing != nil {
+		fmt.Fprintf(w, "sealing      %s\n", r.Sealing.describe())
 	}
 	if r.Certificate != nil {
 		fmt.Fprintf(w, "certificate  until %s\n", stamp(r.Certificate.NotAfter))

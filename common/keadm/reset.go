@@ -356,7 +356,7 @@ func (r *edgeReset) removeFiles(ctx context.Context) error {
 }
 
 // dataFiles are what edgecore and its supervisor have in the directory of its data. What else is there is not ours.
-var dataFiles = []string{"store", "pki", "kubelet", "time", "admin.kubeconfig", "run"}
+var dataFiles = []string{"store", "seal", "pki", "kubelet", "time", "admin.kubeconfig", "run"}
 
 func below(dir string, names []string) (paths []string) {
 	for _, n := range names {

@@ -129,6 +129,7 @@ func resetter(t *testing.T) (*edgeReset, *podRuntime, *bytes.Buffer) {
 	cfg.Kubelet.ContainerRuntimeEndpoint, cfg.Kubelet.RootDir, cfg.Kubelet.CgroupRoot = endpoint, filepath.Join(root, "kubelet"), "/no/such"
 	writeEdgeConfig(t, files, cfg)
 	put(t, files.data, "store/edge.db", "")
+	put(t, files.data, "seal/keys.json", "")
 	put(t, root, "kubelet/pods/uid/etc-hosts", "")
 	put(t, root, "var/log/pods/web/0.log", "")
 	put(t, root, "proc/7/comm", "bash\n")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/tether-edge/tether/apis/config/v1alpha1"
@@ -13,11 +14,13 @@ import (
 
 // edgeStatus is what edgecore tells of itself: what keadm reads of edge/edgecore's Status.
 type edgeStatus struct {
-	Node    string        `json:"node"`
-	Link    linkStatus    `json:"link"`
-	Store   storeStatus   `json:"store"`
-	Kubelet kubeletStatus `json:"kubelet"`
-	Outbox  []waiting     `json:"outbox"`
+	Node  string      `json:"node"`
+	Link  linkStatus  `json:"link"`
+	Store storeStatus `json:"store"`
+	// Sealing is nil if this edgecore knows none.
+	Sealing *sealingStatus `json:"sealing,omitempty"`
+	Kubelet kubeletStatus  `json:"kubelet"`
+	Outbox  []waiting      `json:"outbox"`
 	// Held are the pods, as namespace/name, that run on though the cluster has lost their node.
 	Held []string `json:"held,omitempty"`
 	// Unread says why the last two are not known.
@@ -52,6 +55,18 @@ type storeStatus struct {
 	Damaged  string `json:"damaged,omitempty"`
 	SetAside string `json:"setAside,omitempty"`
 	Restored string `json:"restored,omitempty"`
+	// Unreadable counts Secrets and tokens whose key was lost at the start.
+	Unreadable int `json:"unreadable,omitempty"`
+}
+
+// sealingStatus is what is read of edge/seal's Status.
+type sealingStatus struct {
+	// Source is what seals the key: tpm, systemd-credential or key-file.
+	Source string `json:"source"`
+	// PassedOver says why no better source is used.
+	PassedOver []string `json:"passedOver,omitempty"`
+	// Lost says which former keys cannot be had, and why.
+	Lost []string `json:"lost,omitempty"`
 }
 
 // kubeletStatus is what is read of edge/kubelet's Status.
@@ -109,6 +124,23 @@ func (l *linkStatus) describe(now time.Time) string {
 		s += ", not caught up with the cloud yet"
 	}
 	return s
+}
+
+// describe tells what protects the Secrets on the disk.
+func (s *sealingStatus) describe() string {
+	what, ok := map[string]string{
+		"tpm":                "by this machine's TPM",
+		"systemd-credential": "by the systemd credential tether-seal",
+		"key-file":           "by a key file that root may read on the same disk",
+	}[s.Source]
+	if !ok {
+		what = "by " + s.Source
+	}
+	text := "stored Secrets and tokens are sealed " + what
+	if len(s.PassedOver) > 0 {
+		text += " (" + strings.Join(s.PassedOver, "; ") + ")"
+	}
+	return text
 }
 
 func (k *kubeletStatus) describe(now time.Time) string {

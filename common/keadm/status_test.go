@@ -15,6 +15,7 @@ import (
 // allWell is the status of a node with which all is well.
 const allWell = `{"node":"edge-1",
  "link":{"connected":true,"server":"10.0.0.1:10001","protocol":"quic","session":"s","since":"2030-06-01T09:00:00Z","synced":true},
+ "sealing":{"source":"key-file","passedOver":["tpm: this machine has no /dev/tpmrm0"],"created":"2030-01-01T00:00:00Z"},
  "store":{},"kubelet":{"state":"running","since":"2030-05-31T12:00:00Z","attempts":0}}`
 
 func statusOf(t *testing.T, text string) *edgeStatus {
@@ -81,7 +82,8 @@ func TestCheckShowsTheLinkOfAMachineThatHasJoined(t *testing.T) {
 	cfg.API.BindAddress = cfg.Metrics.BindAddress
 	writeEdgeConfig(t, files, cfg)
 	_, out, errOut := call(t, today, "check", "--config", files.config)
-	for _, want := range []string{"node         edge-1\n", "link         up over quic to 10.0.0.1:10001 since 2030-06-01 09:00:00 UTC (3h)\n"} {
+	for _, want := range []string{"node         edge-1\n", "link         up over quic to 10.0.0.1:10001 since 2030-06-01 09:00:00 UTC (3h)\n",
+		"sealing      stored Secrets and tokens are sealed by a key file that root may read on the same disk (tpm: this machine has no /dev/tpmrm0)\n"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("expected %q in\n%s%s", want, out, errOut)
 		}
@@ -92,7 +94,7 @@ func TestCheckShowsTheLinkOfAMachineThatHasJoined(t *testing.T) {
 		if err := json.Unmarshal([]byte(out), &r); err != nil {
 			t.Fatalf("%v\n%s%s", err, out, errOut)
 		}
-		if r.Node != "edge-1" || r.Link == nil || *r.Link != statusOf(t, allWell).Link {
+		if r.Node != "edge-1" || r.Link == nil || *r.Link != statusOf(t, allWell).Link || r.Sealing == nil || r.Sealing.Source != "key-file" {
 			t.Errorf("%q says %s", command, out)
 		}
 		found := names(r.Findings)

@@ -302,3 +302,12 @@ func IsMirror(p *corev1.Pod) bool {
 func TokenKey(namespace, name, serviceAccountUID, podUID string, request []byte) string {
 	return strings.Join([]string{namespace, name, serviceAccountUID, podUID, string(request)}, "\x00")
 }
+
+// SplitTokenKey returns what TokenKey was given; ok is false for any other string.
+func SplitTokenKey(key string) (namespace, name, serviceAccountUID, podUID string, request []byte, ok bool) {
+	parts := strings.SplitN(key, "\x00", 5)
+	if len(parts) != 5 {
+		return "", "", "", "", nil, false
+	}
+	return parts[0], parts[1], parts[2], parts[3], []byte(parts[4]), true
+}

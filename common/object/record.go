@@ -33,6 +33,9 @@ type Record struct {
 	Tombstone bool
 	// Held marks an object that the cloud lost for cause NODE_GONE and that the site keeps.
 	Held bool
+	// Sealed marks an object that cannot be opened, for the key that it was sealed with is lost: it has no Body, Base and
+	// Overlay. The cloud sends it again at the next session; until then it is neither there nor known to be absent.
+	Sealed bool
 }
 
 // Cloud returns the object as the cloud sent it.

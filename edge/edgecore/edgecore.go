@@ -38,6 +38,7 @@ import (
 	"github.com/tether-edge/tether/edge/methods"
 	"github.com/tether-edge/tether/edge/mqtt"
 	"github.com/tether-edge/tether/edge/renew"
+	"github.com/tether-edge/tether/edge/seal"
 	"github.com/tether-edge/tether/edge/store"
 	"github.com/tether-edge/tether/edge/tunnel"
 )
@@ -51,6 +52,8 @@ type Deps struct {
 	// Killed says that the process before this one, if there was any, did not end by itself: it was killed, or the machine's
 	// power went.
 	Killed bool
+	// Credentials is the directory in which systemd shows this service's credentials; empty for none.
+	Credentials string
 }
 
 // EdgeCore is one edge node.
@@ -62,6 +65,7 @@ type EdgeCore struct {
 	roots     *pki.Authorities
 	local     *localPKI
 	store     *store.Store
+	seal      *seal.Ring
 	link      *link.Link
 	api       *kubeapi.Server
 	images    *image.Service
@@ -111,7 +115,7 @@ func New(ctx context.Context, cfg *v1alpha1.EdgeCore, deps Deps) (*EdgeCore, err
 	}
 	e.store, err = store.Open(ctx, store.Config{Dir: filepath.Join(cfg.DataDir, "store"), NodeName: cfg.NodeName,
 		EventQuota: int64(cfg.Store.EventQuota), FreeSpaceFloor: int64(cfg.Store.FreeSpaceFloor), CopyInterval: cfg.Store.CopyInterval.Std()},
-		store.Deps{Log: e.part("store"), Clock: clockFunc(deps.Now), Registerer: e.reg})
+		store.Deps{Log: e.part("store"), Clock: clockFunc(deps.Now), Registerer: e.reg, Seal: e.openSeal})
 	if err != nil {
 		return nil, err
 	}
@@ -159,7 +163,8 @@ func (e *EdgeCore) build() error {
 	}
 	e.link, err = link.New(link.Config{Node: cfg.NodeName, Servers: servers, Protocols: protocols(cfg.Cloud.Protocol), Software: version.String("edgecore"),
 		PingInterval: cfg.Cloud.PingInterval.Std()},
-		link.Deps{Dial: e.dial, Tunnel: serve, DialTunnel: e.dialTunnel, Store: linkStore{e.store}, LeaseAge: e.leaseAge, ServerTime: e.clock.Heard, Log: e.part("link"), Now: e.deps.Now, Registry: e.reg})
+		link.Deps{Dial: e.dial, Tunnel: serve, DialTunnel: e.dialTunnel, Store: linkStore{e.store}, Connected: func(ctx context.Context) { e.api.RefreshTokens(ctx) },
+			LeaseAge: e.leaseAge, ServerTime: e.clock.Heard, Log: e.part("link"), Now: e.deps.Now, Registry: e.reg})
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/tether-edge/tether/common/object"
 	"github.com/tether-edge/tether/edge/kubelet"
 	"github.com/tether-edge/tether/edge/link"
+	"github.com/tether-edge/tether/edge/seal"
 	"github.com/tether-edge/tether/edge/store"
 )
 
@@ -18,6 +19,7 @@ type Status struct {
 	Node    string         `json:"node"`
 	Link    link.Status    `json:"link"`
 	Store   store.Status   `json:"store"`
+	Sealing seal.Status    `json:"sealing"`
 	Kubelet kubelet.Status `json:"kubelet"`
 	// Outbox is what waits for the cloud, by class; empty if nothing does.
 	Outbox []store.Waiting `json:"outbox"`
@@ -28,7 +30,7 @@ type Status struct {
 }
 
 func (e *EdgeCore) status(w http.ResponseWriter, r *http.Request) {
-	s := Status{Node: e.cfg.NodeName, Link: e.link.Status(), Store: e.store.Status(), Kubelet: e.kubelet.Status()}
+	s := Status{Node: e.cfg.NodeName, Link: e.link.Status(), Store: e.store.Status(), Sealing: e.seal.Status(), Kubelet: e.kubelet.Status()}
 	if err := e.stored(r.Context(), &s); err != nil {
 		s.Unread = err.Error()
 	}

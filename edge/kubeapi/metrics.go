@@ -15,6 +15,7 @@ type metrics struct {
 	requests  *prometheus.CounterVec
 	durations *prometheus.HistogramVec
 	panics    prometheus.Counter
+	refreshed prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -29,11 +30,14 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		panics: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "tether_edge_api_panics_total", Help: "Requests that ended in a panic. Each is a defect.",
 		}),
+		refreshed: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "tether_edge_api_refreshed_tokens_total", Help: "Cached tokens of service accounts that were asked for anew when the link came up.",
+		}),
 	}
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.durations, m.panics} {
+	for _, c := range []prometheus.Collector{m.requests, m.durations, m.panics, m.refreshed} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
 		}

@@ -104,6 +104,8 @@ func (r *resource) lookup(ctx context.Context, name string) (*object.Record, err
 	switch {
 	case err != nil:
 		return nil, internal(ctx, "read the store", err)
+	case ok && rec.Sealed:
+		return nil, errSealed(rec.Key)
 	case ok:
 		return rec, nil
 	case !r.synced():
@@ -165,9 +167,22 @@ func (r *resource) List(ctx context.Context, opts *metainternalversion.ListOptio
 	return list, nil
 }
 
+// errSealed is the answer for an object that cannot be opened: 503, never 404, or a pod to which it is optional would go
+// on without it.
+func errSealed(k object.Key) error {
+	return unavailable("%s is stored, but the key that it was sealed with is lost: it comes again with the next link to the cloud", k)
+}
+
 // selected returns a record's object as clients see it, or nil if the selector does not want it.
 func (r *resource) selected(rec *object.Record, sel selector) (object.Object, error) {
 	if rec == nil || !sel.mayMatch(rec.Key) {
+		return nil, nil
+	}
+	if rec.Sealed {
+		if sel.name != "" {
+			return nil, errSealed(rec.Key)
+		}
+		r.s.deps.Log.Warn("a stored object is left out: the key that it was sealed with is lost", "key", rec.Key.String())
 		return nil, nil
 	}
 	o, err := r.show(rec)

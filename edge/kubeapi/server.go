@@ -34,6 +34,8 @@ type Store interface {
 	Synced(kind object.ID) bool
 	// LoadToken returns a cached answer to a token request.
 	LoadToken(ctx context.Context, key string) (body []byte, expires time.Time, ok bool, err error)
+	// TokenKeys lists the cached answers, the one that expires first at first.
+	TokenKeys(ctx context.Context) ([]string, error)
 	// SaveToken caches an answer until the pod is gone.
 	SaveToken(ctx context.Context, key, podUID string, body []byte, expires time.Time) error
 }

@@ -2,6 +2,7 @@ package kubeapi
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"sync"
 	"testing"
@@ -102,6 +103,12 @@ func (f *fakeStore) LoadToken(_ context.Context, key string) ([]byte, time.Time,
 	defer f.mu.Unlock()
 	t, ok := f.tokens[key]
 	return t.body, t.expires, ok, nil
+}
+
+func (f *fakeStore) TokenKeys(context.Context) ([]string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.SortedFunc(maps.Keys(f.tokens), func(a, b string) int { return f.tokens[a].expires.Compare(f.tokens[b].expires) }), nil
 }
 
 func (f *fakeStore) SaveToken(_ context.Context, key, podUID string, body []byte, expires time.Time) error {

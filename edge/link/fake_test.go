@@ -62,10 +62,13 @@ func (o givenOutbox) Take(context.Context) ([]session.Head, []uint64, error) {
 func (givenOutbox) Close() {}
 
 // start runs a Link with that dialler until the returned function is called.
-func start(t *testing.T, s *fakeStore, dial func(ctx context.Context, way Way) (transport.Stream, error)) (*Link, func()) {
+func start(t *testing.T, s *fakeStore, dial func(ctx context.Context, way Way) (transport.Stream, error), change ...func(*Deps)) (*Link, func()) {
 	t.Helper()
-	l, err := New(Config{Node: "edge", Servers: []Server{{WebSocket: "one:1"}, {WebSocket: "two:1"}}}, Deps{Dial: dial, Store: s,
-		LeaseAge: func() time.Duration { return -1 }, Log: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry()})
+	deps := Deps{Dial: dial, Store: s, LeaseAge: func() time.Duration { return -1 }, Log: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry()}
+	for _, f := range change {
+		f(&deps)
+	}
+	l, err := New(Config{Node: "edge", Servers: []Server{{WebSocket: "one:1"}, {WebSocket: "two:1"}}}, deps)
 	if err != nil {
 		t.Fatal(err)
 	}

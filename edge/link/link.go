@@ -86,6 +86,9 @@ type Deps struct {
 	// the second connection of a session where its own cannot carry them.
 	Tunnel     func(ctx context.Context, stream net.Conn)
 	DialTunnel func(ctx context.Context, way Way, session string) (*transport.TunnelConn, error)
+	// Connected, if set, runs beside each session from its first moment; its context ends with the session, and the link
+	// waits for its return.
+	Connected func(ctx context.Context)
 	// LeaseAge is the time since the kubelet last renewed its lease; negative where it never did.
 	LeaseAge func() time.Duration
 	// ServerTime, if set, is told the hub's clock at each connect.

@@ -173,7 +173,7 @@ func TestTheHubSaysWhenToComeBack(t *testing.T) {
 }
 
 // connected returns a session with a store that commits as told.
-func connected(t *testing.T, s *fakeStore) (*Link, *cloud, func()) {
+func connected(t *testing.T, s *fakeStore, change ...func(*Deps)) (*Link, *cloud, func()) {
 	edge, hub := newCloud(t)
 	first := make(chan transport.Stream, 1)
 	first <- edge
@@ -184,9 +184,40 @@ func connected(t *testing.T, s *fakeStore) (*Link, *cloud, func()) {
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
-	})
+	}, change...)
 	hub.welcome()
 	return l, hub, func() { stop(); _ = hub.Close() }
+}
+
+// What runs beside a session begins with it, may ask the cloud at once, and is over when the next one begins.
+func TestWhatRunsBesideASessionAsksAtOnceAndEndsWithIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		links := make(chan *Link, 1)
+		began, ended := make(chan error, 1), false
+		l, hub, stop := connected(t, &fakeStore{}, func(d *Deps) {
+			d.Connected = func(ctx context.Context) {
+				_, err := (<-links).Call(ctx, object.Call{Verb: "create", Key: object.Key{Kind: object.ServiceAccounts, Namespace: "shop", Name: "a"}, Subresource: "token"})
+				began <- err
+				<-ctx.Done()
+				ended = true
+			}
+		})
+		links <- l
+		call := (<-hub.got).GetCall()
+		if call == nil || call.Subresource != "token" {
+			t.Fatalf("the first frame after the welcome is %v, want the call", call)
+		}
+		hub.send(&wire.Frame{Body: &wire.Frame_Reply{Reply: &wire.Reply{Id: call.Id, Code: 201}}})
+		if err := <-began; err != nil {
+			t.Errorf("the call: %v", err)
+		}
+		_ = hub.Close()
+		synctest.Wait()
+		if !ended {
+			t.Error("it goes on without its session")
+		}
+		stop()
+	})
 }
 
 func batch(seq uint64, items ...*wire.Item) *wire.Frame {

@@ -47,7 +47,7 @@ type peer struct {
 	again    bool // a write that was to be sent was gone
 	stream   transport.Stream
 	session  string
-	tunnels  sync.WaitGroup // what serves streams beside the sync
+	tunnels  sync.WaitGroup // what runs beside the sync
 	// endTunnel ends the second connection, if there is or was one.
 	endTunnel context.CancelFunc
 	partly    bool          // something had no room on the disk
@@ -289,6 +289,9 @@ func (p *peer) welcome(ctx context.Context, w session.Welcomed) error {
 		p.tunnels.Go(func() { p.serveStreams(ctx, carrier) })
 	}
 	l.deps.Log.Info("link is up", "server", p.way.Server, "protocol", p.way.Protocol, "session", w.Frame.Session, "differs", w.Frame.Want)
+	if l.deps.Connected != nil {
+		p.tunnels.Go(func() { l.deps.Connected(ctx) })
+	}
 	return p.takeOutbox(ctx)
 }
 

@@ -113,10 +113,13 @@ func expect(c *object.Change, old *object.Record) error {
 // visible reports whether the local API shows r.
 func visible(r *object.Record) bool { return r != nil && !r.Tombstone }
 
+// shown reports whether watchers know r: not one that could not be opened.
+func shown(r *object.Record) bool { return visible(r) && !r.Sealed }
+
 // store writes r over old, which may be nil, gives it its local resourceVersion and tells watchers what they see of it.
 func (t *tx) store(old, r *object.Record) (*object.Record, error) {
 	t.changed = true
-	before, after := visible(old), visible(r)
+	before, after := shown(old), visible(r)
 	same := before && after && old.Version.UID == r.Version.UID
 	if old != nil && (!before && !after || same && string(old.Body) == string(r.Body)) {
 		r.LocalRV = old.LocalRV
@@ -172,7 +175,7 @@ func (t *tx) drop(old *object.Record) (*object.Record, error) {
 	}
 	t.changed = true
 	last := *old
-	if visible(old) {
+	if shown(old) {
 		if err := t.vanish(old); err != nil {
 			return nil, err
 		}

@@ -163,7 +163,7 @@ func (t *tx) incoming(a *arrival) error {
 
 // arrive stores what the cloud sent over old, which may be nil.
 func (t *tx) arrive(old *object.Record, a *arrival) error {
-	if old != nil && !old.Held && old.Version == a.Version {
+	if old != nil && !old.Held && !old.Sealed && old.Version == a.Version {
 		return nil
 	}
 	same := old != nil && old.Version.UID == a.Version.UID
@@ -194,7 +194,7 @@ func (t *tx) arrive(old *object.Record, a *arrival) error {
 	}
 	if same && old.Tombstone {
 		r.Tombstone = true
-	} else if same && sameButVersion(a, old, r) {
+	} else if same && !old.Sealed && sameButVersion(a, old, r) {
 		// The local version stays with the body that watchers saw; only what the cloud sent moves on.
 		r.LocalRV = old.LocalRV
 		t.changed = true
@@ -316,7 +316,7 @@ func (t *tx) depart(old *object.Record, cause object.Cause) error {
 		_, err := t.drop(old)
 		return err
 	}
-	if old.Held {
+	if old.Held || old.Sealed {
 		return nil
 	}
 	r := *old

@@ -42,14 +42,32 @@ func BenchmarkApplyEvents(b *testing.B) {
 
 // BenchmarkApplyBatch100 is a batch of 100 small ConfigMaps, each changed.
 func BenchmarkApplyBatch100(b *testing.B) {
-	s := newStore(b)
+	benchmarkBatch(b, Deps{}, func(i int, rv uint64) Incoming {
+		return upsert(b, object.ConfigMaps, configMap(fmt.Sprint(i), "u", rv, fmt.Sprint(rv)))
+	})
+}
+
+// BenchmarkApplyBatch100Sealed is one of 100 Secrets of 1 KiB, each changed.
+func BenchmarkApplyBatch100Sealed(b *testing.B) { benchmarkSecrets(b, Deps{Seal: sealer(1).open}) }
+
+// BenchmarkApplyBatch100Plain is the same without sealing.
+func BenchmarkApplyBatch100Plain(b *testing.B) { benchmarkSecrets(b, Deps{}) }
+
+func benchmarkSecrets(b *testing.B, deps Deps) {
+	benchmarkBatch(b, deps, func(i int, rv uint64) Incoming {
+		return upsert(b, object.Secrets, secret(fmt.Sprint(i), rv, fmt.Sprintf("%01024d", rv)))
+	})
+}
+
+func benchmarkBatch(b *testing.B, deps Deps, item func(i int, rv uint64) Incoming) {
+	s, _ := running(b, testConfig(b.TempDir()), deps)
 	rv := uint64(0)
 	for b.Loop() {
 		b.StopTimer()
 		var batch []Incoming
 		for i := range 100 {
 			rv++
-			batch = append(batch, upsert(b, object.ConfigMaps, configMap(fmt.Sprint(i), "u", rv, fmt.Sprint(rv))))
+			batch = append(batch, item(i, rv))
 		}
 		b.StartTimer()
 		s.mustBatch(b, batch...)

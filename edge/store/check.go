@@ -8,13 +8,14 @@ import (
 )
 
 // check reads a database from end to end without changing it: SQLite's own check of its structure, and our checksum of
-// every row. It returns an error that isDamage knows, or ErrNewer, or what the file system says; version is the schema,
+// every row, and the seal of those whose key is there. It returns an error that isDamage knows, or ErrNewer, or what the file system says; version is the schema,
 // 0 for a database without one.
-func check(path string, scripts []string) (version int, err error) {
+func check(path string, scripts []string, seals *sealing) (version int, err error) {
 	c, err := openConn(path, modeReadOnly)
 	if err != nil {
 		return 0, err
 	}
+	c.sealing = seals
 	defer func() { err = errors.Join(err, c.close()) }()
 	if version, err = schemaVersion(c, len(scripts)); err != nil {
 		return 0, err
@@ -65,9 +66,15 @@ func checkRows(c *conn, schema int) error {
 		scan func(func(...any) error) error
 	}
 	tables := []table{
-		{selectAll, func(scan func(...any) error) error { _, err := scanRecord(scan); return err }},
+		{selectAll, func(scan func(...any) error) error { _, err := c.scanRecord(scan); return err }},
 		{selectOutbox, func(scan func(...any) error) error { _, err := scanOutgoing(scan); return err }},
-		{"SELECT key, pod_uid, expires, key_id, sum, body FROM tokens", func(scan func(...any) error) error { _, err := scanToken(scan); return err }},
+		{"SELECT " + tokenColumns + " FROM tokens", func(scan func(...any) error) error {
+			r, err := scanToken(scan)
+			if err == nil {
+				_, _, err = c.sealing.openToken(r)
+			}
+			return err
+		}},
 		{"SELECT kind FROM kinds", func(scan func(...any) error) error { return ours(scan(new(object.ID))) }},
 		{"SELECT class, reason, count FROM losses", func(scan func(...any) error) error { return ours(scan(new(int64), new(string), new(int64))) }},
 	}

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -34,6 +35,9 @@ type Deps struct {
 	Log        *slog.Logger
 	Clock      Clock
 	Registerer prometheus.Registerer
+	// Seal opens the keys that Secrets and tokens are sealed with. It is called once, when the directory is this
+	// process's alone and the room for a start on a full disk is given up. If nil, they are stored plain.
+	Seal func(context.Context) (Sealer, error)
 }
 
 type systemClock struct{}

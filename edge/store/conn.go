@@ -26,6 +26,8 @@ type conn struct {
 	db    *sql.DB
 	c     *sql.Conn
 	stmts map[string]*sql.Stmt
+	// sealing opens and seals rows; nil where none is read as more than it is stored.
+	sealing *sealing
 }
 
 // A mode is how a database file is opened.

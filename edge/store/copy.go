@@ -16,6 +16,9 @@ import (
 // copied are the tables of the second copy. The outbox is not among them: an hour later most of it is delivered.
 var copied = []string{"meta", "kinds", "objects", "tokens"}
 
+// everything is all tables.
+var everything = []string{"meta", "kinds", "objects", "tokens", "outbox", "losses", "notes"}
+
 // podsInterval is the least time between two copies where pods came or went since the last one. A kubelet that starts on
 // a copy without a pod that runs ends it, so a copy must not lack one for long; see docs/storage.md.
 const podsInterval = time.Minute
@@ -168,17 +171,18 @@ func (s *Store) copyTo(path string) (err error) {
 			err = errors.Join(err, removeDatabase(tmp))
 		}
 	}()
-	if err := s.fillCopy(tmp); err != nil {
+	scripts, err := migrations(migrationFiles)
+	if err == nil {
+		err = s.fillFrom(tmp, scripts, copied)
+	}
+	if err != nil {
 		return fmt.Errorf("second copy: %w", err)
 	}
 	return moveIn(tmp, path)
 }
 
-func (s *Store) fillCopy(tmp string) (err error) {
-	scripts, err := migrations(migrationFiles)
-	if err != nil {
-		return err
-	}
+// fillFrom makes a new database at tmp with what the present one, live, has in these tables, and runs the statements.
+func (s *Store) fillFrom(tmp string, scripts, tables []string, statements ...string) (err error) {
 	// No journal: a copy that is cut short is thrown away.
 	c, err := openConn(tmp, modeCreate, newPragma, "journal_mode = OFF", "synchronous = OFF",
 		fmt.Sprintf("cache_size = -%d", readCacheKiB))
@@ -193,9 +197,14 @@ func (s *Store) fillCopy(tmp string) (err error) {
 		return wrap("attach", err)
 	}
 	if err := c.transaction(func() error {
-		for _, t := range copied {
+		for _, t := range tables {
 			if err := c.run("INSERT INTO main." + t + " SELECT * FROM live." + t); err != nil {
 				return wrap("copy "+t, err)
+			}
+		}
+		for _, q := range statements {
+			if err := c.run(q); err != nil {
+				return wrap(q, err)
 			}
 		}
 		return nil

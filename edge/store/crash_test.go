@@ -13,6 +13,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -37,7 +38,7 @@ func writeUntilKilled(dir string) error {
 	ctx := context.Background()
 	cfg := testConfig(dir)
 	cfg.CopyInterval = 0
-	s, err := Open(ctx, cfg, Deps{Log: slog.New(slog.DiscardHandler)})
+	s, err := Open(ctx, cfg, Deps{Log: slog.New(slog.DiscardHandler), Seal: sealer(1).open})
 	if err != nil {
 		return err
 	}
@@ -67,8 +68,17 @@ func writeUntilKilled(dir string) error {
 		for i := uint64(1); ; i++ {
 			name := fmt.Sprint("b", i%50)
 			body, err := object.Encode(mustKind(object.ConfigMaps), configMap(name, "u", i, strings.Repeat("x", int(i%3000))))
+			var hidden []byte
 			if err == nil {
-				err = s.ApplyBatch(ctx, []Incoming{{Key: cmKey(name), Version: object.Version{UID: "u", RV: i}, Body: body}})
+				hidden, err = object.Encode(mustKind(object.Secrets), secret(name, i, planted+strings.Repeat("y", int(i%2000))))
+			}
+			if err == nil {
+				err = s.ApplyBatch(ctx, []Incoming{{Key: cmKey(name), Version: object.Version{UID: "u", RV: i}, Body: body},
+					{Key: secretKey(name), Version: object.Version{UID: "u-" + name, RV: i}, Body: hidden},
+					{Key: secretKey(fmt.Sprint("b", (i+25)%50)), Cause: object.CauseDeleted}})
+			}
+			if err == nil {
+				err = s.SaveToken(ctx, name, "", []byte(planted+name), time.Now().Add(time.Hour))
 			}
 			if err != nil {
 				failed <- err
@@ -79,7 +89,8 @@ func writeUntilKilled(dir string) error {
 	return <-failed
 }
 
-// Killed at any moment, the store comes back with every change that it had acknowledged, and numbers go on above.
+// Killed at any moment, the store comes back with every change that it had acknowledged, numbers go on above, and no Secret
+// can be read in what it left.
 func TestKilledAtAnyMomentNothingAcknowledgedIsLost(t *testing.T) {
 	dir := t.TempDir()
 	var acked []string
@@ -87,7 +98,8 @@ func TestKilledAtAnyMomentNothingAcknowledgedIsLost(t *testing.T) {
 	for round := range 6 {
 		names, last := runAndKill(t, dir, 20+rand.IntN(300))
 		acked, highest = append(acked, names...), max(highest, last)
-		s, stop := running(t, testConfig(dir), Deps{})
+		mustHide(t, dir)
+		s, stop := running(t, testConfig(dir), Deps{Seal: sealer(1).open})
 		if st := s.Status(); st.Damaged != "" {
 			t.Fatalf("round %d: a kill damaged the database: %+v", round, st)
 		}
@@ -107,6 +119,7 @@ func TestKilledAtAnyMomentNothingAcknowledgedIsLost(t *testing.T) {
 		}
 		mustAgree(t, s)
 		stop()
+		mustHide(t, dir)
 	}
 	t.Logf("%d acknowledged writes in 6 rounds", len(acked))
 }

@@ -47,7 +47,7 @@ func isFull(err error) bool {
 // isDamage reports whether err means that the file does not hold what was written to it.
 func isDamage(err error) bool {
 	var e sqlite3.Error
-	if errors.Is(err, errSum) || errors.Is(err, errRow) || errors.Is(err, ErrDamaged) {
+	if errors.Is(err, errSum) || errors.Is(err, errRow) || errors.Is(err, errForged) || errors.Is(err, ErrDamaged) {
 		return true
 	}
 	if !errors.As(err, &e) {

@@ -73,11 +73,11 @@ func (f files) setAside(now time.Time) (string, error) {
 			return "", fmt.Errorf("set the damaged database aside: %w", err)
 		}
 	}
-	return name, f.forget()
+	return name, f.forget(keepAside)
 }
 
-// forget removes set-aside databases beyond the newest.
-func (f files) forget() error {
+// forget removes set-aside databases but the newest, as many as keep.
+func (f files) forget(keep int) error {
 	all, err := filepath.Glob(f.main() + ".damaged-*")
 	if err != nil {
 		return fmt.Errorf("list damaged databases: %w", err)
@@ -86,7 +86,7 @@ func (f files) forget() error {
 		return strings.HasSuffix(p, "-wal") || strings.HasSuffix(p, "-shm") || strings.HasSuffix(p, "-journal")
 	})
 	slices.Sort(all)
-	for _, p := range all[:max(0, len(all)-keepAside)] {
+	for _, p := range all[:max(0, len(all)-keep)] {
 		if err := removeDatabase(p); err != nil {
 			return err
 		}

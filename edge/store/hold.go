@@ -46,7 +46,7 @@ func (t *tx) references() (*references, error) {
 	kind, _ := object.Lookup(object.Pods)
 	var pods []*object.Record
 	if err := t.c.query(selectKind, []any{string(object.Pods)}, func(scan func(...any) error) error {
-		r, err := scanRecord(scan)
+		r, err := t.c.scanRecord(scan)
 		if err == nil && !r.Tombstone {
 			pods = append(pods, r)
 		}
@@ -111,7 +111,7 @@ func (t *tx) release() error {
 	var rows []*object.Record
 	for _, kind := range released {
 		if err := t.c.query(selectKind+" AND held = 1", []any{string(kind)}, func(scan func(...any) error) error {
-			r, err := scanRecord(scan)
+			r, err := t.c.scanRecord(scan)
 			rows = append(rows, r)
 			return err
 		}); err != nil {

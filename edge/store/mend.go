@@ -26,6 +26,8 @@ type Status struct {
 	// Writes and Objects are how many outgoing writes and object rows were read from the damaged file.
 	Writes  int `json:"writes,omitempty"`
 	Objects int `json:"objects,omitempty"`
+	// Unreadable is how many Secrets and tokens could not be opened at Open, for want of the key that sealed them.
+	Unreadable int `json:"unreadable,omitempty"`
 }
 
 // Status returns how the store came up.
@@ -77,7 +79,7 @@ func (s *Store) examine(scripts []string) (string, error) {
 		}
 		return "", nil
 	}
-	version, err := check(s.files.main(), scripts)
+	version, err := check(s.files.main(), scripts, s.sealing)
 	switch {
 	case err == nil && exists(s.files.mark()):
 		return "it was found damaged while in use", nil
@@ -96,7 +98,7 @@ func (s *Store) rebuild(scripts []string) (st Status, err error) {
 	st.Restored = "nothing"
 	fresh := s.files.fresh()
 	if exists(s.files.copy()) {
-		version, err := check(s.files.copy(), scripts)
+		version, err := check(s.files.copy(), scripts, s.sealing)
 		switch {
 		case err != nil:
 			s.log.Error("the second copy cannot be used", "path", s.files.copy(), "error", err)
@@ -111,6 +113,7 @@ func (s *Store) rebuild(scripts []string) (st Status, err error) {
 	if err != nil {
 		return st, err
 	}
+	c.sealing = s.sealing
 	err = migrate(c, scripts)
 	if err == nil {
 		err = c.transaction(func() error { return s.fill(c, scripts, &st) })
@@ -164,7 +167,7 @@ func requeueDeletes(c *conn, clock Clock) error {
 	if err := c.query(selectAll+" AS o WHERE tombstone = 1 AND origin = 0 AND NOT EXISTS (SELECT 1 FROM outbox AS w WHERE w.class = 0 "+
 		"AND w.kind = o.kind AND w.namespace = o.namespace AND w.name = o.name AND w.op = 2 AND w.uid = o.uid)", nil,
 		func(scan func(...any) error) error {
-			r, err := scanRecord(scan)
+			r, err := c.scanRecord(scan)
 			rows = append(rows, r)
 			return err
 		}); err != nil {

@@ -22,6 +22,8 @@ type metrics struct {
 	copied   prometheus.Gauge
 	copyFail prometheus.Counter
 	size     prometheus.Gauge
+
+	unreadable prometheus.Gauge
 }
 
 func newMetrics(r prometheus.Registerer) (*metrics, error) {
@@ -49,8 +51,10 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		copied:   gauge("copy_timestamp_seconds", "When the second copy was made, in seconds since 1970."),
 		copyFail: counter("copy_failures_total", "Refreshes of the second copy that failed."),
 		size:     gauge("file_bytes", "Size of the database file."),
+
+		unreadable: gauge("unreadable_rows", "Stored Secrets and tokens whose key is lost and that the cloud has not sent again."),
 	}
-	m.all = []prometheus.Collector{m.commits, m.outbox, m.lost, m.bad, m.unfit, m.watchers, m.slow, m.damaged, m.salvaged, m.copied, m.copyFail, m.size}
+	m.all = []prometheus.Collector{m.commits, m.outbox, m.lost, m.bad, m.unfit, m.watchers, m.slow, m.damaged, m.salvaged, m.copied, m.copyFail, m.size, m.unreadable}
 	if r == nil {
 		return m, nil
 	}

@@ -86,7 +86,7 @@ func scanNote(scan func(...any) error) (Note, error) {
 	if err := scan(&n.Bucket, &n.Key, &keyID, &sum, &n.Value); err != nil {
 		return n, ours(err)
 	}
-	if err := checkKeyID(keyID); err != nil {
+	if err := neverSealed(keyID); err != nil {
 		return n, fmt.Errorf("note: %w", err)
 	}
 	if n.Value == nil {

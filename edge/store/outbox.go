@@ -64,6 +64,9 @@ func checkOutgoing(o *object.Outgoing) error {
 	if o.Op < object.OpOverlay || o.Op > object.OpPut {
 		return fmt.Errorf("outgoing write of %s: unknown operation %d", o.Key, o.Op)
 	}
+	if sealedKind(o.Key.Kind) {
+		return fmt.Errorf("outgoing write of %s: nothing on the edge writes Secrets, and the outbox is not sealed", o.Key)
+	}
 	return nil
 }
 

@@ -27,7 +27,7 @@ func (s *Store) read(ctx context.Context, op string, f func(c *conn) error) erro
 	}
 }
 
-// Get returns the record of that key. ok is false if there is none, or only a tombstone; a tombstone is still returned,
+// Get returns the record of that key, Sealed and without a body if its key is lost. ok is false if there is none, or only a tombstone; a tombstone is still returned,
 // so that callers can tell an undelivered deletion from an object that never was. The record must not be changed.
 func (s *Store) Get(ctx context.Context, k object.Key) (r *object.Record, ok bool, err error) {
 	err = s.read(ctx, "get", func(c *conn) error {
@@ -52,7 +52,7 @@ func (s *Store) List(ctx context.Context, kind object.ID, namespace string) (lis
 				q, args = selectKind+" AND namespace = ? AND tombstone = 0 ORDER BY name", append(args, namespace)
 			}
 			return c.query(q, args, func(scan func(...any) error) error {
-				r, err := scanRecord(scan)
+				r, err := c.scanRecord(scan)
 				list = append(list, r)
 				return err
 			})
@@ -88,7 +88,7 @@ func (s *Store) pin(c *conn) (uint64, error) {
 }
 
 // Digests returns a digest per kind of what the cloud sent and the edge still has: tombstones count, what was made on
-// the edge or is held does not. Kinds of which there is nothing are absent: their digest is the zero Digest.
+// the edge or is held does not, nor what cannot be opened: the cloud sends it again. Kinds of which there is nothing are absent: their digest is the zero Digest.
 func (s *Store) Digests(ctx context.Context) (map[object.ID]object.Digest, error) {
 	out := map[object.ID]object.Digest{}
 	err := s.versions(ctx, "", func(k object.Key, v object.Version) error {
@@ -110,7 +110,7 @@ func (s *Store) Inventory(ctx context.Context, kind object.ID, visit func(object
 }
 
 func (s *Store) versions(ctx context.Context, kind object.ID, visit func(object.Key, object.Version) error) error {
-	q, args := "SELECT kind, namespace, name, uid, rv FROM objects WHERE origin = 0 AND held = 0", []any{}
+	q, args := "SELECT kind, namespace, name, uid, rv FROM objects WHERE origin = 0 AND held = 0 AND "+s.sealing.readable(), []any{}
 	if kind != "" {
 		q, args = q+" AND kind = ?", append(args, string(kind))
 	}

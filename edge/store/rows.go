@@ -24,30 +24,24 @@ const (
 	insertOutgoing = "INSERT INTO outbox (" + outboxColumns + ") VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 )
 
-// plain is the key id of bodies that are not sealed. Sealing comes later, with a schema of a higher number, which this
-// version leaves alone: another id in this schema is damage.
-const plain = 0
-
-func checkKeyID(id int64) error {
+// neverSealed is for the key ids of tables whose bodies are not sealed.
+func neverSealed(id int64) error {
 	if id == plain {
 		return nil
 	}
-	return fmt.Errorf("%w: its body is sealed with key %d, which this version has not", errRow, id)
+	return fmt.Errorf("%w: its body is sealed with key %d", errRow, id)
 }
 
-// scanRecord reads a row of objectColumns. It returns errSum for a row that is not what was written.
-func scanRecord(scan func(...any) error) (*object.Record, error) {
-	var r object.Record
-	var rv, local, keyID, sum int64
+// scanRow reads a row of objectColumns as it is stored. It returns errSum for one that is not what was written.
+func scanRow(scan func(...any) error) (*row, error) {
+	var r row
+	var rv, local, sum int64
 	if err := scan(&r.Key.Kind, &r.Key.Namespace, &r.Key.Name, &r.Version.UID, &rv, &local, &r.Origin, &r.Tombstone,
-		&r.Held, &keyID, &sum, &r.Body, &r.Base, &r.Overlay); err != nil {
+		&r.Held, &r.keyID, &sum, &r.Body, &r.Base, &r.Overlay); err != nil {
 		return nil, ours(err)
 	}
 	r.Version.RV, r.LocalRV = uint64(rv), uint64(local)
-	if err := checkKeyID(keyID); err != nil {
-		return nil, fmt.Errorf("%s: %w", r.Key, err)
-	}
-	if sumRecord(&r) != sum {
+	if sumRow(&r) != sum {
 		return nil, fmt.Errorf("%s: %w", r.Key, errSum)
 	}
 	if r.LocalRV > maxRV {
@@ -56,10 +50,19 @@ func scanRecord(scan func(...any) error) (*object.Record, error) {
 	return &r, nil
 }
 
+// scanRecord reads a row of objectColumns and opens it.
+func (c *conn) scanRecord(scan func(...any) error) (*object.Record, error) {
+	r, err := scanRow(scan)
+	if err != nil {
+		return nil, err
+	}
+	return c.sealing.open(r)
+}
+
 // record returns the row of that key, tombstones included, or nil.
 func (c *conn) record(k object.Key) (r *object.Record, err error) {
 	err = c.query(selectObject, []any{string(k.Kind), k.Namespace, k.Name}, func(scan func(...any) error) error {
-		r, err = scanRecord(scan)
+		r, err = c.scanRecord(scan)
 		return err
 	})
 	return r, wrap("read "+k.String(), err)
@@ -67,8 +70,15 @@ func (c *conn) record(k object.Key) (r *object.Record, err error) {
 
 // put writes the row of r.
 func (c *conn) put(r *object.Record) error {
+	if r.Sealed {
+		return fmt.Errorf("write %s: its body could not be opened", r.Key)
+	}
+	return c.putRow(c.sealing.seal(r))
+}
+
+func (c *conn) putRow(r *row) error {
 	_, err := c.exec(upsertObject, string(r.Key.Kind), r.Key.Namespace, r.Key.Name, r.Version.UID, int64(r.Version.RV),
-		int64(r.LocalRV), int64(r.Origin), flag(r.Tombstone), flag(r.Held), plain, sumRecord(r), r.Body, r.Base, r.Overlay)
+		int64(r.LocalRV), int64(r.Origin), flag(r.Tombstone), flag(r.Held), r.keyID, sumRow(r), r.Body, r.Base, r.Overlay)
 	return wrap("write "+r.Key.String(), err)
 }
 
@@ -86,7 +96,7 @@ func scanOutgoing(scan func(...any) error) (object.Outgoing, error) {
 		return o, ours(err)
 	}
 	o.ID, o.Created, o.Expires = uint64(id), fromMillis(created), fromMillis(expires)
-	if err := checkKeyID(keyID); err != nil {
+	if err := neverSealed(keyID); err != nil {
 		return o, fmt.Errorf("outgoing write %d: %w", o.ID, err)
 	}
 	if sumOutgoing(&o) != sum {

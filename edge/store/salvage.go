@@ -41,6 +41,11 @@ func (v *salvage) from(path, scratch string, scripts []string) error {
 	if b, err := readBlock(c); err == nil {
 		v.highest = max(v.highest, b)
 	}
+	if sealed, err := c.meta(metaSealed); err == nil && sealed != "" {
+		if err := v.to.setMeta(metaSealed, sealed); err != nil {
+			return err
+		}
+	}
 	whole, err := v.objectRows(c)
 	if err != nil {
 		return err
@@ -114,7 +119,10 @@ func target(err error) error {
 
 func (v *salvage) objectRows(c *conn) (bool, error) {
 	whole, err := v.rows(c, "objects", objectColumns, func(scan func(...any) error) error {
-		r, err := scanRecord(scan)
+		r, err := scanRow(scan)
+		if err == nil {
+			_, err = v.to.sealing.open(r)
+		}
 		if err != nil {
 			return err
 		}
@@ -128,7 +136,7 @@ func (v *salvage) objectRows(c *conn) (bool, error) {
 			return nil
 		}
 		v.objects++
-		return target(v.to.put(r))
+		return target(v.to.putRow(r))
 	})
 	return whole && quickCheck(c, "objects") == nil, err
 }
@@ -147,14 +155,15 @@ func (v *salvage) outboxRows(c *conn) error {
 }
 
 func (v *salvage) tokenRows(c *conn) error {
-	_, err := v.rows(c, "tokens", "key, pod_uid, expires, key_id, sum, body", func(scan func(...any) error) error {
+	_, err := v.rows(c, "tokens", tokenColumns, func(scan func(...any) error) error {
 		r, err := scanToken(scan)
+		if err == nil {
+			_, _, err = v.to.sealing.openToken(r)
+		}
 		if err != nil {
 			return err
 		}
-		_, err = v.to.exec("INSERT OR REPLACE INTO tokens (key, pod_uid, expires, key_id, sum, body) VALUES (?,?,?,?,?,?)",
-			r.key, r.podUID, r.expires, plain, r.sum, r.body)
-		return target(err)
+		return target(v.to.putToken(r))
 	})
 	return err
 }

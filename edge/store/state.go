@@ -70,6 +70,9 @@ func (s *Store) MarkSynced(ctx context.Context, kinds []object.ID) error {
 			if _, err := t.c.exec("INSERT OR IGNORE INTO kinds (kind) VALUES (?)", string(k)); err != nil {
 				return fmt.Errorf("mark %s: %w", k, err)
 			}
+			if err := t.dropUnreadable(k); err != nil {
+				return err
+			}
 			t.synced = append(t.synced, k)
 		}
 		return nil

@@ -26,6 +26,7 @@ type Store struct {
 	files   files
 	lock    *os.File
 	id      string
+	sealing *sealing
 
 	requests chan *request
 	jobs     chan *job
@@ -68,7 +69,7 @@ type job struct {
 // open. Start must run before anything can be written, and Close must be called in the end.
 //
 // Errors: ErrNewer if a later version wrote the database (nothing is changed then); object.ErrFull if there is no room
-// to repair it; else what the file system says.
+// to repair it; else what the file system or deps.Seal says.
 func Open(ctx context.Context, cfg Config, deps Deps) (*Store, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
@@ -93,7 +94,7 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Store, error) {
 	s.lock = lock
 	s.useReserve()
 	if s.metrics, err = newMetrics(deps.Registerer); err == nil {
-		err = s.open(ctx)
+		err = s.open(ctx, deps.Seal)
 	}
 	if err != nil {
 		return nil, errors.Join(err, s.release())
@@ -116,24 +117,38 @@ func lockDir(dir string) (*os.File, error) {
 	return f, nil
 }
 
-func (s *Store) open(ctx context.Context) error {
+func (s *Store) open(ctx context.Context, openSeal func(context.Context) (Sealer, error)) error {
 	scripts, err := migrations(migrationFiles)
 	if err != nil {
 		return err
+	}
+	if openSeal != nil {
+		seal, err := openSeal(ctx)
+		if err != nil {
+			return wrap("open the keys that Secrets are sealed with", err)
+		}
+		s.sealing = newSealing(seal)
 	}
 	unclean := s.files.unclean()
 	if err := s.mend(ctx, scripts); err != nil {
 		return err
 	}
-	c, err := openWriter(s.files.main())
+	isNew := !exists(s.files.main())
+	if err := s.openMain(scripts); err != nil {
+		return err
+	}
+	if isNew && s.sealing != nil {
+		err = s.w.c.setMeta(metaSealed, "1")
+	} else {
+		err = s.purge(scripts)
+	}
 	if err != nil {
 		return err
 	}
-	s.w = &writer{s: s, c: c, full: true}
-	if err := migrate(c, scripts); err != nil {
+	if err := s.load(s.w.c, unclean); err != nil {
 		return err
 	}
-	if err := s.load(c, unclean); err != nil {
+	if err := s.reseal(s.w.c); err != nil {
 		return err
 	}
 	for range readers {
@@ -141,10 +156,22 @@ func (s *Store) open(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		r.sealing = s.sealing
 		s.readers <- r
 		s.opened++
 	}
 	return nil
+}
+
+// openMain opens the database for the writer.
+func (s *Store) openMain(scripts []string) error {
+	c, err := openWriter(s.files.main())
+	if err != nil {
+		return err
+	}
+	c.sealing = s.sealing
+	s.w = &writer{s: s, c: c, full: true}
+	return migrate(c, scripts)
 }
 
 // uncleanSkip is how many blocks of versions are skipped where the process ended without closing the database: of a

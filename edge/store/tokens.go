@@ -15,50 +15,68 @@ func (s *Store) SaveToken(ctx context.Context, key, podUID string, body []byte, 
 		return fmt.Errorf("save a token: it needs a key and a body")
 	}
 	// The rest of the process knows milliseconds only; so does the checksum.
-	ms := millis(expires)
+	r := &tokenRow{key: key, podUID: podUID, expires: millis(expires), body: body}
 	return s.write(ctx, &request{op: "save a token", durable: true, do: func(t *tx) error {
 		t.changed = true
-		_, err := t.c.exec("INSERT OR REPLACE INTO tokens (key, pod_uid, expires, key_id, sum, body) VALUES (?,?,?,?,?,?)",
-			key, podUID, ms, plain, sumToken(key, podUID, ms, body), body)
-		return err
+		sealed := *r
+		t.c.sealing.sealToken(&sealed)
+		return t.c.putToken(&sealed)
 	}})
 }
 
-// LoadToken returns what SaveToken kept, expired or not. ok is false if there is nothing.
+// LoadToken returns what SaveToken kept, expired or not. ok is false if there is nothing, or nothing that can be opened.
 func (s *Store) LoadToken(ctx context.Context, key string) (body []byte, expires time.Time, ok bool, err error) {
 	err = s.read(ctx, "load a token", func(c *conn) error {
-		return c.query("SELECT key, pod_uid, expires, key_id, sum, body FROM tokens WHERE key = ?", []any{key},
-			func(scan func(...any) error) error {
-				row, err := scanToken(scan)
-				if err != nil {
-					return err
-				}
-				body, expires, ok = row.body, fromMillis(row.expires), true
-				return nil
-			})
+		return c.query("SELECT "+tokenColumns+" FROM tokens WHERE key = ?", []any{key}, func(scan func(...any) error) error {
+			r, err := scanToken(scan)
+			if err != nil {
+				return err
+			}
+			expires = fromMillis(r.expires)
+			body, ok, err = c.sealing.openToken(r)
+			return err
+		})
 	})
 	return body, expires, ok, err
 }
 
-type tokenRow struct {
-	key, podUID  string
-	expires, sum int64
-	body         []byte
+// TokenKeys lists the tokens that can be loaded, the one that expires first at first.
+func (s *Store) TokenKeys(ctx context.Context) (keys []string, err error) {
+	err = s.read(ctx, "list tokens", func(c *conn) error {
+		return c.query("SELECT key FROM tokens WHERE "+s.sealing.readable()+" ORDER BY expires, key", nil, func(scan func(...any) error) error {
+			var key string
+			err := scan(&key)
+			keys = append(keys, key)
+			return err
+		})
+	})
+	return keys, err
 }
 
-func scanToken(scan func(...any) error) (tokenRow, error) {
+const tokenColumns = "key, pod_uid, expires, key_id, sum, body"
+
+// A tokenRow is a row of table tokens as it is stored.
+type tokenRow struct {
+	key, podUID    string
+	expires, keyID int64
+	body           []byte
+}
+
+func scanToken(scan func(...any) error) (*tokenRow, error) {
 	var r tokenRow
-	var keyID int64
-	if err := scan(&r.key, &r.podUID, &r.expires, &keyID, &r.sum, &r.body); err != nil {
-		return r, ours(err)
+	var sum int64
+	if err := scan(&r.key, &r.podUID, &r.expires, &r.keyID, &sum, &r.body); err != nil {
+		return nil, ours(err)
 	}
-	if err := checkKeyID(keyID); err != nil {
-		return r, fmt.Errorf("token: %w", err)
+	if sumToken(&r) != sum {
+		return nil, fmt.Errorf("token: %w", errSum)
 	}
-	if sumToken(r.key, r.podUID, r.expires, r.body) != r.sum {
-		return r, fmt.Errorf("token: %w", errSum)
-	}
-	return r, nil
+	return &r, nil
+}
+
+func (c *conn) putToken(r *tokenRow) error {
+	_, err := c.exec("INSERT OR REPLACE INTO tokens ("+tokenColumns+") VALUES (?,?,?,?,?,?)", r.key, r.podUID, r.expires, r.keyID, sumToken(r), r.body)
+	return wrap("write a token", err)
 }
 
 // sweepTokens erases tokens whose pod is gone: one that was fetched while its pod went is saved after the erasure.

@@ -1,8 +1,13 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -152,7 +157,8 @@ func TestAnEmptyStoreKillsNothing(t *testing.T) {
 	s.answers(p, "/healthz", "")
 }
 
-// TestPowerCutOffline: everything on the edge dies at once while the cable is out; all pods are back without the cloud.
+// TestPowerCutOffline: everything on the edge dies at once while the cable is out; all pods are back without the cloud, with
+// Secrets and tokens that no file of edgecore's shows.
 func TestPowerCutOffline(t *testing.T) {
 	s := sharedSystem(t)
 	ctx := context.Background()
@@ -162,6 +168,7 @@ func TestPowerCutOffline(t *testing.T) {
 	rich := s.runEverything() // with Secrets and tokens
 	s.cut()
 	s.must(s.edge.PowerCut())
+	s.hidesSecrets()
 	s.must(s.edge.Boot(ctx))
 	s.must(s.edge.Cut()) // a boot brings links up
 	if !s.edge.Containerd().Alive() {
@@ -183,4 +190,33 @@ func TestPowerCutOffline(t *testing.T) {
 	}
 	s.answers(&pods[0], "/", "kept")
 	s.checkEverything(rich)
+	s.hidesSecrets()
+}
+
+// hidesSecrets fails if a file of edgecore's shows the Secret of runEverything, or a token of a service account (I10).
+func (s *system) hidesSecrets() {
+	s.t.Helper()
+	looked := 0
+	s.must(filepath.WalkDir(s.edge.DataDir(), func(path string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) { // it went meanwhile
+			return nil
+		}
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		looked += len(b)
+		for _, secret := range []string{"swordfish", "eyJhbGciOi"} {
+			if bytes.Contains(b, []byte(secret)) {
+				s.t.Errorf("%s shows a Secret or a token (%q)", path, secret)
+			}
+		}
+		return nil
+	}))
+	if looked < 100<<10 {
+		s.t.Errorf("looked at %d bytes below %s: that is not where the database is", looked, s.edge.DataDir())
+	}
 }

@@ -149,6 +149,7 @@ func TestEachEdgeFaultIsFoundAlone(t *testing.T) {
 		"devices.http.tls.certFile":        `devices: {http: {tls: {bindAddress: "0.0.0.0:9061", keyFile: /k}}}`,
 		"devices.http.tls.keyFile":         `devices: {http: {tls: {bindAddress: "0.0.0.0:9061", certFile: /c}}}`,
 		"devices.mqtt.tls.certFile":        `devices: {mqtt: {tls: {bindAddress: "0.0.0.0:8883", keyFile: /k}}}`,
+		"store.tpm":                        `store: {tpm: tpmrm0}`,
 		"kubelet.containerRuntimeEndpoint": "kubelet: {containerRuntimeEndpoint: /run/x.sock}",
 		"kubelet.imageServiceEndpoint":     "kubelet: {imageServiceEndpoint: tcp://x}",
 		"kubelet.rootDir":                  "kubelet: {rootDir: x}",

@@ -141,6 +141,9 @@ type StoreConfig struct {
 	EventQuota Bytes `json:"eventQuota"`
 	// CopyInterval is the least time between two refreshes of the second copy.
 	CopyInterval Duration `json:"copyInterval"`
+	// TPM is the device of the TPM 2.0 that seals the keys of stored Secrets and tokens, or the Unix socket of one. Where
+	// there is none, or it is empty, a systemd credential named tether-seal does, else a key file.
+	TPM string `json:"tpm"`
 }
 
 // EdgeDevices configures how devices reach this node.
@@ -273,6 +276,7 @@ func DefaultEdgeCore() *EdgeCore {
 			FreeSpaceFloor: 64 << 20,
 			EventQuota:     8 << 20,
 			CopyInterval:   Duration(time.Hour),
+			TPM:            "/dev/tpmrm0",
 		},
 		Devices: EdgeDevices{MapperSocket: "/etc/kubeedge/dmi.sock", ReportPause: Duration(100 * time.Millisecond),
 			MQTT: MQTT{Mode: MQTTInternal, BindAddress: "127.0.0.1:1884", Anonymous: true, Users: []MQTTUser{}},
@@ -321,6 +325,7 @@ func (c *EdgeCore) Validate() error {
 	f.bytes("store.freeSpaceFloor", c.Store.FreeSpaceFloor, 0, 1<<40)
 	f.bytes("store.eventQuota", c.Store.EventQuota, 0, 1<<40)
 	f.duration("store.copyInterval", c.Store.CopyInterval, time.Second, 30*24*time.Hour)
+	f.optionalPath("store.tpm", c.Store.TPM)
 	c.Devices.validate(&f)
 	c.Metrics.validate(&f)
 	f.log(c.Log)

@@ -27,7 +27,7 @@ func load(path string) (level, format string, start func(context.Context, *slog.
 		return "", "", nil, err
 	}
 	return cfg.Log.Level, cfg.Log.Format, func(ctx context.Context, log *slog.Logger) error {
-		c, err := edgecore.New(ctx, cfg, edgecore.Deps{Log: log, Built: version.Committed(), Killed: supervise.FormerWasKilled()})
+		c, err := edgecore.New(ctx, cfg, edgecore.Deps{Log: log, Built: version.Committed(), Killed: supervise.FormerWasKilled(), Credentials: os.Getenv("CREDENTIALS_DIRECTORY")})
 		if err != nil {
 			return err
 		}

@@ -24,8 +24,9 @@ type Fault struct {
 	What, Promise string
 	// Least and Most bound how long it lasts.
 	Least, Most time.Duration
-	// Restarts: containers end by it, so that each may be started again once. Forgets: what an agent had not yet handed
-	// to its store is gone, so that the last events may be. Rewinds: the cluster itself goes back to an older state.
+	// Restarts: containers end by it, so that they are started anew. Forgets: events may be lost by it, those that the kubelet
+	// had not handed over yet when its process ended, or those that a full disk does not take. Rewinds: the cluster itself
+	// goes back to an older state.
 	Restarts, Forgets, Rewinds bool
 	// Alone: it is not combined with others.
 	Alone bool

@@ -19,7 +19,7 @@ func edgeFaults() []Fault {
 		{Name: "containers-killed", Class: Edge, What: "Every container is killed.", Promise: "Each is started again, with or without the cloud.", Least: time.Second, Most: 2 * time.Second, Restarts: true, begin: killContainers},
 		{Name: "power-cut", Class: Edge, What: "The power fails: every process of the node ends at once, and what was not synced to its disk is lost.",
 			Promise: "Everything runs again without anyone's help, also offline; what was acknowledged is not lost.", Least: time.Second, Most: 10 * time.Second, Restarts: true, Forgets: true, begin: cutPower},
-		{Name: "disk-full", Class: Edge, What: "The disk of the database is full.", Promise: "Pods and link go on; what is accepted is kept, the rest is refused with the reason.", Least: 10 * time.Second, Most: 30 * time.Second, begin: fillDisk},
+		{Name: "disk-full", Class: Edge, What: "The disk of the database is full.", Promise: "Pods and link go on; what must not be lost is kept or not accepted. Events are given up, counted.", Least: 10 * time.Second, Most: 30 * time.Second, Forgets: true, begin: fillDisk},
 		{Name: "disk-failed", Class: Edge, What: "The disk of the database turns read-only, as after a fault of the device, until a restart.", Promise: "Containers run on; after the restart everything goes on.",
 			Least: 5 * time.Second, Most: 20 * time.Second, Forgets: true, begin: failDisk},
 		{Name: "database-truncated", Class: Edge, What: "The database is cut to half its size while edgecore is down.", Promise: rebuilt, Least: time.Second, Most: 2 * time.Second, Forgets: true, begin: damage(truncate)},

@@ -50,6 +50,7 @@ type options struct {
 	only        []string
 	results     string
 	commit      string
+	docs        string
 }
 
 func parse(args []string, out io.Writer) (options, error) {
@@ -62,6 +63,7 @@ func parse(args []string, out io.Writer) (options, error) {
 	only := flags.String("only", "", "faults to draw from, separated by commas: "+strings.Join(chaos.Names(), ", "))
 	flags.StringVar(&o.results, "results", "", "file that results are appended to (default .tether/chaos.jsonl)")
 	flags.StringVar(&o.commit, "commit", "", "what is under test, for the results")
+	flags.StringVar(&o.docs, "write-docs", "", "run nothing, and write the results into this Markdown page, between its markers")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
@@ -95,6 +97,9 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	past, err := chaos.Results(o.results)
 	if err != nil {
 		return err
+	}
+	if o.docs != "" {
+		return chaos.WriteDocs(o.docs, past)
 	}
 	var failed []uint64
 	for seed := o.seed; seed < o.seed+o.seeds; seed++ {

@@ -75,6 +75,7 @@ type host struct {
 	edge dmi.DeviceManagerServiceClient
 	conn *grpc.ClientConn
 	made atomic.Int64 // connections to the edge
+	turn atomic.Int64 // odd until the mapper has registered, and while it does so again: see lock
 	all  sync.WaitGroup
 
 	mu      sync.Mutex // guards what follows
@@ -92,6 +93,7 @@ func Run(ctx context.Context, o Options) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	h := &host{Options: o, ctx: ctx, models: map[string]*dmi.DeviceModel{}, devices: map[string]*worker{}}
+	h.turn.Store(1)
 	if err := h.dial(); err != nil {
 		return err
 	}
@@ -162,6 +164,9 @@ func (h *host) keepRegistered() {
 func (h *host) register() error {
 	ctx, cancel := context.WithTimeout(h.ctx, h.Timeout)
 	defer cancel()
+	if h.turn.Load()%2 == 0 {
+		h.turn.Add(1)
+	}
 	answer, err := h.edge.MapperRegister(ctx, &dmi.MapperRegisterRequest{WithData: true, Mapper: &dmi.MapperInfo{Name: h.Name, Version: h.Version,
 		ApiVersion: "v1beta1", Protocol: h.Protocol, Address: []byte(h.Socket), State: "ok"}})
 	if err != nil {
@@ -173,6 +178,7 @@ func (h *host) register() error {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	defer h.turn.Add(1)
 	h.models = models
 	kept := map[string]bool{}
 	for _, d := range answer.GetDeviceList() {

@@ -42,9 +42,14 @@ type edge struct {
 	registrations int
 	deaf          bool
 	refused       int
+	// registering, if set, is called before a registration is answered.
+	registering func()
 }
 
 func (e *edge) MapperRegister(_ context.Context, req *dmi.MapperRegisterRequest) (*dmi.MapperRegisterResponse, error) {
+	if e.registering != nil {
+		e.registering()
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.registrations++
@@ -224,7 +229,7 @@ func newDevice(name, desired string) *dmi.Device {
 		Properties: []*dmi.DeviceProperty{{Name: "get", CollectCycle: 20}, {Name: "set", CollectCycle: 20, Desired: &dmi.TwinProperty{Value: desired}}}}}
 }
 
-// run starts a mapper and returns a client of it.
+// run starts a mapper, waits until it is registered and returns a client of it.
 func (e *edge) run(p *plant, change ...func(*Options)) dmi.DeviceMapperServiceClient {
 	e.t.Helper()
 	o := Options{Protocol: "test", Socket: filepath.Join(e.dir, "mapper.sock"), EdgeSocket: e.socket, Open: p.Open, Timeout: time.Second, RetryMax: 50 * time.Millisecond,
@@ -246,7 +251,12 @@ func (e *edge) run(p *plant, change ...func(*Options)) dmi.DeviceMapperServiceCl
 			e.t.Errorf("Run: %v", err)
 		}
 	})
-	return dmi.NewDeviceMapperServiceClient(conn)
+	client := dmi.NewDeviceMapperServiceClient(conn)
+	wait(e.t, "the mapper to be registered", func() (any, bool) {
+		_, err := client.GetDevice(e.t.Context(), &dmi.GetDeviceRequest{DeviceNamespace: "default", DeviceName: "none"})
+		return err, status.Code(err) == codes.NotFound
+	})
+	return client
 }
 
 func TestADeviceIsReadWrittenAndReported(t *testing.T) {
@@ -410,6 +420,46 @@ func TestTheMapperRegistersAgainWhenTheEdgeRestarted(t *testing.T) {
 	if e.registrations != 2 || p.count(p.open, "stays") != 1 {
 		t.Errorf("%d registrations, the device that stays is open %d times", e.registrations, p.count(p.open, "stays"))
 	}
+}
+
+// The edge may call before the mapper has its answer, which says what there was before that call. A call is then refused, since the
+// edge makes that again, instead of taken and undone by the answer.
+func TestACallWhileTheMapperRegistersIsMadeAgain(t *testing.T) {
+	e, p := newEdge(t), newPlant()
+	var early []error
+	e.registering = func() {
+		conn, err := grpc.NewClient("unix://"+filepath.Join(e.dir, "mapper.sock"), grpc.WithTransportCredentials(insecure.NewCredentials()))
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		client := dmi.NewDeviceMapperServiceClient(conn)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		_, model := client.CreateDeviceModel(ctx, &dmi.CreateDeviceModelRequest{Model: testModel})
+		_, device := client.RegisterDevice(ctx, &dmi.RegisterDeviceRequest{Device: newDevice("pump", "45")})
+		_, get := client.GetDevice(ctx, &dmi.GetDeviceRequest{DeviceNamespace: "default", DeviceName: "pump"})
+		_, remove := client.RemoveDevice(ctx, &dmi.RemoveDeviceRequest{DeviceNamespace: "default", DeviceName: "pump"})
+		_, removeModel := client.RemoveDeviceModel(ctx, &dmi.RemoveDeviceModelRequest{ModelNamespace: "default", ModelName: testModel.GetName()})
+		early = []error{model, device, get, remove, removeModel}
+	}
+	client := e.run(p)
+	for i, err := range early {
+		if status.Code(err) != codes.Unavailable {
+			t.Errorf("call %d during the registration: %v, expected to be told to call again", i, err)
+		}
+	}
+	if len(early) == 0 {
+		t.Error("the edge called nothing")
+	}
+	if _, err := client.CreateDeviceModel(t.Context(), &dmi.CreateDeviceModelRequest{Model: testModel}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.RegisterDevice(t.Context(), &dmi.RegisterDeviceRequest{Device: newDevice("pump", "45")}); err != nil {
+		t.Fatal(err)
+	}
+	e.waitFor("pump is online")
 }
 
 func TestTheEdgeGivesDevicesByCalls(t *testing.T) {

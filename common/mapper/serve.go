@@ -31,9 +31,23 @@ func (h *host) put(d *dmi.Device) error {
 	return nil
 }
 
+// lock takes mu for a call of the edge. One that came before the mapper had the answer to its registration is refused, and made
+// again by the edge if it still holds: it may be of the registration before, or newer than the answer, which replaces what the mapper has.
+func (h *host) lock() error {
+	turn := h.turn.Load()
+	h.mu.Lock()
+	if turn%2 == 1 || turn != h.turn.Load() {
+		h.mu.Unlock()
+		return status.Error(codes.Unavailable, "the mapper is not registered yet: call again")
+	}
+	return nil
+}
+
 // RegisterDevice gives the mapper a device, or the present state of one that it has.
 func (h *host) RegisterDevice(_ context.Context, req *dmi.RegisterDeviceRequest) (*dmi.RegisterDeviceResponse, error) {
-	h.mu.Lock()
+	if err := h.lock(); err != nil {
+		return nil, err
+	}
 	defer h.mu.Unlock()
 	d := req.GetDevice()
 	if d.GetName() == "" {
@@ -53,7 +67,9 @@ func (h *host) UpdateDevice(ctx context.Context, req *dmi.UpdateDeviceRequest) (
 
 // RemoveDevice ends a device; its driver is closed soon after.
 func (h *host) RemoveDevice(_ context.Context, req *dmi.RemoveDeviceRequest) (*dmi.RemoveDeviceResponse, error) {
-	h.mu.Lock()
+	if err := h.lock(); err != nil {
+		return nil, err
+	}
 	defer h.mu.Unlock()
 	id := device.ID(req.GetDeviceNamespace(), req.GetDeviceName())
 	w := h.devices[id]
@@ -67,7 +83,9 @@ func (h *host) RemoveDevice(_ context.Context, req *dmi.RemoveDeviceRequest) (*d
 
 // GetDevice returns what a device reported last.
 func (h *host) GetDevice(_ context.Context, req *dmi.GetDeviceRequest) (*dmi.GetDeviceResponse, error) {
-	h.mu.Lock()
+	if err := h.lock(); err != nil {
+		return nil, err
+	}
 	defer h.mu.Unlock()
 	id := device.ID(req.GetDeviceNamespace(), req.GetDeviceName())
 	w := h.devices[id]
@@ -83,7 +101,9 @@ func (h *host) CreateDeviceModel(_ context.Context, req *dmi.CreateDeviceModelRe
 	if m.GetName() == "" {
 		return nil, status.Error(codes.InvalidArgument, "expected a model with a name")
 	}
-	h.mu.Lock()
+	if err := h.lock(); err != nil {
+		return nil, err
+	}
 	defer h.mu.Unlock()
 	h.models[device.ID(m.GetNamespace(), m.GetName())] = m
 	return &dmi.CreateDeviceModelResponse{DeviceModelName: m.GetName(), DeviceModelNamespace: m.GetNamespace()}, nil
@@ -97,7 +117,9 @@ func (h *host) UpdateDeviceModel(ctx context.Context, req *dmi.UpdateDeviceModel
 
 // RemoveDeviceModel forgets a model.
 func (h *host) RemoveDeviceModel(_ context.Context, req *dmi.RemoveDeviceModelRequest) (*dmi.RemoveDeviceModelResponse, error) {
-	h.mu.Lock()
+	if err := h.lock(); err != nil {
+		return nil, err
+	}
 	defer h.mu.Unlock()
 	delete(h.models, device.ID(req.GetModelNamespace(), req.GetModelName()))
 	return &dmi.RemoveDeviceModelResponse{}, nil

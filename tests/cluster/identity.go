@@ -68,7 +68,8 @@ func signalIf(pid int, sig unix.Signal, still func() bool) error {
 		return nil
 	}
 	fd, err := unix.PidfdOpen(pid, 0)
-	if errors.Is(err, unix.ESRCH) {
+	// ENOENT, and EINVAL from older kernels: the process is gone, and its pid is now a thread's of another.
+	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINVAL) {
 		return nil
 	}
 	if err != nil {

@@ -28,8 +28,8 @@ type Fault struct {
 	// had not handed over yet when its process ended, or those that a full disk does not take. Rewinds: the cluster itself
 	// goes back to an older state.
 	Restarts, Forgets, Rewinds bool
-	// Alone: it is not combined with others.
-	Alone bool
+	// Alone: it is not combined with others. Clock: it needs an edgecore whose clock can be set.
+	Alone, Clock bool
 	begin func(*fault) (end func() error, err error)
 }
 

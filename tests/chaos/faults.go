@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 )
 
@@ -19,7 +20,7 @@ type fault struct {
 
 // Faults is the table of all faults, by class.
 func Faults() []Fault {
-	return append(append(append(linkFaults(), cloudFaults()...), edgeFaults()...), objectFaults()...)
+	return slices.Concat(linkFaults(), cloudFaults(), edgeFaults(), clockFaults(), objectFaults())
 }
 
 // repeat calls f every so often until the fault is to end, and then returns what f returned last.

@@ -62,10 +62,11 @@ func Run(ctx context.Context, cfg Config) (Result, error) {
 	protocol := protocols[cfg.Seed%uint64(len(protocols))]
 	r.result = Result{Seed: cfg.Seed, Short: cfg.Slots > 0, Begun: r.time.begun.UTC(), Protocol: string(protocol)}
 	r.time.say("seed %d, link by %s", cfg.Seed, protocol)
-	w, err := newWorld(ctx, cfg.Base, cfg.Seed, protocol, r.time)
+	plan := Draw(cfg.Seed, table, cfg.Slots)
+	w, err := newWorld(ctx, cfg.Base, cfg.Seed, protocol, r.needsClock(plan), r.time)
 	if err == nil {
 		r.time.say("the system is up")
-		err = r.all(ctx, w, Draw(cfg.Seed, table, cfg.Slots))
+		err = r.all(ctx, w, plan)
 		err = errors.Join(err, r.keepLogs(w, err != nil && ctx.Err() == nil))
 		err = errors.Join(err, w.down())
 	}
@@ -78,6 +79,10 @@ func Run(ctx context.Context, cfg Config) (Result, error) {
 		r.result.Failure, r.result.Timeline = err.Error(), r.time.String()
 	}
 	return r.result, err
+}
+
+func (r *run) needsClock(plan [][]Planned) bool {
+	return slices.ContainsFunc(slices.Concat(plan...), func(p Planned) bool { return r.table[p.Fault].Clock })
 }
 
 // keepLogs copies the logs to where they stay, and shows their ends.

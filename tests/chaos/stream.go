@@ -61,8 +61,12 @@ func (s *stream) once(ctx context.Context) error {
 	s.mu.Unlock()
 	typed, in := io.Pipe()
 	out, back := io.Pipe()
+	begun := time.Now()
 	go func() {
 		err := exec.StreamWithContext(ctx, remotecommand.StreamOptions{Stdin: typed, Stdout: back})
+		if took := time.Since(begun); ctx.Err() == nil && took > 5*time.Second {
+			s.w.time.say("    an exec ended after %.1f s: %v", took.Seconds(), err)
+		}
 		cancel()
 		_ = errors.Join(typed.CloseWithError(err), back.CloseWithError(err)) // they never fail
 	}()

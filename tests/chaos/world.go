@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"syscall"
 	"time"
@@ -47,8 +48,9 @@ type world struct {
 	time   *timeline
 }
 
-// newWorld brings everything up on a machine that is free for it. base is where its directory goes.
-func newWorld(ctx context.Context, base string, seed uint64, protocol v1alpha1.Protocol, tl *timeline) (w *world, err error) {
+// newWorld brings everything up on a machine that is free for it. base is where its directory goes; clock says that the edge's
+// clock will be set.
+func newWorld(ctx context.Context, base string, seed uint64, protocol v1alpha1.Protocol, clock bool, tl *timeline) (w *world, err error) {
 	machine, err := host.Detect("/")
 	if err != nil {
 		return nil, err
@@ -80,7 +82,7 @@ func newWorld(ctx context.Context, base string, seed uint64, protocol v1alpha1.P
 	if err := w.bringUpCloud(ctx); err != nil {
 		return w, err
 	}
-	return w, w.bringUpEdge(ctx, seed, protocol, log)
+	return w, w.bringUpEdge(ctx, seed, protocol, clock, log)
 }
 
 func (w *world) bringUpCloud(ctx context.Context) error {
@@ -131,7 +133,7 @@ func (w *world) bringUpCloud(ctx context.Context) error {
 	return nil
 }
 
-func (w *world) bringUpEdge(ctx context.Context, seed uint64, protocol v1alpha1.Protocol, log *slog.Logger) error {
+func (w *world) bringUpEdge(ctx context.Context, seed uint64, protocol v1alpha1.Protocol, clock bool, log *slog.Logger) error {
 	archives, err := cluster.Images(ctx)
 	if err != nil {
 		return err
@@ -153,6 +155,12 @@ func (w *world) bringUpEdge(ctx context.Context, seed uint64, protocol v1alpha1.
 	if err != nil {
 		return err
 	}
+	if clock {
+		if w.edge.Core, err = buildShiftedEdge(ctx); err != nil {
+			return err
+		}
+		w.edge.Env = []string{"CHAOS_CLOCK=" + w.clockFile()}
+	}
 	w.disk = &disk{host: h, image: filepath.Join(h.Dir(), "store.img"), at: filepath.Join(w.edge.DataDir(), "store")}
 	if err := errors.Join(w.disk.make(ctx), w.disk.mount(ctx)); err != nil {
 		return err
@@ -164,6 +172,25 @@ func (w *world) bringUpEdge(ctx context.Context, seed uint64, protocol v1alpha1.
 		return err
 	}
 	return w.startMapper(ctx)
+}
+
+// buildShiftedEdge builds the edgecore whose clock can be set, if it is not up to date.
+func buildShiftedEdge(ctx context.Context) (string, error) {
+	root, err := cluster.ModuleRoot(ctx)
+	if err != nil {
+		return "", err
+	}
+	stamps, err := cluster.KubernetesStamps(ctx)
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(root, ".tether", "bin", "shiftededge")
+	cmd := exec.CommandContext(ctx, "go", "build", "-ldflags=-s -w "+stamps, "-o", path, "./tests/cmd/shiftededge")
+	cmd.Dir = root
+	if text, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build an edgecore whose clock can be set: %w: %s", err, text)
+	}
+	return path, nil
 }
 
 func (w *world) startMapper(ctx context.Context) error {

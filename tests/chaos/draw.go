@@ -30,7 +30,7 @@ type Fault struct {
 	Restarts, Forgets, Rewinds bool
 	// Alone: it is not combined with others. Clock: it needs an edgecore whose clock can be set.
 	Alone, Clock bool
-	begin func(*fault) (end func() error, err error)
+	begin        func(*fault) (end func() error, err error)
 }
 
 // groupSize is the number of seeds over which every fault comes at least twice.

@@ -25,7 +25,7 @@ type Edge struct {
 	Core   string
 	Env    []string
 	config string
-	dir        string // edgecore's data, on the host
+	dir    string // edgecore's data, on the host
 }
 
 // Ports of edgecore inside its network namespace, where nothing else lives.

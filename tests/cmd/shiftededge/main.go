@@ -13,6 +13,7 @@ import (
 
 	"github.com/tether-edge/tether/apis/config/v1alpha1"
 	"github.com/tether-edge/tether/common/run"
+	"github.com/tether-edge/tether/common/supervise"
 	"github.com/tether-edge/tether/common/version"
 	"github.com/tether-edge/tether/edge/edgecore"
 )
@@ -28,7 +29,7 @@ func load(path string) (level, format string, start func(context.Context, *slog.
 	}
 	return cfg.Log.Level, cfg.Log.Format, func(ctx context.Context, log *slog.Logger) error {
 		clock := &shifted{file: os.Getenv("CHAOS_CLOCK")}
-		c, err := edgecore.New(ctx, cfg, edgecore.Deps{Log: log, Built: version.Committed(), Now: clock.now})
+		c, err := edgecore.New(ctx, cfg, edgecore.Deps{Log: log, Built: version.Committed(), Now: clock.now, Killed: supervise.FormerWasKilled()})
 		if err != nil {
 			return err
 		}

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -57,7 +58,8 @@ type Supervisor struct {
 	path  string
 	log   *slog.Logger
 	waits *backoff.Backoff
-	fails int // ends at start in a row
+	fails int    // ends at start in a row
+	end   string // how the command ended last
 }
 
 // New checks the configuration. It returns an error if the command cannot be found.
@@ -79,7 +81,7 @@ func New(cfg Config, log *slog.Logger) (*Supervisor, error) {
 		cfg.Stderr = os.Stderr
 	}
 	return &Supervisor{
-		cfg: cfg, path: path, log: log,
+		cfg: cfg, path: path, log: log, end: endNone,
 		waits: backoff.New(backoff.Config{Base: first, Max: longest}),
 	}, nil
 }
@@ -142,6 +144,7 @@ func (s *Supervisor) once(ctx context.Context) (state string) {
 	// the command once, through us.
 	p, err := os.StartProcess(s.path, s.cfg.Command, &os.ProcAttr{
 		Files: []*os.File{nil, s.cfg.Stdout, s.cfg.Stderr},
+		Env:   append(slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, FormerEndEnv+"=") }), FormerEndEnv+"="+s.end),
 		Sys:   &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true},
 	})
 	if err != nil {
@@ -156,6 +159,9 @@ func (s *Supervisor) once(ctx context.Context) (state string) {
 	told := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() { defer close(told); s.terminate(p, ended) })
 	status := await(p.Pid)
+	if s.end = endExit; status.Signaled() {
+		s.end = endSignal
+	}
 	close(ended)
 	if !stop() {
 		<-told

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -137,6 +138,41 @@ func TestBackWithinASecondOfAnyEnd(t *testing.T) {
 	}
 	if !strings.Contains(p.log.String(), "killed by killed") {
 		t.Errorf("the log does not say how the command ended:\n%s", p.log)
+	}
+}
+
+// What a command hears of the one before it: none, then how that ended.
+func TestACommandHearsHowTheOneBeforeItEnded(t *testing.T) {
+	t.Setenv(FormerEndEnv, "nonsense") // of somebody else's
+	p := start(t, t.TempDir(), `echo $TETHER_FORMER_END >>"$DIR/heard"; [ -e "$DIR/leave" ] && rm "$DIR/leave" && exit 3; exec sleep 1000`)
+	heard := func() []string {
+		b, _ := os.ReadFile(filepath.Join(p.dir, "heard")) // it is not there at first
+		return strings.Fields(string(b))
+	}
+	hear := func(want ...string) {
+		t.Helper()
+		eventually(t, fmt.Sprint("they heard ", want), func() bool { return slices.Equal(heard(), want) })
+	}
+	kill := func(pid int) {
+		t.Helper()
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+	}
+	hear("none")
+	first := p.child(0)
+	kill(first)
+	hear("none", "signal")
+	if err := os.WriteFile(filepath.Join(p.dir, "leave"), nil, 0o600); err != nil { // the next one ends by itself
+		t.Fatal(err)
+	}
+	kill(p.child(first))
+	hear("none", "signal", "signal", "exit")
+	for end, killed := range map[string]bool{"none": true, "signal": true, "exit": false, "": false, "nonsense": false} {
+		t.Setenv(FormerEndEnv, end)
+		if FormerWasKilled() != killed {
+			t.Errorf("after %q the former was killed: %t, expected %t", end, !killed, killed)
+		}
 	}
 }
 

@@ -46,6 +46,9 @@ type Deps struct {
 	Now func() time.Time
 	// Built is a time that was past when this program was made; zero if it is not known.
 	Built time.Time
+	// Killed says that the process before this one, if there was any, did not end by itself: it was killed, or the machine's
+	// power went.
+	Killed bool
 }
 
 // EdgeCore is one edge node.
@@ -191,7 +194,7 @@ func (e *EdgeCore) build() error {
 		ClusterDNS: k.ClusterDNS, ClusterDomain: k.ClusterDomain, EvictionHard: k.EvictionHard,
 	}, kubelet.Deps{
 		RESTConfig: &rest.Config{Host: "https://" + cfg.API.BindAddress, Transport: e.api.Transport()},
-		Log:        e.part("kubelet"), WaitReady: e.waitReady, Registerer: e.reg,
+		Log:        e.part("kubelet"), WaitReady: e.waitReady, Registerer: e.reg, Killed: e.deps.Killed,
 	})
 	return err
 }

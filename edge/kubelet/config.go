@@ -96,6 +96,8 @@ type Deps struct {
 	WaitReady func(ctx context.Context) error
 	// OnChange, if set, is called after each change of Status, never concurrently. It must not block.
 	OnChange func(Status)
+	// Killed says that the former process, if there was any, did not end by itself: that is then no failed start of the kubelet.
+	Killed bool
 	// Clock is the machine's if nil.
 	Clock Clock
 	// Registerer takes this package's metrics; none if nil. The kubelet's own are on its server's /metrics.

@@ -79,7 +79,7 @@ func New(cfg Config, deps Deps) (*Kubelet, error) {
 	if k.clock == nil {
 		k.clock = systemClock{}
 	}
-	k.marks = &marks{dir: cfg.StateDir}
+	k.marks = &marks{dir: cfg.StateDir, killed: deps.Killed}
 	k.status = Status{State: StateWaitingSync, Since: k.clock.Now()}
 	if deps.Registerer != nil {
 		if err := k.register(deps.Registerer); err != nil {

@@ -22,6 +22,10 @@ const (
 	// firstDelay and maxDelay bound the wait before the next try: 1 s after the first failed one, doubling.
 	firstDelay = time.Second
 	maxDelay   = 5 * time.Minute
+
+	// sparedKills is how often in a row a process may be killed while its kubelet starts before that counts as a failed
+	// start: by then it may be the kubelet's own appetite that the kernel ends.
+	sparedKills = 3
 )
 
 // A mark is the durable record that a kubelet is starting. Found by the next process, it means that the last one ended
@@ -29,6 +33,8 @@ const (
 type mark struct {
 	// Attempts counts the tries since the kubelet was last stable, the one that wrote the mark included.
 	Attempts int `json:"attempts"`
+	// Kills counts the tries in a row, before that one, whose process was killed.
+	Kills int `json:"kills,omitempty"`
 	// Boot is the kernel's boot id: a mark of an earlier boot tells of a power cut, not of the kubelet.
 	Boot string `json:"boot"`
 	// Time is when the try began.
@@ -54,13 +60,18 @@ func delayAfter(attempts int) time.Duration {
 type marks struct {
 	dir  string
 	boot string
+	// killed says that the former process did not end by itself.
+	killed bool
+	// kills is what failed found: the next mark's Kills.
+	kills int
 
 	mu     sync.Mutex // guards reason, which the kubelet's log lines reach from any goroutine
 	reason *os.File   // open from set to clear
 }
 
 // failed returns the tries that failed since the kubelet was last stable, and the last one's last words. An unreadable
-// mark counts as one try: whatever wrote it did not finish.
+// mark counts as one try: whatever wrote it did not finish. A process that was killed tells nothing of its kubelet, unless
+// that happens again and again.
 func (m *marks) failed() (attempts int, reason string) {
 	data, err := os.ReadFile(filepath.Join(m.dir, markFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -76,6 +87,12 @@ func (m *marks) failed() (attempts int, reason string) {
 	if found.Boot != m.boot {
 		return 0, ""
 	}
+	if m.killed {
+		if m.kills = found.Kills + 1; m.kills <= sparedKills {
+			return max(found.Attempts-1, 0), ""
+		}
+		return max(found.Attempts, 1), fmt.Sprintf("the process was killed %d times in a row while the kubelet started", m.kills)
+	}
 	words, _ := os.ReadFile(filepath.Join(m.dir, reasonFile)) // no reason is an answer too
 	if reason = strings.TrimSpace(string(words)); reason == "" {
 		return max(found.Attempts, 1), "the process ended without a word from the kubelet"
@@ -86,7 +103,7 @@ func (m *marks) failed() (attempts int, reason string) {
 
 // set writes the mark durably and opens the file for the reason. It returns only once both would survive a power cut.
 func (m *marks) set(attempts int, now time.Time) error {
-	data, err := json.Marshal(mark{Attempts: attempts, Boot: m.boot, Time: now})
+	data, err := json.Marshal(mark{Attempts: attempts, Kills: m.kills, Boot: m.boot, Time: now})
 	if err != nil {
 		return fmt.Errorf("encode the start mark: %w", err)
 	}

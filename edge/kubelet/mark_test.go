@@ -1,6 +1,7 @@
 package kubelet
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -42,6 +43,29 @@ func TestMarkTellsTheNextProcessHowTheLastOneEnded(t *testing.T) {
 	if left, _ := os.ReadDir(dir); len(left) > 0 {
 		t.Errorf("after clear: expected an empty directory, found %v", left)
 	}
+}
+
+// A process that was killed while its kubelet started has not failed by the kubelet; one that is killed every time may have.
+func TestAKillIsNoFailedStartUnlessItIsTheRule(t *testing.T) {
+	dir := t.TempDir()
+	next := func(killed bool) *marks { return &marks{dir: dir, boot: "b", killed: killed} }
+	start := func(m *marks, attempts int, reason string) {
+		t.Helper()
+		expectFailed(t, m, attempts, reason)
+		if err := m.set(attempts+1, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	start(next(true), 0, "") // no mark: the first start of all
+	for range sparedKills {
+		start(next(true), 0, "")
+	}
+	for i := 1; i <= 3; i++ {
+		start(next(true), i, fmt.Sprintf("the process was killed %d times in a row while the kubelet started", sparedKills+i))
+	}
+	start(next(false), 4, "the process ended without a word from the kubelet")
+	start(next(true), 4, "") // it is spared again, and what failed before still counts
+	start(next(false), 5, "the process ended without a word from the kubelet")
 }
 
 func TestWordsBeforeAndAfterAStartAreNotKept(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/tether-edge/tether/apis/config/v1alpha1"
 	"github.com/tether-edge/tether/common/run"
+	"github.com/tether-edge/tether/common/supervise"
 	"github.com/tether-edge/tether/common/version"
 	"github.com/tether-edge/tether/edge/edgecore"
 )
@@ -26,7 +27,7 @@ func load(path string) (level, format string, start func(context.Context, *slog.
 		return "", "", nil, err
 	}
 	return cfg.Log.Level, cfg.Log.Format, func(ctx context.Context, log *slog.Logger) error {
-		c, err := edgecore.New(ctx, cfg, edgecore.Deps{Log: log, Built: version.Committed()})
+		c, err := edgecore.New(ctx, cfg, edgecore.Deps{Log: log, Built: version.Committed(), Killed: supervise.FormerWasKilled()})
 		if err != nil {
 			return err
 		}

@@ -152,6 +152,15 @@ status cut heal down:
 bench: build mapper $(STATE)/bin/bench ## measure, into .tether/bench.json and a table (root)
 	@$(STATE)/bin/bench
 
+# Without SEEDS a short run of one seed; SLOTS=0 runs the whole of it. ONLY=NAME,NAME draws from those faults alone.
+SEED  ?= 1
+SLOTS ?= 5
+.PHONY: chaos chaos-docs
+chaos: build mapper $(STATE)/bin/chaos ## break a whole system by a seed and check what is left: SEED=n, SEEDS=n whole ones (root)
+	@TETHER_BIN=$(BIN) $(STATE)/bin/chaos -commit $(COMMIT) -seed $(SEED) $(if $(SEEDS),-seeds $(SEEDS),-slots $(SLOTS)) $(if $(ONLY),-only $(ONLY))
+chaos-docs: $(STATE)/bin/chaos ## write the results of chaos runs into docs/reliability.md
+	@$(STATE)/bin/chaos -write-docs docs/reliability.md
+
 .PHONY: ci
-ci: ## lint, build, policy, test: what .ci/run runs
-	@for step in lint build policy test; do echo "== make $$step"; $(MAKE) $$step; done
+ci: ## lint, build, policy, test, chaos: what .ci/run runs
+	@for step in lint build policy test chaos; do echo "== make $$step"; $(MAKE) $$step; done

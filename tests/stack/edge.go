@@ -21,8 +21,11 @@ type Edge struct {
 	*cluster.EdgeHost
 	stack      *Stack
 	Supervisor *cluster.Process
-	config     string
-	dir        string // edgecore's data, on the host
+	// Core is the edgecore to start, with Env added to its environment; empty is the one that `make build` made.
+	Core   string
+	Env    []string
+	config string
+	dir    string // edgecore's data, on the host
 }
 
 // Ports of edgecore inside its network namespace, where nothing else lives.
@@ -65,11 +68,13 @@ func (e *Edge) StartCore(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	edgecore, err := cluster.Program(ctx, "edgecore")
-	if err != nil {
-		return err
+	edgecore := e.Core
+	if edgecore == "" {
+		if edgecore, err = cluster.Program(ctx, "edgecore"); err != nil {
+			return err
+		}
 	}
-	e.Supervisor, err = e.Start(cluster.ProcessConfig{Name: supervisorName(e.EdgeHost), Argv: []string{keadm, "supervise",
+	e.Supervisor, err = e.Start(cluster.ProcessConfig{Name: supervisorName(e.EdgeHost), Env: e.Env, Argv: []string{keadm, "supervise",
 		"--child-pid-file", e.CorePIDFile(), "--", edgecore, "--config", e.config}})
 	return err
 }

@@ -1,0 +1,159 @@
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+func edgeFaults() []Fault {
+	const comes = "edgecore starts by itself, no container is restarted, and what was accepted is not lost."
+	const rebuilt = "The damaged database is set aside and rebuilt from its copy and the cloud; no container stops."
+	return []Fault{
+		{Name: "agent-killed", Class: Edge, What: "edgecore is killed, again and again, at random moments.", Promise: comes, Least: 5 * time.Second, Most: 25 * time.Second, Forgets: true, begin: killAgent},
+		{Name: "runtime-killed", Class: Edge, What: "containerd is killed and comes back later.", Promise: "No container stops, edgecore stays.", Least: 3 * time.Second, Most: 20 * time.Second, begin: killRuntime},
+		{Name: "containers-killed", Class: Edge, What: "Every container is killed.", Promise: "Each is started again, with or without the cloud.", Least: time.Second, Most: 2 * time.Second, Restarts: true, begin: killContainers},
+		{Name: "power-cut", Class: Edge, What: "The power fails: every process of the node ends at once, and what was not synced to its disk is lost.",
+			Promise: "Everything runs again without anyone's help, also offline; what was acknowledged is not lost.", Least: time.Second, Most: 10 * time.Second, Restarts: true, Forgets: true, begin: cutPower},
+		{Name: "disk-full", Class: Edge, What: "The disk of the database is full.", Promise: "Pods and link go on; what must not be lost is kept or not accepted. Events are given up, counted.", Least: 10 * time.Second, Most: 30 * time.Second, Forgets: true, begin: fillDisk},
+		{Name: "disk-failed", Class: Edge, What: "The disk of the database turns read-only, as after a fault of the device, until a restart.", Promise: "Containers run on; after the restart everything goes on.",
+			Least: 5 * time.Second, Most: 20 * time.Second, Forgets: true, begin: failDisk},
+		{Name: "database-truncated", Class: Edge, What: "The database is cut to half its size while edgecore is down.", Promise: rebuilt, Least: time.Second, Most: 2 * time.Second, Forgets: true, begin: damage(truncate)},
+		{Name: "database-flipped", Class: Edge, What: "Bits of the database are flipped while edgecore is down.", Promise: rebuilt, Least: time.Second, Most: 2 * time.Second, Forgets: true, begin: damage(flip)},
+		{Name: "database-deleted", Class: Edge, What: "The database and its copy are deleted while edgecore is down.", Promise: rebuilt, Least: time.Second, Most: 2 * time.Second, Forgets: true, begin: damage(remove)},
+		{Name: "mapper-killed", Class: Edge, What: "The mapper is killed and comes back.", Promise: "Its devices show that it is away, and get their desired values when it is back.", Least: 2 * time.Second, Most: 15 * time.Second, begin: killMapper},
+	}
+}
+
+func killAgent(f *fault) (func() error, error) {
+	ended := make(chan error, 1)
+	go func() {
+		ended <- f.repeat(0, func() error {
+			f.wait(time.Duration(f.rand.IntN(6000)) * time.Millisecond)
+			if err := f.w.killCore(); err != nil && !errors.Is(err, fs.ErrNotExist) { // it may not be back yet
+				return err
+			}
+			return nil
+		})
+	}()
+	return func() error { return <-ended }, nil
+}
+
+func killRuntime(f *fault) (func() error, error) {
+	return func() error { return f.w.edge.StartContainerd(f.ctx) }, f.w.edge.Containerd().Kill()
+}
+
+func killContainers(f *fault) (func() error, error) {
+	cri, err := f.w.edge.CRI(f.ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer cri.Close()
+	all, err := cri.Containers(f.ctx)
+	if err != nil {
+		return nil, err
+	}
+	var faults []error
+	for _, c := range all {
+		if c.Running {
+			faults = append(faults, cri.Runtime.StopContainer(f.ctx, c.ID, 0))
+		}
+	}
+	return nothing, errors.Join(faults...)
+}
+
+func cutPower(f *fault) (func() error, error) {
+	if err := f.w.disk.lose(); err != nil {
+		return nil, err
+	}
+	if err := f.w.edge.PowerCut(); err != nil {
+		return nil, err
+	}
+	return func() error { return f.w.boot(f.ctx) }, f.w.cable.unplug()
+}
+
+func fillDisk(f *fault) (func() error, error) {
+	return f.w.disk.fill(int64(f.rand.IntN(3)) * 100 << 10)
+}
+
+func failDisk(f *fault) (func() error, error) {
+	if err := f.w.disk.fail(f.ctx); err != nil {
+		return nil, err
+	}
+	return func() error {
+		return f.w.withoutAgent(func(ctx context.Context) error { return errors.Join(f.w.disk.unmount(ctx), f.w.disk.mount(ctx)) })
+	}, nil
+}
+
+// withoutAgent kills edgecore, does something, and starts it again.
+func (w *world) withoutAgent(do func(context.Context) error) error {
+	ctx := context.Background()
+	if err := errors.Join(w.edge.Supervisor.Kill(), w.killCore()); err != nil {
+		return err
+	}
+	if err := until(ctx, stopGrace, "edgecore to be gone", func() error {
+		pid, err := w.edge.CorePID()
+		if err != nil {
+			return err
+		}
+		if _, err := os.Stat(fmt.Sprint("/proc/", pid)); err == nil {
+			return fmt.Errorf("its process %d is there", pid)
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	return errors.Join(do(ctx), w.edge.StartCore(ctx))
+}
+
+func damage(how func(f *fault, database string) error) func(*fault) (func() error, error) {
+	return func(f *fault) (func() error, error) {
+		return nothing, f.w.withoutAgent(func(context.Context) error {
+			return f.w.disk.inside(func(dir string) error {
+				if err := how(f, filepath.Join(dir, "tether.db")); err != nil {
+					return fmt.Errorf("damage the database: %w", err)
+				}
+				return nil
+			})
+		})
+	}
+}
+
+func truncate(_ *fault, database string) error {
+	info, err := os.Stat(database)
+	if err != nil {
+		return err
+	}
+	return os.Truncate(database, info.Size()/2)
+}
+
+func flip(f *fault, database string) error {
+	b, err := os.ReadFile(database)
+	if err != nil {
+		return err
+	}
+	for range 50 {
+		b[f.rand.IntN(len(b))] ^= 1 << f.rand.IntN(8)
+	}
+	return os.WriteFile(database, b, 0o600)
+}
+
+func remove(_ *fault, database string) error {
+	all, err := filepath.Glob(filepath.Join(filepath.Dir(database), "*.db*"))
+	if err != nil || len(all) == 0 {
+		return fmt.Errorf("expected the database, found %v: %w", all, err)
+	}
+	var faults []error
+	for _, file := range all {
+		faults = append(faults, os.RemoveAll(file))
+	}
+	return errors.Join(faults...)
+}
+
+func killMapper(f *fault) (func() error, error) {
+	return f.w.mapper.Restart, f.w.mapper.Kill()
+}

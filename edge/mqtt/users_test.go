@@ -1,8 +1,12 @@
 package mqtt
 
 import (
+	"log/slog"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // What the broker allows to clients it allows at other ports: who may publish what the device shall have may desire it, who may
@@ -57,5 +61,34 @@ func TestUsersHaveTheirRightsElsewhere(t *testing.T) {
 	}
 	if _, err := NewUsers([]User{{Name: "a", Hash: "plain"}}, false, false); err == nil || !strings.Contains(err.Error(), "bcrypt") {
 		t.Errorf("found %v", err)
+	}
+}
+
+// The users of a Service that a Secret brings hold at the node's other ports, which share them.
+func TestUsersThatComeLaterHoldAtOtherPortsToo(t *testing.T) {
+	shared, err := NewUsers([]User{user(t, "ann", "p")}, true, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := shared.Login(true, "stranger", ""); ok {
+		t.Error("a name that nobody has is let in though users are to come")
+	}
+	s := New(Default("n"), Deps{Users: shared, Log: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry(), Now: time.Now})
+	if err := s.SetUsers([]User{user(t, "bob", "q", Access{"#", true, true})}); err != nil {
+		t.Fatal(err)
+	}
+	for name, password := range map[string]string{"ann": "p", "bob": "q"} {
+		if _, ok := shared.Login(false, name, password); !ok {
+			t.Errorf("%s is not let in", name)
+		}
+	}
+	if !shared.MayDesire("bob", "plant", "pump") || shared.MayDesire("ann", "plant", "pump") {
+		t.Error("the rights are not those of their filters")
+	}
+	if err := s.SetUsers(nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := shared.Login(false, "bob", "q"); ok {
+		t.Error("who is gone is let in")
 	}
 }

@@ -74,7 +74,7 @@ func TestUsersThatComeLaterHoldAtOtherPortsToo(t *testing.T) {
 		t.Error("a name that nobody has is let in though users are to come")
 	}
 	s := New(Default("n"), Deps{Users: shared, Log: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry(), Now: time.Now})
-	if err := s.SetUsers([]User{user(t, "bob", "q", Access{"#", true, true})}); err != nil {
+	if err := s.SetUsers([]User{user(t, "bob", "q", Access{pump + "#", true, true})}); err != nil {
 		t.Fatal(err)
 	}
 	for name, password := range map[string]string{"ann": "p", "bob": "q"} {

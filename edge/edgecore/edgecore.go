@@ -29,12 +29,11 @@ import (
 	"github.com/tether-edge/tether/common/transport"
 	"github.com/tether-edge/tether/common/version"
 	"github.com/tether-edge/tether/edge/clock"
-	"github.com/tether-edge/tether/edge/device"
+	"github.com/tether-edge/tether/edge/edgecore/devices"
+	"github.com/tether-edge/tether/edge/edgecore/uplink"
 	"github.com/tether-edge/tether/edge/kubeapi"
 	"github.com/tether-edge/tether/edge/kubelet"
 	"github.com/tether-edge/tether/edge/link"
-	"github.com/tether-edge/tether/edge/mapper"
-	"github.com/tether-edge/tether/edge/mqtt"
 	"github.com/tether-edge/tether/edge/renew"
 	"github.com/tether-edge/tether/edge/store"
 	"github.com/tether-edge/tether/edge/tunnel"
@@ -65,9 +64,7 @@ type EdgeCore struct {
 	proxy    transport.Proxy
 	joins    []string // host:port of the join ports
 	memory   run.Memory
-	devices  *device.Engine
-	mappers  *mapper.Server // nil for none
-	mqtt     *mqtt.Service  // nil for none
+	devices  *devices.Devices
 }
 
 // New opens the store and builds everything else. cfg is valid. The error says what is missing on this machine.
@@ -155,7 +152,7 @@ func (e *EdgeCore) build() error {
 	}
 	e.link, err = link.New(link.Config{Node: cfg.NodeName, Servers: servers, Protocols: protocols(cfg.Cloud.Protocol), Software: version.String("edgecore"),
 		PingInterval: cfg.Cloud.PingInterval.Std()},
-		link.Deps{Dial: e.dial, Tunnel: serve, DialTunnel: e.dialTunnel, Store: linkStore{e.store}, LeaseAge: e.leaseAge, ServerTime: e.clock.Heard, Log: e.part("link"), Now: e.deps.Now, Registry: e.reg})
+		link.Deps{Dial: e.dial, Tunnel: serve, DialTunnel: e.dialTunnel, Store: uplink.Store{Store: e.store}, LeaseAge: e.leaseAge, ServerTime: e.clock.Heard, Log: e.part("link"), Now: e.deps.Now, Registry: e.reg})
 	if err != nil {
 		return err
 	}
@@ -174,7 +171,7 @@ func (e *EdgeCore) build() error {
 	if err != nil {
 		return err
 	}
-	if err := e.buildDevices(); err != nil {
+	if e.devices, err = devices.New(cfg.NodeName, cfg.Devices, devices.Deps{Store: e.store, Log: e.deps.Log, Now: e.deps.Now, Registerer: e.reg}); err != nil {
 		return err
 	}
 	var taints []corev1.Taint
@@ -307,13 +304,7 @@ func (e *EdgeCore) Start(ctx context.Context) error {
 	group.Add("memory", &e.memory)
 	group.Add("metrics", run.HTTP(metrics, e.handler()))
 	group.Add("kubeapi", run.Func(func(ctx context.Context) error { return e.serve(ctx, api, config) }))
-	group.Add("device", e.devices)
-	if e.mappers != nil {
-		group.Add("mapper", run.Func(persistent("the socket for mappers", e.mappers.Start, e.part("mapper"))))
-	}
-	if e.mqtt != nil {
-		group.Add("mqtt", run.Func(persistent("MQTT", e.mqtt.Start, e.part("mqtt"))))
-	}
+	e.devices.Add(group)
 	group.Add("link", e.link)
 	group.Add("renew", e.renewer)
 	group.Add("clock", e.clock)

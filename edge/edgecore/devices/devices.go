@@ -1,4 +1,6 @@
-package edgecore
+// Package devices joins the parts that look after a node's devices: the engine, the mappers' socket and MQTT, on the node's store.
+// edge/edgecore runs it; it is a package of its own so that tests can run it without a kubelet.
+package devices
 
 import (
 	"context"
@@ -8,10 +10,13 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/tether-edge/tether/apis/config/v1alpha1"
 	"github.com/tether-edge/tether/apis/devices/v1beta1"
 	"github.com/tether-edge/tether/common/backoff"
 	"github.com/tether-edge/tether/common/object"
+	"github.com/tether-edge/tether/common/run"
 	"github.com/tether-edge/tether/common/twin"
 	"github.com/tether-edge/tether/edge/device"
 	"github.com/tether-edge/tether/edge/mapper"
@@ -19,37 +24,65 @@ import (
 	"github.com/tether-edge/tether/edge/store"
 )
 
-// buildDevices makes the engine of devices and its two sides.
-func (e *EdgeCore) buildDevices() error {
-	cfg := e.cfg.Devices
-	ear := &deviceEar{e: e}
-	e.devices = device.New(device.Config{Node: e.cfg.NodeName, Pause: cfg.ReportPause.Std()}, device.Deps{Store: deviceStore{e.store}, Listeners: []device.Listener{ear},
-		Log: e.part("device"), Now: e.deps.Now, Registerer: e.reg})
+// Deps are what the devices of a node need; all are required.
+type Deps struct {
+	Store      *store.Store
+	Log        *slog.Logger
+	Now        func() time.Time
+	Registerer prometheus.Registerer
+}
+
+// Devices are the parts, made with New.
+type Devices struct {
+	Engine  *device.Engine
+	mappers *mapper.Server // nil for none
+	mqtt    *mqtt.Service  // nil for none
+	log     *slog.Logger
+}
+
+// New makes the engine of devices and its two sides. The error says what in cfg, which is valid, cannot work on this machine.
+func New(node string, cfg v1alpha1.EdgeDevices, deps Deps) (*Devices, error) {
+	d := &Devices{log: deps.Log}
+	d.Engine = device.New(device.Config{Node: node, Pause: cfg.ReportPause.Std()}, device.Deps{Store: deviceStore{deps.Store}, Listeners: []device.Listener{&ear{d}},
+		Log: d.part("device"), Now: deps.Now, Registerer: deps.Registerer})
 	if cfg.MapperSocket != "" {
 		var err error
-		e.mappers, err = mapper.New(mapper.Config{Socket: cfg.MapperSocket}, mapper.Deps{Devices: mapperDevices{e.devices}, Memory: mapperMemory{e.store}, Log: e.part("mapper"),
-			Now: e.deps.Now, Registry: e.reg,
+		d.mappers, err = mapper.New(mapper.Config{Socket: cfg.MapperSocket}, mapper.Deps{Devices: mapperDevices{d.Engine}, Memory: mapperMemory{deps.Store}, Log: d.part("mapper"),
+			Now: deps.Now, Registry: deps.Registerer,
 			Connected: func(protocol string, connected bool, _ time.Time) {
-				e.devices.Connected(context.Background(), protocol, connected)
+				d.Engine.Connected(context.Background(), protocol, connected)
 			},
-			Told: func(namespace, name string, err error) { e.devices.Told(context.Background(), namespace, name, err) }})
+			Told: func(namespace, name string, err error) { d.Engine.Told(context.Background(), namespace, name, err) }})
 		if err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if cfg.MQTT.Mode != v1alpha1.MQTTOff {
-		c := mqttConfig(e.cfg)
+		c := mqttConfig(node, cfg.MQTT)
 		if err := c.Validate(); err != nil {
-			return fmt.Errorf("devices.mqtt: %w", err)
+			return nil, fmt.Errorf("devices.mqtt: %w", err)
 		}
-		e.mqtt = mqtt.New(c, mqtt.Deps{Devices: mqttDevices{e.devices}, Memory: mqttMemory{e.store}, Log: e.part("mqtt"), Registry: e.reg, Now: e.deps.Now})
+		d.mqtt = mqtt.New(c, mqtt.Deps{Devices: mqttDevices{d.Engine}, Memory: mqttMemory{deps.Store}, Log: d.part("mqtt"), Registry: deps.Registerer, Now: deps.Now})
 	}
-	return nil
+	return d, nil
+}
+
+func (d *Devices) part(name string) *slog.Logger { return d.log.With("part", name) }
+
+// Add makes the parts members of a group: after the store, and before the link, so that what they know is there when the cloud is.
+func (d *Devices) Add(group *run.Group) {
+	group.Add("device", d.Engine)
+	if d.mappers != nil {
+		group.Add("mapper", run.Func(persistent("the socket for mappers", d.mappers.Start, d.part("mapper"))))
+	}
+	if d.mqtt != nil {
+		group.Add("mqtt", run.Func(persistent("MQTT", d.mqtt.Start, d.part("mqtt"))))
+	}
 }
 
 // mqttConfig is the configuration of edge/mqtt.
-func mqttConfig(cfg *v1alpha1.EdgeCore) mqtt.Config {
-	m, c := cfg.Devices.MQTT, mqtt.Default(cfg.NodeName)
+func mqttConfig(node string, m v1alpha1.MQTT) mqtt.Config {
+	c := mqtt.Default(node)
 	if m.Mode == v1alpha1.MQTTExternal {
 		c.Mode = mqtt.External
 	}
@@ -91,14 +124,14 @@ func persistent(what string, start func(context.Context) error, log *slog.Logger
 	}
 }
 
-// deviceEar passes on what happens to devices.
-type deviceEar struct{ e *EdgeCore }
+// ear passes on what happens to devices.
+type ear struct{ d *Devices }
 
-func (l *deviceEar) Changed(c device.Change) {
-	if c.Desired && l.e.mappers != nil {
-		l.e.mappers.Changed(c.Namespace, c.Name)
+func (l *ear) Changed(c device.Change) {
+	if c.Desired && l.d.mappers != nil {
+		l.d.mappers.Changed(c.Namespace, c.Name)
 	}
-	m := l.e.mqtt
+	m := l.d.mqtt
 	if m == nil {
 		return
 	}
@@ -117,11 +150,11 @@ func (l *deviceEar) Changed(c device.Change) {
 	m.Delta(c.Namespace, c.Name, properties, delta)
 }
 
-func (l *deviceEar) Placed(namespace, name string, present, isNew bool) {
-	if l.e.mappers != nil {
-		l.e.mappers.Changed(namespace, name)
+func (l *ear) Placed(namespace, name string, present, isNew bool) {
+	if l.d.mappers != nil {
+		l.d.mappers.Changed(namespace, name)
 	}
-	m := l.e.mqtt
+	m := l.d.mqtt
 	switch info := []mqtt.Info{{Namespace: namespace, Name: name}}; {
 	case m == nil:
 	case !present:

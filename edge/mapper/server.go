@@ -25,6 +25,9 @@ import (
 type Entry struct {
 	Device *v1beta1.Device
 	Model  *v1beta1.DeviceModel
+	// Born is another number where the device is not the one of the name that there was, or was away: the engine knows nothing of
+	// what its mapper reported before.
+	Born uint64
 }
 
 // Devices is the engine that owns the devices of the node. All of it may be called at the same time from several goroutines.

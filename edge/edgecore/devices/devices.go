@@ -73,7 +73,14 @@ func (d *Devices) part(name string) *slog.Logger { return d.log.With("part", nam
 func (d *Devices) Add(group *run.Group) {
 	group.Add("device", d.Engine)
 	if d.mappers != nil {
-		group.Add("mapper", run.Func(persistent("the socket for mappers", d.mappers.Start, d.part("mapper"))))
+		group.Add("mapper", run.Func(func(ctx context.Context) error {
+			select {
+			case <-d.Engine.Ready(): // a mapper that registers is answered with its devices, and lets go of all others
+			case <-ctx.Done():
+				return nil
+			}
+			return persistent("the socket for mappers", d.mappers.Start, d.part("mapper"))(ctx)
+		}))
 	}
 	if d.mqtt != nil {
 		group.Add("mqtt", run.Func(persistent("MQTT", d.mqtt.Start, d.part("mqtt"))))
@@ -284,14 +291,14 @@ type mapperDevices struct{ *device.Engine }
 func (d mapperDevices) OfProtocol(protocol string) []mapper.Entry {
 	var all []mapper.Entry
 	for _, v := range d.Devices(func(p string) bool { return p == protocol }) {
-		all = append(all, mapper.Entry{Device: v.Device, Model: v.Model})
+		all = append(all, mapper.Entry{Device: v.Device, Model: v.Model, Born: v.Born})
 	}
 	return all
 }
 
 func (d mapperDevices) Device(namespace, name string) (mapper.Entry, bool) {
 	v, ok := d.Engine.Device(namespace, name)
-	return mapper.Entry{Device: v.Device, Model: v.Model}, ok
+	return mapper.Entry{Device: v.Device, Model: v.Model, Born: v.Born}, ok
 }
 
 func (d mapperDevices) ReportState(ctx context.Context, namespace, name, state string) error {

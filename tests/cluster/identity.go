@@ -68,8 +68,8 @@ func signalIf(pid int, sig unix.Signal, still func() bool) error {
 		return nil
 	}
 	fd, err := unix.PidfdOpen(pid, 0)
-	if errors.Is(err, unix.ESRCH) {
-		return nil
+	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINVAL) {
+		return nil // there is none, or the number is that of a thread now; kernels differ in how they say so
 	}
 	if err != nil {
 		return fmt.Errorf("open process %d: %w", pid, err)

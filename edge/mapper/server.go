@@ -236,7 +236,8 @@ func (s *Server) replace(m *mapper) error {
 	}
 	s.mappers[m.Protocol] = m
 	s.metrics.registered.Set(float64(len(s.mappers)))
-	s.running.Go(func() { m.run(s.ctx, former) })
+	ctx := s.ctx // Start's end takes it away, perhaps before the goroutine looks
+	s.running.Go(func() { m.run(ctx, former) })
 	return nil
 }
 

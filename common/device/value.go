@@ -9,6 +9,10 @@ import (
 	"github.com/tether-edge/tether/apis/devices/v1beta1"
 )
 
+// MetadataCall is the key of a desired value's metadata that names the method call which desires it: to a mapper the same
+// value of another call is desired anew.
+const MetadataCall = "call"
+
 // CheckValue says whether text is a value of the type, as mappers read it:
 //
 //	INT      a decimal number of 64 bits: 42, -7, +3

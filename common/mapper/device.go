@@ -52,6 +52,14 @@ type Property struct {
 	push    *dmi.PushMethod
 }
 
+// wanted is what is desired of it and by which method call: the same by another call is to be written again, where the device
+// does not have it any more.
+func (p *Property) wanted() wanted {
+	return wanted{p.Desired, p.desired.GetMetadata()[device.MetadataCall]}
+}
+
+type wanted struct{ value, call string }
+
 // A Config is a JSON object, nil for none.
 type Config []byte
 

@@ -55,8 +55,8 @@ type value struct {
 	pushed   time.Time
 	reported time.Time
 	sent     bool   // text is what was reported, with:
-	observed string // the desired value of then
-	desired  string // that writes is of
+	observed wanted // what was desired then
+	desired  wanted // that writes is of
 	writes   int    // of desired, since the device was opened
 	settled  bool   // the device had it once
 	again    time.Time
@@ -138,8 +138,8 @@ func (w *worker) take() {
 			v = &value{}
 		}
 		v.due = time.Time{} // whatever changed of it, it is looked at now
-		if v.desired != p.Desired {
-			v.desired, v.writes, v.settled, v.again = p.Desired, 0, false, time.Time{}
+		if want := p.wanted(); v.desired != want {
+			v.desired, v.writes, v.settled, v.again = want, 0, false, time.Time{}
 		}
 		w.values[p.Name] = v
 	}
@@ -330,7 +330,7 @@ func (w *worker) report(now time.Time) {
 		_, err = w.h.edge.ReportDeviceStatus(ctx, &dmi.ReportDeviceStatusRequest{DeviceName: w.now.Name, DeviceNamespace: w.now.Namespace, ReportedDevice: &dmi.DeviceStatus{Twins: twins}})
 		for name, v := range values {
 			if err == nil {
-				v.sent, v.reported, v.observed = true, now, w.desiredOf(name)
+				v.sent, v.reported, v.observed = true, now, w.wantedOf(name)
 			}
 		}
 	}
@@ -351,13 +351,13 @@ func (w *worker) report(now time.Time) {
 	w.unsent = err != nil
 }
 
-func (w *worker) desiredOf(name string) string {
+func (w *worker) wantedOf(name string) wanted {
 	for i := range w.now.Properties {
 		if w.now.Properties[i].Name == name {
-			return w.now.Properties[i].Desired
+			return w.now.Properties[i].wanted()
 		}
 	}
-	return ""
+	return wanted{}
 }
 
 // due returns the twins to report, and their values by name. It notes all twins for GetDevice.
@@ -376,7 +376,7 @@ func (w *worker) due(now time.Time) (twins []*dmi.Twin, values map[string]*value
 			twin.ObservedDesired = &dmi.TwinProperty{Value: p.Desired, Metadata: p.desired.GetMetadata()}
 		}
 		all = append(all, twin)
-		if !v.sent || v.observed != p.Desired || p.Report > 0 && now.Sub(v.reported) >= p.Report {
+		if !v.sent || v.observed != p.wanted() || p.Report > 0 && now.Sub(v.reported) >= p.Report {
 			twins = append(twins, twin)
 			values[p.Name] = v
 		}

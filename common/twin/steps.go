@@ -66,7 +66,8 @@ func (s *step) declare(d Declared, at Stamp) {
 	}
 	p.DesiredVersions.Cloud++
 	if p.Edge != nil {
-		if p.Edge.Value != want {
+		// What a call desired as the cloud had it is not lost with the cloud's own change of mind.
+		if p.Edge.Value != want && p.Edge.Value != was.Cloud.text() {
 			s.changes.Conflicts = append(s.changes.Conflicts, Conflict{Property: d.Name, Lost: p.Edge.Value, Won: want})
 		}
 		p.Edge = nil
@@ -91,6 +92,8 @@ func sameMetadata(v *Value, d *v1beta1.TwinProperty) bool {
 // An Update is what a client says of a property. Nil parts are left as they are.
 type Update struct {
 	Desired, Reported *v1beta1.TwinProperty
+	// Call, if not empty, names the method call that desires the value: it is desired anew, also where it was desired before.
+	Call string
 	// Type is set where it is not empty and the Device does not name the property.
 	Type v1beta1.PropertyType
 	// Remove removes a property that the Device does not name, and the edge's desire and what was reported of one that it
@@ -107,7 +110,7 @@ func (t *Twin) Apply(updates map[string]Update, at Stamp) (Changes, error) {
 			continue
 		}
 		if u.Desired != nil {
-			s.desire(name, u.Desired, at)
+			s.desire(name, u, at)
 		}
 		if u.Reported != nil {
 			s.report(name, u.Reported, at)
@@ -124,15 +127,15 @@ func (t *Twin) Apply(updates map[string]Update, at Stamp) (Changes, error) {
 	return c, err
 }
 
-func (s *step) desire(name string, v *v1beta1.TwinProperty, at Stamp) {
-	p := s.change(name)
+func (s *step) desire(name string, u Update, at Stamp) {
+	v, p := u.Desired, s.change(name)
 	s.changes.Trivial = false
 	was := p.Desired().text()
-	p.Edge = &Value{Value: v.Value, Metadata: maps.Clone(v.Metadata), Stamp: at}
-	if v.Value == p.Cloud.text() {
+	p.Edge = &Value{Value: v.Value, Metadata: maps.Clone(v.Metadata), Stamp: at, Call: u.Call}
+	if v.Value == p.Cloud.text() && u.Call == "" {
 		p.Edge = nil // as the cloud has it: there is nothing to lose
 	}
-	if v.Value != was {
+	if v.Value != was || u.Call != "" {
 		p.DesiredVersions.Edge++
 		s.changes.Desired = true
 	}

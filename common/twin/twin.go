@@ -15,6 +15,8 @@ type Value struct {
 	Value    string            `json:"value"`
 	Metadata map[string]string `json:"metadata,omitempty"`
 	Stamp    Stamp             `json:"stamp,omitzero"`
+	// Call names the method call that desires it; empty for none.
+	Call string `json:"call,omitempty"`
 }
 
 func (v *Value) clone() *Value {
@@ -125,7 +127,7 @@ type Changes struct {
 	// Before holds each property that the step changed as it was before; nil where it was not there. What is not there any
 	// more was removed.
 	Before map[string]*Property
-	// Desired, Reported: the effective value of some property changed.
+	// Desired, Reported: the effective value of some property changed, or a call desires it anew.
 	Desired, Reported bool
 	Conflicts         []Conflict
 	// Trivial: values were reported that were there already, and nothing else is new.

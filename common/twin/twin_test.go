@@ -84,6 +84,38 @@ func TestADesireOfTheEdgeHoldsUntilTheCloudsChanges(t *testing.T) {
 	}
 }
 
+// A device may have been turned since the same was desired, so a call desires it anew; and who desired only what the cloud desired
+// loses nothing when the cloud thinks better of it.
+func TestACallDesiresAnew(t *testing.T) {
+	l := &life{t, New(nil)}
+	l.declare(wants("p", "1"))
+	call := func(name, value string) Changes {
+		t.Helper()
+		u := desire(value)
+		u.Call = name
+		return l.apply(map[string]Update{"p": u})
+	}
+	for i, value := range []string{"1", "2", "2"} {
+		name := fmt.Sprint("call-", i)
+		if c := call(name, value); !c.Desired || c.Trivial || l.desired("p") != value || l.twin.Property("p").Desired().Call != name {
+			t.Errorf("call %s of %s: %+v, desired %+v", name, value, c, l.twin.Property("p").Desired())
+		}
+	}
+	if c := l.apply(map[string]Update{"p": desire("2")}); c.Desired {
+		t.Errorf("%+v: a client that is no call desires the same again", c)
+	}
+	call("last", "1")
+	if c := l.declare(wants("p", "1")); len(c.Before) > 0 || l.twin.Property("p").Desired().Call != "last" {
+		t.Errorf("%+v, desired %+v: the Device was sent again and changed nothing", c, l.twin.Property("p").Desired())
+	}
+	if c := l.declare(wants("p", "3")); len(c.Conflicts) > 0 || !c.Desired || l.desired("p") != "3" || l.twin.Property("p").Desired().Call != "" {
+		t.Errorf("%+v, desired %+v", c, l.twin.Property("p").Desired())
+	}
+	if v := l.twin.Property("p").DesiredVersions; v.Cloud != 2 || v.Edge != 4 {
+		t.Errorf("versions %+v, expected 2 changes of the cloud and 4 of the edge", v)
+	}
+}
+
 func TestWhatDiffersIsPending(t *testing.T) {
 	l := &life{t, New(nil)}
 	l.declare(wants("number", "45"), wants("free", ""), wants("other", "1"))
@@ -209,7 +241,7 @@ func TestATwinIsWhatItsRuleSays(t *testing.T) {
 				var lost []Conflict
 				for _, n := range slices.Sorted(maps.Keys(said)) {
 					all = append(all, wants(n, said[n]))
-					if e, ok := edge[n]; ok && said[n] != cloud[n] && e != said[n] {
+					if e, ok := edge[n]; ok && said[n] != cloud[n] && e != said[n] && e != cloud[n] {
 						lost = append(lost, Conflict{n, e, said[n]})
 					}
 				}
@@ -231,10 +263,12 @@ func TestATwinIsWhatItsRuleSays(t *testing.T) {
 				}
 			case 1:
 				n, v := name.Draw(t, "name"), value.Draw(t, "desire")
-				if _, err := twin.Apply(map[string]Update{n: desire(v)}, at); err != nil {
+				u := desire(v)
+				u.Call = rapid.SampledFrom([]string{"", "call"}).Draw(t, "call")
+				if _, err := twin.Apply(map[string]Update{n: u}, at); err != nil {
 					t.Fatal(err)
 				}
-				if delete(edge, n); v != cloud[n] {
+				if delete(edge, n); v != cloud[n] || u.Call != "" {
 					edge[n] = v
 				}
 			case 2:

@@ -153,27 +153,43 @@ func (e *Engine) find(ctx context.Context, namespace, name string) (*entry, erro
 	return d, nil
 }
 
-// Report takes what a device has, as its mapper or the device itself says it: all of it or nothing.
-func (e *Engine) Report(ctx context.Context, namespace, name string, twins []v1beta1.Twin) error {
+// Report takes what a device has, as its mapper or the device itself says it: all of it or nothing, together with notes of
+// the caller's own.
+func (e *Engine) Report(ctx context.Context, namespace, name string, twins []v1beta1.Twin, notes ...Note) error {
 	updates := map[string]twin.Update{}
 	for i := range twins {
 		if twins[i].Reported != nil {
 			updates[twins[i].PropertyName] = twin.Update{Reported: twins[i].Reported}
 		}
 	}
-	return e.Update(ctx, namespace, name, updates)
+	return e.update(ctx, namespace, name, "", updates, notes)
+}
+
+// Desire takes what a method call desires of the device with that uid: all of it or nothing, together with notes of the
+// caller's own. The mapper is told of it also where the values are desired already. Errors are those of Update.
+func (e *Engine) Desire(ctx context.Context, namespace, name, uid, call string, values map[string]string, notes ...Note) error {
+	updates := make(map[string]twin.Update, len(values))
+	for property, value := range values {
+		updates[property] = twin.Update{Desired: &v1beta1.TwinProperty{Value: value}, Call: call}
+	}
+	return e.update(ctx, namespace, name, uid, updates, notes)
 }
 
 // Update takes what a client at the edge says of a device: all of it or nothing. Errors are ErrUnknown, ErrInvalid,
 // twin.ErrTooMany, twin.ErrTooLong, and those of the Store.
 func (e *Engine) Update(ctx context.Context, namespace, name string, updates map[string]twin.Update) error {
+	return e.update(ctx, namespace, name, "", updates, nil)
+}
+
+// update is Update; where uid is not empty the device is of that uid.
+func (e *Engine) update(ctx context.Context, namespace, name, uid string, updates map[string]twin.Update, notes []Note) error {
 	d, err := e.find(ctx, namespace, name)
 	if err != nil {
 		return err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.gone {
+	if d.gone || uid != "" && uid != d.uid {
 		return fmt.Errorf("%w: %.80q in namespace %.80q", ErrUnknown, name, namespace)
 	}
 	for property, u := range updates {
@@ -189,7 +205,7 @@ func (e *Engine) Update(ctx context.Context, namespace, name string, updates map
 			err = fmt.Errorf("%w: with names and metadata a device has room for %d bytes of JSON", twin.ErrTooLong, v1beta1.MaxReport)
 		}
 		return changes, err
-	})
+	}, notes...)
 }
 
 // stamped gives values that carry no time the one at which they arrived.
@@ -269,14 +285,14 @@ func (d *entry) modelProperty(name string) *v1beta1.ModelProperty {
 	return nil
 }
 
-// step does one step of a twin: it is on the disk, with the status that follows, before anybody hears of it; where that
-// fails it was not done. Called with d.mu held.
-func (e *Engine) step(ctx context.Context, d *entry, do func(at twin.Stamp) (twin.Changes, error)) error {
+// step does one step of a twin: it is on the disk, with the status that follows and the notes beside, before anybody hears of
+// it; where that fails it was not done. Called with d.mu held.
+func (e *Engine) step(ctx context.Context, d *entry, do func(at twin.Stamp) (twin.Changes, error), beside ...Note) error {
 	changes, err := do(d.twin.Last().Next(e.deps.Now()))
 	if err != nil {
 		return fmt.Errorf("device %s: %w", device.ID(d.namespace, d.name), err)
 	}
-	if changes.Trivial {
+	if changes.Trivial && len(beside) == 0 {
 		// Not worth the disk's while: the device says it again after a restart.
 		if len(changes.Before) > 0 {
 			e.tell(d, changes)
@@ -306,7 +322,7 @@ func (e *Engine) step(ctx context.Context, d *entry, do func(at twin.Stamp) (twi
 	for _, c := range changes.Conflicts {
 		outgoing = append(outgoing, e.conflict(d, c)...)
 	}
-	if err := e.deps.Store.Keep(ctx, notes, outgoing...); err != nil {
+	if err := e.deps.Store.Keep(ctx, append(notes, beside...), outgoing...); err != nil {
 		d.twin.Revert(changes)
 		return fmt.Errorf("keep the twin of device %s: %w", device.ID(d.namespace, d.name), err)
 	}

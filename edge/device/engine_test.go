@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/tether-edge/tether/apis/devices/v1beta1"
+	"github.com/tether-edge/tether/common/device"
 	"github.com/tether-edge/tether/common/object"
 	"github.com/tether-edge/tether/common/twin"
 )
@@ -154,6 +155,63 @@ func TestWhatIsNotOnTheDiskNeverWas(t *testing.T) {
 	w.store.fail(nil)
 	if err := w.engine.Report(t.Context(), "ns", "p", reported("flow", "1")); err != nil {
 		t.Error(err)
+	}
+}
+
+// What a caller keeps beside a step is there with it or not at all, also where the step itself is not worth the disk's while.
+func TestWhatIsKeptBesideAStepIsKeptWithIt(t *testing.T) {
+	w := withPump(t, "45")
+	beside := func(value string) Note { return Note{"mine", "k", []byte(value)} }
+	kept := func() string {
+		w.store.mu.Lock()
+		defer w.store.mu.Unlock()
+		return w.store.notes["mine"]["k"]
+	}
+	w.store.fail(errors.New("the disk is full"))
+	if err := w.engine.Desire(t.Context(), "ns", "p", "uid-p", "call", map[string]string{"setpoint": "45"}, beside("0")); err == nil || kept() != "" {
+		t.Errorf("%v, kept %q", err, kept())
+	}
+	w.store.fail(nil)
+	for i, c := range []struct {
+		uid, value string
+		want       error
+	}{{"uid-p", "45", nil}, {"uid-p", "45", nil}, {"another", "50", ErrUnknown}, {"uid-p", "101", ErrInvalid}} {
+		before, value := kept(), fmt.Sprint("call-", i)
+		err := w.engine.Desire(t.Context(), "ns", "p", c.uid, value, map[string]string{"setpoint": c.value}, beside(value))
+		if !errors.Is(err, c.want) || err == nil && kept() != value || err != nil && kept() != before {
+			t.Errorf("desire %s of %s: %v, kept %q", c.value, c.uid, err, kept())
+		}
+	}
+	v, _ := w.engine.Device("ns", "p")
+	if got := v.Device.Spec.Properties[0].Desired; got.Value != "45" || got.Metadata[device.MetadataCall] != "call-1" || got.Metadata["timestamp"] == "" {
+		t.Errorf("a mapper is told %+v", got)
+	}
+	if c := w.ear.last(); !c.Desired || c.Current["setpoint"].Desired().Call != "call-1" {
+		t.Errorf("and heard of %+v", c)
+	}
+	for _, value := range []string{"first", "again"} { // the second report is nothing new
+		if err := w.engine.Report(t.Context(), "ns", "p", reported("setpoint", "45"), beside(value)); err != nil || kept() != value {
+			t.Errorf("report: %v, kept %q, expected %q", err, kept(), value)
+		}
+	}
+}
+
+func TestWhatAskersSee(t *testing.T) {
+	w := withPump(t, "45")
+	w.store.put(t, object.Devices, pump("a", "1"), "")
+	w.settled("a", func(View) bool { return true })
+	if got := fmt.Sprint(w.engine.Names()); got != "[[ns a] [ns p]]" {
+		t.Errorf("names %s", got)
+	}
+	for _, connected := range []bool{true, false} {
+		w.engine.Connected(t.Context(), "virtual", connected)
+		conditions, got := w.engine.Status("ns", "p")
+		if got != connected || len(conditions) != 2 || conditions[1].Reason != "Pending" {
+			t.Errorf("connected %v with %+v, expected %v", got, conditions, connected)
+		}
+	}
+	if conditions, connected := w.engine.Status("ns", "nobody"); connected || conditions != nil {
+		t.Errorf("of nobody: %v, %v", conditions, connected)
 	}
 }
 

@@ -1,9 +1,12 @@
 package device
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/tether-edge/tether/apis/devices/v1beta1"
 	"github.com/tether-edge/tether/common/device"
@@ -36,6 +39,34 @@ func (e *Engine) Device(namespace, name string) (v View, ok bool) {
 	return d.view(), true
 }
 
+// Status returns the conditions of a device that this edge knows, and whether the mapper of its protocol is there.
+func (e *Engine) Status(namespace, name string) (conditions []metav1.Condition, connected bool) {
+	e.mu.RLock()
+	d := e.devices[device.ID(namespace, name)]
+	e.mu.RUnlock()
+	if d == nil {
+		return nil, false
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, c := range e.conditions(d) {
+		conditions = append(conditions, metav1.Condition{Type: c.Type, Status: c.Status, Reason: c.Reason, Message: c.Message})
+	}
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return conditions, e.mappers[device.Protocol(d.device, d.model)].connected
+}
+
+// Names returns the namespace and name of each device, sorted.
+func (e *Engine) Names() [][2]string {
+	var all [][2]string
+	for _, d := range e.all() {
+		all = append(all, [2]string{d.namespace, d.name})
+	}
+	slices.SortFunc(all, func(a, b [2]string) int { return strings.Compare(device.ID(a[0], a[1]), device.ID(b[0], b[1])) })
+	return all
+}
+
 // Devices returns those that keep chooses, all where it is nil, sorted by namespace and name.
 func (e *Engine) Devices(keep func(protocol string) bool) []View {
 	var all []View
@@ -64,8 +95,21 @@ func (d *entry) view() View {
 		p := &v.Device.Spec.Properties[i]
 		p.Desired = nil
 		if own := v.Properties[p.Name]; own != nil && own.Desired() != nil {
-			p.Desired = &v1beta1.TwinProperty{Value: own.Desired().Value, Metadata: own.Desired().Metadata}
+			p.Desired = toldAs(own.Desired())
 		}
 	}
 	return v
+}
+
+// toldAs is a desired value as a mapper is told it: one that a call desires differs from the same of another call.
+func toldAs(v *twin.Value) *v1beta1.TwinProperty {
+	out := &v1beta1.TwinProperty{Value: v.Value, Metadata: v.Metadata}
+	if v.Call != "" {
+		out.Metadata = maps.Clone(v.Metadata)
+		if out.Metadata == nil {
+			out.Metadata = map[string]string{}
+		}
+		out.Metadata[device.MetadataCall] = v.Call
+	}
+	return out
 }

@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/tether-edge/tether/apis/devices/v1beta1"
+	dmi "github.com/tether-edge/tether/apis/dmi/v1beta1"
 	"github.com/tether-edge/tether/common/device"
 )
 
@@ -32,6 +33,7 @@ type engine struct {
 	told    map[string]string
 	up      map[string]bool
 	said    []string // every call of Connected
+	given   []string // every call of Given
 	fail    error
 	block   chan struct{}
 }
@@ -188,6 +190,11 @@ func (e *env) start() {
 			e.engine.mu.Lock()
 			defer e.engine.mu.Unlock()
 			e.engine.told[device.ID(namespace, name)] = fmt.Sprint(err)
+		},
+		Given: func(d *dmi.Device) {
+			e.engine.mu.Lock()
+			defer e.engine.mu.Unlock()
+			e.engine.given = append(e.engine.given, d.GetName()+" "+d.GetSpec().GetProperties()[0].GetDesired().GetValue())
 		}})
 	if err != nil {
 		e.t.Fatal(err)

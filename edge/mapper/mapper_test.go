@@ -78,6 +78,38 @@ func TestWhatDidNotChangeIsNotTold(t *testing.T) {
 	}
 }
 
+// What a mapper took is said, and not before it did.
+func TestWhatAMapperWasGivenIsSaid(t *testing.T) {
+	e := newEnv(t)
+	given := func() []string {
+		e.engine.mu.Lock()
+		defer e.engine.mu.Unlock()
+		return slices.Clone(e.engine.given)
+	}
+	said := func(what string) {
+		t.Helper()
+		wait(t, what+" to be said", func() (any, bool) { all := given(); return all, slices.Contains(all, what) })
+	}
+	e.put("modbus", "pump", "45")
+	f := e.mapper("modbus", false)
+	said("pump 45")
+	f.mu.Lock()
+	f.hook = func(string, string) error { return status.Error(codes.Internal, "no") }
+	f.mu.Unlock()
+	e.put("modbus", "pump", "50")
+	wait(t, "a refusal", func() (any, bool) {
+		text, _ := e.engine.toldOf("default/pump")
+		return text, strings.Contains(text, "no")
+	})
+	if all := given(); slices.Contains(all, "pump 50") {
+		t.Errorf("said %q", all)
+	}
+	f.mu.Lock()
+	f.hook = nil
+	f.mu.Unlock()
+	said("pump 50")
+}
+
 func TestAModelComesBeforeItsDevicesAndGoesAfterThem(t *testing.T) {
 	e := newEnv(t)
 	for i := range 10 {

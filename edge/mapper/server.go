@@ -89,7 +89,7 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// Deps are what a Server works with. Connected and Told may be nil; they are called from several goroutines, must not block
+// Deps are what a Server works with. Connected, Told and Given may be nil; they are called from several goroutines, must not block
 // for long, and may call back.
 type Deps struct {
 	Devices Devices
@@ -100,7 +100,9 @@ type Deps struct {
 	Connected func(protocol string, connected bool, since time.Time)
 	// Told says how telling the mapper of a device went; nil once the mapper knows the current state. It is not called for a
 	// device that waits for a mapper that is away.
-	Told     func(namespace, name string, err error)
+	Told func(namespace, name string, err error)
+	// Given says that the mapper of a device knows it as it is here, which is not to be changed. It is said again and again.
+	Given    func(d *dmi.Device)
 	Registry prometheus.Registerer
 }
 
@@ -132,6 +134,9 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	}
 	if deps.Told == nil {
 		deps.Told = func(string, string, error) {}
+	}
+	if deps.Given == nil {
+		deps.Given = func(*dmi.Device) {}
 	}
 	s := &Server{cfg: cfg, deps: deps, places: make(chan struct{}, cfg.MaxCalls), mappers: map[string]*mapper{}}
 	s.metrics = newMetrics(deps.Registry)

@@ -150,8 +150,12 @@ func (m *mapper) give(ctx context.Context, id string, w want, has *known, life i
 		m.note(id, &known{life: unsure, model: w.modelID, born: w.born})
 	}
 	m.release(w.modelID, model)
-	if err != nil || same {
+	if err != nil {
 		return err
+	}
+	if same {
+		m.s.deps.Given(w.device)
+		return nil
 	}
 	update := has != nil
 	if has == nil || has.life != life {
@@ -176,6 +180,7 @@ func (m *mapper) give(ctx context.Context, id string, w want, has *known, life i
 		}
 	}
 	m.note(id, &known{life: life, digest: w.digest, model: w.modelID, born: w.born})
+	m.s.deps.Given(w.device)
 	if has != nil && (has.life != life || has.model != w.modelID) {
 		m.sweep()
 	}

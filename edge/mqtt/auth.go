@@ -29,17 +29,18 @@ func (r *rights) may(topic string, write bool) bool {
 // users checks passwords. bcrypt is slow on purpose, so that one password is checked at a time, and what was right is
 // remembered, as a keyed digest.
 type users struct {
-	byName map[string]*User
-	rights map[string]*rights
-	key    [32]byte
+	anonymous bool // who comes from loopback without a name is let in, with all rights
+	byName    map[string]*User
+	rights    map[string]*rights
+	key       [32]byte
 
 	mu    sync.Mutex // guards right
 	right map[[32]byte]bool
 	slow  sync.Mutex // held while bcrypt works
 }
 
-func newUsers(list []User) *users {
-	u := &users{byName: map[string]*User{}, rights: map[string]*rights{}, right: map[[32]byte]bool{}}
+func newUsers(list []User, anonymous bool) *users {
+	u := &users{anonymous: anonymous, byName: map[string]*User{}, rights: map[string]*rights{}, right: map[[32]byte]bool{}}
 	_, _ = rand.Read(u.key[:]) // never fails
 	for i := range list {
 		u.byName[list[i].Name] = &list[i]
@@ -50,6 +51,26 @@ func newUsers(list []User) *users {
 
 // nobody is the hash of no password, of bcrypt's usual cost: a name that does not exist takes as long as a wrong password.
 const nobody = "$2a$10$ajq8Q7fbtFRQvXpdCq7Jcuy.Rx1h/L4J60Otx.gyNLbAYctGMJ9tK"
+
+// login returns the user that a client is, "" for nobody in particular. local says that it comes from a loopback address.
+func (u *users) login(local bool, name string, password []byte) (user string, ok bool) {
+	if u.anonymous && local && (name == "" || len(u.byName) == 0) {
+		return "", true
+	}
+	_, ok = u.check(name, password)
+	return name, ok && name != ""
+}
+
+// of are the rights of a user that login returned.
+func (u *users) of(user string) *rights {
+	if user == "" && u.anonymous {
+		return nil
+	}
+	if r := u.rights[user]; r != nil {
+		return r
+	}
+	return &rights{}
+}
 
 // check returns the rights of name if password is its own.
 func (u *users) check(name string, password []byte) (*rights, bool) {

@@ -40,7 +40,7 @@ type broker struct {
 func newBroker(cfg Broker, node string, mem Memory, a *answerer) *broker {
 	b := &broker{
 		table: table{sessions: map[string]*session{}, owners: map[string]*conn{}, groups: map[string]*group{}},
-		cfg:   cfg, node: node, users: newUsers(cfg.Users), answerer: a, metrics: a.metrics, log: a.log,
+		cfg:   cfg, node: node, users: newUsers(cfg.Users, cfg.Anonymous), answerer: a, metrics: a.metrics, log: a.log,
 		gate:     &gate{limits: cfg.Limits, metrics: a.metrics, from: map[string]int{}, open: map[*conn]bool{}},
 		journal:  newJournal(mem, a.log, a.metrics),
 		retained: &retained{limit: cfg.Limits.RetainedBytes, metrics: a.metrics, sizes: map[string]int{}},
@@ -145,14 +145,7 @@ func (b *broker) publish(m message) {
 
 // rights are those of cl's user.
 func (b *broker) rights(cl *mochi.Client) *rights {
-	user := string(cl.Properties.Username)
-	if user == "" && b.cfg.Anonymous {
-		return nil
-	}
-	if r := b.users.rights[user]; r != nil {
-		return r
-	}
-	return &rights{}
+	return b.users.of(string(cl.Properties.Username))
 }
 
 // within reports whether a topic or filter keeps to the limits.

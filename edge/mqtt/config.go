@@ -147,21 +147,7 @@ func (b *Broker) faults() (faults []error) {
 			fault("listenTLS: expected a certificate and a key beside it")
 		}
 	}
-	seen := map[string]bool{}
-	for i, u := range b.Users {
-		if u.Name == "" || seen[u.Name] {
-			fault("users[%d]: expected a name that is there once, found %q", i, u.Name)
-		}
-		seen[u.Name] = true
-		if _, err := bcrypt.Cost([]byte(u.Hash)); err != nil {
-			fault("users[%d]: expected a bcrypt hash: %w", i, err)
-		}
-		for j, a := range u.ACL {
-			if !validFilter(a.Filter) {
-				fault("users[%d].acl[%d]: expected a topic filter, found %q", i, j, a.Filter)
-			}
-		}
-	}
+	faults = append(faults, faultsOf(b.Users)...)
 	l := b.Limits
 	for name, n := range map[string]int{"payload": l.Payload, "messageRate": l.MessageRate, "byteRate": l.ByteRate, "queue": l.Queue,
 		"queueBytes": l.QueueBytes, "connections": l.Connections, "connectionsPerAddress": l.ConnectionsPerAddress, "sessions": l.Sessions,
@@ -176,6 +162,26 @@ func (b *Broker) faults() (faults []error) {
 	}
 	if l.Payload > 200<<20 {
 		fault("limits.payload: expected at most %d bytes, found %d", 200<<20, l.Payload)
+	}
+	return faults
+}
+
+func faultsOf(users []User) (faults []error) {
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	seen := map[string]bool{}
+	for i, u := range users {
+		if u.Name == "" || seen[u.Name] {
+			fault("users[%d]: expected a name that is there once, found %q", i, u.Name)
+		}
+		seen[u.Name] = true
+		if _, err := bcrypt.Cost([]byte(u.Hash)); err != nil {
+			fault("users[%d]: expected a bcrypt hash: %w", i, err)
+		}
+		for j, a := range u.ACL {
+			if !validFilter(a.Filter) {
+				fault("users[%d].acl[%d]: expected a topic filter, found %q", i, j, a.Filter)
+			}
+		}
 	}
 	return faults
 }

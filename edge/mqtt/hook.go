@@ -101,13 +101,7 @@ func (h *hook) OnConnectAuthenticate(*mochi.Client, packets.Packet) bool { retur
 
 // authenticate returns the user whom a CONNECT is from; "" is nobody in particular.
 func (b *broker) authenticate(c *conn, pk packets.Packet) (string, bool) {
-	anonymous := b.cfg.Anonymous && c.ip.IsLoopback()
-	if anonymous && (len(pk.Connect.Username) == 0 || len(b.cfg.Users) == 0) {
-		return "", true
-	}
-	name := string(pk.Connect.Username)
-	_, ok := b.users.check(name, pk.Connect.Password)
-	return name, ok && name != ""
+	return b.users.login(c.ip.IsLoopback(), string(pk.Connect.Username), pk.Connect.Password)
 }
 
 // claim makes c the connection of its client and ends the former one. The library's own way to take a session over lets

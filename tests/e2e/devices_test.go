@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -34,6 +35,8 @@ spec:
   properties:
   - {name: setpoint, desired: {value: "45"}, collectCycle: 100, reportCycle: 100, reportToCloud: true, visitors: {protocolName: virtual, configData: {}}}
   - {name: runs, collectCycle: 100, reportCycle: 100, reportToCloud: true, visitors: {protocolName: virtual, configData: {wave: counter, period: 300}}}
+  methods:
+  - {name: set, description: runs the pump at another setpoint, propertyNames: [setpoint]}
 ---
 apiVersion: devices.kubeedge.io/v1beta1
 kind: DeviceModel
@@ -116,8 +119,40 @@ func (s *system) publish(device, payload string) {
 	}
 }
 
+// methodCall is the answer to the call of a method.
+type methodCall struct {
+	Code       int
+	Reasons    []string
+	Call       string
+	Properties map[string]struct{ Written, Reported string }
+}
+
+// call calls method set of the pump at the edge, with a key of its own for each setpoint.
+func (s *system) call(setpoint string) (c methodCall, err error) {
+	ctx, cancel := context.WithTimeout(s.t.Context(), time.Minute)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://127.0.0.1:9060/v1/devices/default/pump-1/methods/set?timeout=50s", strings.NewReader(`{"setpoint": `+setpoint+`}`))
+	if err != nil {
+		return c, err
+	}
+	r.Header.Set("Idempotency-Key", "setpoint-"+setpoint)
+	client := s.edge.HTTPClient(time.Minute)
+	defer client.CloseIdleConnections()
+	resp, err := client.Do(r)
+	if err != nil {
+		return c, err
+	}
+	defer resp.Body.Close()
+	err = json.NewDecoder(resp.Body).Decode(&c)
+	if p := c.Properties["setpoint"]; err == nil && (c.Code != http.StatusOK || p.Written != setpoint || p.Reported != setpoint) {
+		err = fmt.Errorf("the call of setpoint %s is answered with %+v", setpoint, c)
+	}
+	return c, err
+}
+
 // TestDevicesWorkWithAndWithoutTheCloud: kubectl apply puts a device to work; what is desired reaches it and what it reports
-// reaches the cluster, also what happened on either side while the cable was out, and after the node's agent was killed.
+// reaches the cluster, also what happened on either side while the cable was out, and after the node's agent was killed. Its method
+// is called at the edge, with and without the cloud, and a call that is repeated after the kill is the same call.
 func TestDevicesWorkWithAndWithoutTheCloud(t *testing.T) {
 	s := sharedSystem(t)
 	s.kubectlApply("default", deviceManifests)
@@ -148,11 +183,23 @@ func TestDevicesWorkWithAndWithoutTheCloud(t *testing.T) {
 	s.heal()
 	s.reports("meter-1", "power", "2.5")
 	s.reports("pump-1", "setpoint", "55", "Reported=True")
+	_, err = s.call("56")
+	s.must(err)
+	s.reports("pump-1", "setpoint", "56", "Reported=True")
 
 	s.cut()
 	s.publish("meter-1", `{"twin":{"power":{"actual":{"value":"3.5"}}}}`)
+	called, err := s.call("57")
+	s.must(err)
 	old := s.killCore()
 	s.waitCore(old)
+	cluster.Eventually(t, 30*time.Second, "the call to be known after the kill", func() error {
+		again, err := s.call("57")
+		if err == nil && again.Call != called.Call {
+			t.Fatalf("the call %+v is another one after the kill: %+v", called, again)
+		}
+		return err
+	})
 	s.desires("pump-1", "setpoint", "60")
 	s.heal()
 	s.reports("meter-1", "power", "3.5")

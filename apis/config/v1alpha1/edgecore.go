@@ -131,6 +131,7 @@ type EdgeDevices struct {
 	// goes with the next.
 	ReportPause Duration `json:"reportPause"`
 	MQTT        MQTT     `json:"mqtt"`
+	HTTP        HTTP     `json:"http"`
 }
 
 // MQTT configures the broker, or which one is used.
@@ -146,6 +147,16 @@ type MQTT struct {
 	Server      MQTTServer `json:"server"`
 }
 
+// HTTP configures the ports at which devices are shown and their methods called. Users and anonymous are those of MQTT,
+// whatever its mode.
+type HTTP struct {
+	// BindAddress is a loopback host:port without TLS. Empty means none.
+	BindAddress string `json:"bindAddress"`
+	// Timeout is how long a call of a method may take that does not say so.
+	Timeout Duration `json:"timeout"`
+	TLS     MQTTTLS  `json:"tls"`
+}
+
 // MQTTMode says which broker is used.
 type MQTTMode string
 
@@ -156,7 +167,7 @@ const (
 	MQTTOff      MQTTMode = "off"
 )
 
-// MQTTTLS is another port of the internal broker.
+// MQTTTLS is another port, with TLS, of the internal broker or of HTTP.
 type MQTTTLS struct {
 	// BindAddress is its host:port; empty means none. CertFile and KeyFile (PEM) are read again when they change.
 	BindAddress string `json:"bindAddress"`
@@ -227,7 +238,8 @@ func DefaultEdgeCore() *EdgeCore {
 			CopyInterval:   Duration(time.Hour),
 		},
 		Devices: EdgeDevices{MapperSocket: "/etc/kubeedge/dmi.sock", ReportPause: Duration(100 * time.Millisecond),
-			MQTT: MQTT{Mode: MQTTInternal, BindAddress: "127.0.0.1:1884", Anonymous: true, Users: []MQTTUser{}}},
+			MQTT: MQTT{Mode: MQTTInternal, BindAddress: "127.0.0.1:1884", Anonymous: true, Users: []MQTTUser{}},
+			HTTP: HTTP{BindAddress: "127.0.0.1:9060", Timeout: Duration(30 * time.Second)}},
 		Metrics: Metrics{BindAddress: "127.0.0.1:10351"},
 		Log:     Log{Level: "info", Format: "text"},
 	}
@@ -322,11 +334,7 @@ func (d *EdgeDevices) validate(f *faults) {
 	switch m.Mode {
 	case MQTTInternal:
 		f.hostPort("devices.mqtt.bindAddress", m.BindAddress)
-		if m.TLS.BindAddress != "" {
-			f.hostPort("devices.mqtt.tls.bindAddress", m.TLS.BindAddress)
-			f.path("devices.mqtt.tls.certFile", m.TLS.CertFile)
-			f.path("devices.mqtt.tls.keyFile", m.TLS.KeyFile)
-		}
+		m.TLS.validate(f, "devices.mqtt.tls")
 	case MQTTExternal:
 		if m.Server.URL == "" {
 			f.add("devices.mqtt.server.url", "tcp://host:port or ssl://host:port, since devices.mqtt.mode is external", m.Server.URL)
@@ -334,5 +342,18 @@ func (d *EdgeDevices) validate(f *faults) {
 		for name, path := range map[string]string{"passwordFile": m.Server.PasswordFile, "caFile": m.Server.CAFile, "certFile": m.Server.CertFile, "keyFile": m.Server.KeyFile} {
 			f.optionalPath("devices.mqtt.server."+name, path)
 		}
+	}
+	if d.HTTP.BindAddress != "" {
+		f.loopback("devices.http.bindAddress", d.HTTP.BindAddress)
+	}
+	f.duration("devices.http.timeout", d.HTTP.Timeout, 5*time.Second, 5*time.Minute)
+	d.HTTP.TLS.validate(f, "devices.http.tls")
+}
+
+func (t *MQTTTLS) validate(f *faults, path string) {
+	if t.BindAddress != "" {
+		f.hostPort(path+".bindAddress", t.BindAddress)
+		f.path(path+".certFile", t.CertFile)
+		f.path(path+".keyFile", t.KeyFile)
 	}
 }

@@ -14,12 +14,14 @@ import (
 
 	"github.com/tether-edge/tether/apis/config/v1alpha1"
 	"github.com/tether-edge/tether/apis/devices/v1beta1"
+	dmi "github.com/tether-edge/tether/apis/dmi/v1beta1"
 	"github.com/tether-edge/tether/common/backoff"
 	"github.com/tether-edge/tether/common/object"
 	"github.com/tether-edge/tether/common/run"
 	"github.com/tether-edge/tether/common/twin"
 	"github.com/tether-edge/tether/edge/device"
 	"github.com/tether-edge/tether/edge/mapper"
+	"github.com/tether-edge/tether/edge/methods"
 	"github.com/tether-edge/tether/edge/mqtt"
 	"github.com/tether-edge/tether/edge/store"
 )
@@ -35,24 +37,29 @@ type Deps struct {
 // Devices are the parts, made with New.
 type Devices struct {
 	Engine  *device.Engine
-	mappers *mapper.Server // nil for none
-	mqtt    *mqtt.Service  // nil for none
+	mappers *mapper.Server  // nil for none
+	mqtt    *mqtt.Service   // nil for none
+	methods *methods.Server // nil for none
 	log     *slog.Logger
 }
 
-// New makes the engine of devices and its two sides. The error says what in cfg, which is valid, cannot work on this machine.
+// New makes the engine of devices and its sides. The error says what in cfg, which is valid, cannot work on this machine.
 func New(node string, cfg v1alpha1.EdgeDevices, deps Deps) (*Devices, error) {
 	d := &Devices{log: deps.Log}
 	d.Engine = device.New(device.Config{Node: node, Pause: cfg.ReportPause.Std()}, device.Deps{Store: deviceStore{deps.Store}, Listeners: []device.Listener{&ear{d}},
 		Log: d.part("device"), Now: deps.Now, Registerer: deps.Registerer})
+	given, err := d.buildMethods(cfg, deps)
+	if err != nil {
+		return nil, err
+	}
 	if cfg.MapperSocket != "" {
-		var err error
-		d.mappers, err = mapper.New(mapper.Config{Socket: cfg.MapperSocket}, mapper.Deps{Devices: mapperDevices{d.Engine}, Memory: mapperMemory{deps.Store}, Log: d.part("mapper"),
+		d.mappers, err = mapper.New(mapper.Config{Socket: cfg.MapperSocket}, mapper.Deps{Devices: mapperDevices{d.Engine, d.methods}, Memory: mapperMemory{deps.Store}, Log: d.part("mapper"),
 			Now: deps.Now, Registry: deps.Registerer,
 			Connected: func(protocol string, connected bool, _ time.Time) {
 				d.Engine.Connected(context.Background(), protocol, connected)
 			},
-			Told: func(namespace, name string, err error) { d.Engine.Told(context.Background(), namespace, name, err) }})
+			Told:  func(namespace, name string, err error) { d.Engine.Told(context.Background(), namespace, name, err) },
+			Given: given})
 		if err != nil {
 			return nil, err
 		}
@@ -85,6 +92,9 @@ func (d *Devices) Add(group *run.Group) {
 	if d.mqtt != nil {
 		group.Add("mqtt", run.Func(persistent("MQTT", d.mqtt.Start, d.part("mqtt"))))
 	}
+	if d.methods != nil {
+		group.Add("methods", run.Func(persistent("the port for methods of devices", d.methods.Start, d.part("methods"))))
+	}
 }
 
 // mqttConfig is the configuration of edge/mqtt.
@@ -95,15 +105,20 @@ func mqttConfig(node string, m v1alpha1.MQTT) mqtt.Config {
 	}
 	c.Broker.Listen, c.Broker.Anonymous = m.BindAddress, m.Anonymous
 	c.Broker.ListenTLS, c.Broker.CertFile, c.Broker.KeyFile = m.TLS.BindAddress, m.TLS.CertFile, m.TLS.KeyFile
-	for _, u := range m.Users {
+	c.Broker.Users = usersOf(m.Users)
+	c.Server = mqtt.Server{URL: m.Server.URL, User: m.Server.User, PasswordFile: m.Server.PasswordFile, CAFile: m.Server.CAFile, CertFile: m.Server.CertFile, KeyFile: m.Server.KeyFile}
+	return c
+}
+
+func usersOf(list []v1alpha1.MQTTUser) (users []mqtt.User) {
+	for _, u := range list {
 		user := mqtt.User{Name: u.Name, Hash: u.PasswordHash}
 		for _, a := range u.ACL {
 			user.ACL = append(user.ACL, mqtt.Access{Filter: a.Filter, Read: a.Read, Write: a.Write})
 		}
-		c.Broker.Users = append(c.Broker.Users, user)
+		users = append(users, user)
 	}
-	c.Server = mqtt.Server{URL: m.Server.URL, User: m.Server.User, PasswordFile: m.Server.PasswordFile, CAFile: m.Server.CAFile, CertFile: m.Server.CertFile, KeyFile: m.Server.KeyFile}
-	return c
+	return users
 }
 
 // persistent runs start again and again: a port or a socket that somebody else has must not take the node's pods along.
@@ -131,12 +146,30 @@ func persistent(what string, start func(context.Context) error, log *slog.Logger
 	}
 }
 
+// buildMethods makes the port for methods of devices, if there is to be one. given is what it hears of mappers.
+func (d *Devices) buildMethods(devices v1alpha1.EdgeDevices, deps Deps) (given func(*dmi.Device), err error) {
+	cfg, m := devices.HTTP, devices.MQTT
+	if cfg.BindAddress == "" && cfg.TLS.BindAddress == "" {
+		return nil, nil
+	}
+	users, err := mqtt.NewUsers(usersOf(m.Users), m.Anonymous)
+	if err != nil {
+		return nil, fmt.Errorf("devices.mqtt: %w", err)
+	}
+	d.methods = methods.New(methods.Config{Listen: cfg.BindAddress, ListenTLS: cfg.TLS.BindAddress, CertFile: cfg.TLS.CertFile, KeyFile: cfg.TLS.KeyFile, Timeout: cfg.Timeout.Std()},
+		methods.Deps{Devices: methodDevices{d.Engine}, Memory: methodMemory{deps.Store}, Users: users, Log: d.part("methods"), Registry: deps.Registerer})
+	return d.methods.Given, nil
+}
+
 // ear passes on what happens to devices.
 type ear struct{ d *Devices }
 
 func (l *ear) Changed(c device.Change) {
 	if c.Desired && l.d.mappers != nil {
 		l.d.mappers.Changed(c.Namespace, c.Name)
+	}
+	if l.d.methods != nil {
+		l.d.methods.Changed(c.Namespace, c.Name, c.Current)
 	}
 	m := l.d.mqtt
 	if m == nil {
@@ -160,6 +193,9 @@ func (l *ear) Changed(c device.Change) {
 func (l *ear) Placed(namespace, name string, present, isNew bool) {
 	if l.d.mappers != nil {
 		l.d.mappers.Changed(namespace, name)
+	}
+	if l.d.methods != nil && !present {
+		l.d.methods.Gone(namespace, name)
 	}
 	m := l.d.mqtt
 	switch info := []mqtt.Info{{Namespace: namespace, Name: name}}; {
@@ -285,8 +321,51 @@ func (d mqttDevices) List() []mqtt.Info {
 	return all
 }
 
-// mapperDevices presents the engine to mappers.
-type mapperDevices struct{ *device.Engine }
+// mapperDevices presents the engine to mappers, whose reports also read back what methods desired.
+type mapperDevices struct {
+	*device.Engine
+	methods *methods.Server // nil for none
+}
+
+func (d mapperDevices) Report(ctx context.Context, namespace, name string, twins []v1beta1.Twin) error {
+	if d.methods == nil {
+		return d.Engine.Report(ctx, namespace, name, twins)
+	}
+	notes, said, err := d.methods.Reporting(ctx, namespace, name, twins)
+	if err != nil {
+		return err
+	}
+	err = d.Engine.Report(ctx, namespace, name, twins, notesOf(notes)...)
+	said(err)
+	return err
+}
+
+func notesOf(notes []methods.Note) []device.Note {
+	all := make([]device.Note, len(notes))
+	for i, n := range notes {
+		all[i] = device.Note(n)
+	}
+	return all
+}
+
+// methodDevices presents the engine to callers of methods.
+type methodDevices struct{ *device.Engine }
+
+func (d methodDevices) Device(namespace, name string) (methods.Device, bool) {
+	v, ok := d.Engine.Device(namespace, name)
+	return methods.Device{Device: v.Device, Model: v.Model, Properties: v.Properties, State: v.State, LastOnline: v.LastOnline}, ok
+}
+
+func (d methodDevices) Desire(ctx context.Context, namespace, name, uid, call string, values map[string]string, notes ...methods.Note) error {
+	err := d.Engine.Desire(ctx, namespace, name, uid, call, values, notesOf(notes)...)
+	switch {
+	case errors.Is(err, device.ErrUnknown):
+		return fmt.Errorf("%w: %w", methods.ErrUnknown, err)
+	case errors.Is(err, device.ErrInvalid), errors.Is(err, twin.ErrTooMany), errors.Is(err, twin.ErrTooLong):
+		return fmt.Errorf("%w: %w", methods.ErrInvalid, err)
+	}
+	return err
+}
 
 func (d mapperDevices) OfProtocol(protocol string) []mapper.Entry {
 	var all []mapper.Entry
@@ -306,11 +385,24 @@ func (d mapperDevices) ReportState(ctx context.Context, namespace, name, state s
 	return err
 }
 
-// mapperMemory and mqttMemory keep what their parts want kept, as notes.
+// mapperMemory, mqttMemory and methodMemory keep what their parts want kept, as notes.
 type (
 	mapperMemory struct{ *store.Store }
 	mqttMemory   struct{ *store.Store }
+	methodMemory struct{ *store.Store }
 )
+
+func (m methodMemory) Keep(ctx context.Context, notes ...methods.Note) error {
+	all := make([]store.Note, len(notes))
+	for i, n := range notes {
+		all[i] = store.Note(n)
+	}
+	return m.Store.Keep(ctx, all)
+}
+
+func (m methodMemory) All(ctx context.Context, bucket string, visit func(key string, value []byte) error) error {
+	return m.Notes(ctx, bucket, visit)
+}
 
 func (m mapperMemory) Put(ctx context.Context, bucket, key string, value []byte) error {
 	return m.Keep(ctx, []store.Note{{Bucket: bucket, Key: key, Value: value}})

@@ -15,5 +15,6 @@
 //   - What the device has is what the edge, and the DeviceStatus, say that it reported.
 //   - A device was written each desired value at most once. Every desired value here is used once, so that one which comes again is
 //     seen. After a power cut MQTT may deliver a message again; a device tells by the versions in it that it is old.
+//   - A method that was called, with one key as often as it took to hear what came of it, was done once.
 //   - Nothing more is written: a CloudCore that starts with cold caches, and an edge that connects, find nothing to do.
 package twins

@@ -72,7 +72,7 @@ func (x *trial) differences() (found []string) {
 			found = append(found, i.name+" has no DeviceStatus")
 			continue
 		}
-		for _, property := range readable {
+		for _, property := range i.readable() {
 			found = append(found, i.judge(property, v.Properties[property], s)...)
 		}
 		found = append(found, i.judgeConditions(s)...)
@@ -107,9 +107,9 @@ func (i *item) judge(property string, p *twin.Property, s *v1beta1.DeviceStatus)
 		if shownText(shown.ObservedDesired) != want {
 			wrong("the edge desires %s, the DeviceStatus says %s", want, shownText(shown.ObservedDesired))
 		}
-		if has != want {
-			wrong("the edge desires %s, the device has %s", want, has)
-		}
+	}
+	if want := p.Desired(); want != nil && want.Value != has {
+		wrong("the edge desires %s, the device has %s", want.Value, has)
 	}
 	if textOf(p.Reported) != has {
 		wrong("the device has %s, the edge says %s", has, textOf(p.Reported))

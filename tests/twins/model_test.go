@@ -62,10 +62,16 @@ type item struct {
 
 func (i *item) String() string { return i.name }
 
-// settable are the properties that can be desired; flow can only be read.
+// settable are the properties that are desired; flow can only be read, and dose is set by calls.
 var settable = []string{"mode", "set"}
 
-var readable = []string{"flow", "mode", "set"}
+// readable are the properties of an item.
+func (i *item) readable() []string {
+	if i.client != nil {
+		return []string{"flow", "mode", "set"}
+	}
+	return []string{"flow", "mode", "set", dose}
+}
 
 // counter gives out values, each once.
 type counter struct{ n int }

@@ -26,7 +26,7 @@ type thing struct {
 type write struct{ property, value string }
 
 func newThing(name string) *thing {
-	return &thing{name: name, values: map[string]string{"set": "0", "mode": "0", "flow": "0"}}
+	return &thing{name: name, values: map[string]string{"set": "0", "mode": "0", "flow": "0", dose: "0"}}
 }
 
 // turn is a change of a property by the device itself.

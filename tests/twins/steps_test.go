@@ -17,6 +17,7 @@ var steps = []struct {
 	{20, (*trial).edit},
 	{20, (*trial).turn},
 	{8, (*trial).desire},
+	{8, (*trial).call},
 	{3, (*trial).touch},
 	{1, (*trial).touchModel},
 	{2, (*trial).anew},
@@ -80,6 +81,7 @@ func (x *trial) anew() {
 		x.t.Fatal(err)
 	}
 	i.node = x.node
+	i.thing.forgive() // who calls again calls another device
 	x.makeDevice(i)
 	x.note("cloud: %s is made anew, mode=%s set=%s, uid %s", i, i.wishes["mode"], i.wishes["set"], i.uid)
 }

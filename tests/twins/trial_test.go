@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -48,6 +49,10 @@ type trial struct {
 	linked bool
 	site   int // desires of people at the site
 
+	calls   []*call
+	callers sync.WaitGroup
+	calling context.Context // ends what callers do
+
 	began    time.Time
 	timeline []string
 }
@@ -59,7 +64,7 @@ func newTrial(t *testing.T, l *lab, seed uint64) *trial {
 			t.Logf("seed %d; again with: go test ./tests/twins -seed %d\n%s", seed, seed, strings.Join(x.timeline, "\n"))
 		}
 	})
-	ports, cfg := l.ports(t, 4), l.cloud
+	ports, cfg := l.ports(t, 5), l.cloud
 	cfg.Hub.WebSocketPort, cfg.Join.Port, cfg.Metrics.BindAddress = ports[0], ports[1], net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[2]))
 	x.cloud = &cloud{t: t, cfg: cfg, log: l.log.With("side", "cloud")}
 	x.broker = net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[3]))
@@ -71,6 +76,7 @@ func newTrial(t *testing.T, l *lab, seed uint64) *trial {
 	id, roots := l.identity(t, x.node)
 	x.edge = &edge{t: t, node: x.node, server: x.proxy.Addr(), dir: dir, id: id, roots: roots, log: l.log.With("side", "edge"), cfg: v1alpha1.DefaultEdgeCore().Devices}
 	x.edge.cfg.MapperSocket, x.edge.cfg.MQTT.BindAddress = filepath.Join(dir, "dmi.sock"), x.broker
+	x.edge.cfg.HTTP.BindAddress = net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[4]))
 	x.sim = &sim{t: t, dir: dir, things: map[string]*thing{}, log: l.log.With("side", "mapper")}
 	return x
 }
@@ -82,10 +88,12 @@ func (x *trial) note(format string, args ...any) {
 // run is the whole trial.
 func (x *trial) run() {
 	clients, stop := context.WithCancel(context.Background())
+	x.calling = clients
 	var running sync.WaitGroup
 	x.t.Cleanup(func() {
 		stop()
 		running.Wait()
+		x.callers.Wait()
 		x.sim.end()
 		x.proxy.Cut()
 		x.edge.end()
@@ -109,6 +117,7 @@ func (x *trial) run() {
 		<-time.After(x.pause())
 	}
 	x.heal()
+	x.called()
 	x.agree("in the end")
 	x.note("all agree")
 	x.quiet()
@@ -139,7 +148,7 @@ func (x *trial) make() {
 	for _, p := range []string{protocol, "mqtt"} {
 		x.create(v1beta1.DeviceModelKind, v1beta1.DeviceModelResource, "of-"+p, map[string]any{"protocol": p, "properties": []any{
 			map[string]any{"name": "set", "type": "INT", "maximum": "1000000"}, map[string]any{"name": "mode", "type": "STRING"},
-			map[string]any{"name": "flow", "type": "INT", "accessMode": "ReadOnly"}}})
+			map[string]any{"name": "flow", "type": "INT", "accessMode": "ReadOnly"}, map[string]any{"name": dose, "type": "STRING"}}})
 	}
 	for n := range devicesOfMapper + devicesOfMQTT {
 		i := &item{name: fmt.Sprintf("pump-%02d", n), node: x.node}
@@ -166,16 +175,19 @@ func (x *trial) makeDevice(i *item) {
 	}
 	i.wishes = map[string]*wish{}
 	var properties []any
-	for _, name := range readable {
+	for _, name := range i.readable() {
 		property := map[string]any{"name": name, "collectCycle": int64(50), "reportToCloud": true}
-		if name != "flow" {
+		if slices.Contains(settable, name) {
 			i.wishes[name] = newWish(x.values.next())
 			property["desired"] = map[string]any{"value": i.wishes[name].cloud}
 		}
 		properties = append(properties, property)
 	}
-	made := x.create(v1beta1.DeviceKind, v1beta1.DeviceResource, i.name, map[string]any{"deviceModelRef": map[string]any{"name": "of-" + p}, "nodeName": i.node, "properties": properties,
-		"protocol": map[string]any{"protocolName": p}})
+	spec := map[string]any{"deviceModelRef": map[string]any{"name": "of-" + p}, "nodeName": i.node, "properties": properties, "protocol": map[string]any{"protocolName": p}}
+	if i.client == nil {
+		spec["methods"] = []any{map[string]any{"name": method, "propertyNames": []any{dose}}}
+	}
+	made := x.create(v1beta1.DeviceKind, v1beta1.DeviceResource, i.name, spec)
 	i.uid = string(made.GetUID())
 	i.births++
 }

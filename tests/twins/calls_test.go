@@ -115,7 +115,7 @@ func (c *call) judge() (found []string) {
 // called waits until every call has an outcome, and judges them.
 func (x *trial) called() {
 	x.t.Helper()
-	eventually(x.t, "every call has an outcome", patience, func() error {
+	eventually(x.t, "every call has an outcome", *waitFlag, func() error {
 		for _, c := range x.calls {
 			if c.open() {
 				return fmt.Errorf("none yet: %s", c)

@@ -13,14 +13,11 @@ import (
 	"github.com/tether-edge/tether/common/twin"
 )
 
-// patience is how long everything has to agree once all trouble is over. It takes seconds, and longer on a machine that compiles.
-const patience = 3 * time.Minute
-
 // agree waits until cloud, edge and devices agree.
 func (x *trial) agree(when string) {
 	x.t.Helper()
 	var found []string
-	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(*waitFlag); ; time.Sleep(20 * time.Millisecond) {
 		if found = x.differences(); len(found) == 0 {
 			return
 		}
@@ -28,7 +25,7 @@ func (x *trial) agree(when string) {
 			break
 		}
 	}
-	x.t.Fatalf("%s, %s later, cloud, edge and devices do not agree:\n  %s", when, patience, strings.Join(found, "\n  "))
+	x.t.Fatalf("%s, %s later, cloud, edge and devices do not agree:\n  %s", when, *waitFlag, strings.Join(found, "\n  "))
 }
 
 // statuses are the DeviceStatuses of the cluster, by name.
@@ -161,7 +158,7 @@ func (x *trial) quiet() {
 	x.cloud.end()
 	x.cloud.start()
 	x.cloud.ready()
-	eventually(x.t, "the link is up", patience, func() error {
+	eventually(x.t, "the link is up", *waitFlag, func() error {
 		if s := x.edge.now().link.Status(); !s.Synced {
 			return fmt.Errorf("it is not: %+v", s)
 		}

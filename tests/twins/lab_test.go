@@ -7,7 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,6 +30,8 @@ var (
 	seedFlag  = flag.Uint64("seed", 0, "run this seed alone, and show its steps")
 	seedsFlag = flag.Uint64("seeds", 20, "run the seeds from 1 to this")
 	fromFlag  = flag.Uint64("from", 1, "begin with this seed")
+	atFlag    = flag.Int("at", 4, "run so many at a time")
+	waitFlag  = flag.Duration("patience", 3*time.Minute, "how long all may take to agree: seconds, and longer on a machine that compiles")
 	logFlag   = flag.String("log", "", "write what all parts say into this file")
 )
 
@@ -41,28 +43,14 @@ type lab struct {
 	cloud  v1alpha1.CloudCore
 	log    *slog.Logger
 
-	mu    sync.Mutex   // guards taken
-	taken map[int]bool // ports that were given to a trial
+	trials atomic.Int64
 }
 
-// ports returns free ones that no other trial has, each for something that is to listen soon, and again after it ended.
-func (l *lab) ports(t *testing.T, n int) (out []int) {
-	t.Helper()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for len(out) < n {
-		found, err := cluster.FreePorts(n, "")
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, p := range found {
-			if !l.taken[p] && len(out) < n {
-				l.taken[p] = true
-				out = append(out, p)
-			}
-		}
-	}
-	return out
+// address gives a trial an address of loopback that nobody else has: on 127.0.0.1 a port that is free while something restarts may be
+// taken by any connection.
+func (l *lab) address() string {
+	pid := os.Getpid()
+	return fmt.Sprintf("127.%d.%d.%d", 64+pid>>8&63, pid&255, 1+l.trials.Add(1)%250)
 }
 
 func newLab(t *testing.T) *lab {
@@ -78,12 +66,12 @@ func newLab(t *testing.T) *lab {
 	// Without controllers: a node controller would find the Nodes, which have no kubelet, wanting.
 	control, err := stack.PlainAPIServer(ctx, c)
 	must(err)
-	l := &lab{taken: map[int]bool{}}
+	l := &lab{}
 	l.Stack, err = stack.New(ctx, c, control)
 	must(err)
 	must(l.ChangeCloud(func(cfg *v1alpha1.CloudCore) {
 		cfg.Tunnel = v1alpha1.Tunnel{} // nobody asks for a kubelet
-		cfg.Hub.BindAddress, cfg.Hub.QUICPort = "127.0.0.1", 0
+		cfg.Hub.QUICPort = 0
 		l.cloud = *cfg
 	}))
 	l.client, err = dynamic.NewForConfig(l.REST())
@@ -156,7 +144,7 @@ func TestCloudEdgeAndDevicesAgreeInTheEnd(t *testing.T) {
 	}
 	// Trials mostly wait. Their CloudCores see each other's devices, as those of a cluster with several do.
 	var running errgroup.Group
-	running.SetLimit(trialsAtOnce)
+	running.SetLimit(*atFlag)
 	for _, seed := range seeds {
 		running.Go(func() error {
 			t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) { newTrial(t, l, seed).run() })
@@ -165,5 +153,3 @@ func TestCloudEdgeAndDevicesAgreeInTheEnd(t *testing.T) {
 	}
 	_ = running.Wait() // failures are the subtests'
 }
-
-const trialsAtOnce = 4

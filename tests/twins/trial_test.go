@@ -7,7 +7,6 @@ import (
 	"net"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -64,10 +63,10 @@ func newTrial(t *testing.T, l *lab, seed uint64) *trial {
 			t.Logf("seed %d; again with: go test ./tests/twins -seed %d\n%s", seed, seed, strings.Join(x.timeline, "\n"))
 		}
 	})
-	ports, cfg := l.ports(t, 5), l.cloud
-	cfg.Hub.WebSocketPort, cfg.Join.Port, cfg.Metrics.BindAddress = ports[0], ports[1], net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[2]))
+	address, cfg := l.address(), l.cloud
+	cfg.Hub.BindAddress, cfg.Metrics.BindAddress = address, net.JoinHostPort(address, "10003")
 	x.cloud = &cloud{t: t, cfg: cfg, log: l.log.With("side", "cloud")}
-	x.broker = net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[3]))
+	x.broker = net.JoinHostPort(address, "1884")
 	var err error
 	if x.proxy, err = netem.NewProxy(x.cloud.hub()); err != nil {
 		t.Fatal(err)
@@ -76,7 +75,7 @@ func newTrial(t *testing.T, l *lab, seed uint64) *trial {
 	id, roots := l.identity(t, x.node)
 	x.edge = &edge{t: t, node: x.node, server: x.proxy.Addr(), dir: dir, id: id, roots: roots, log: l.log.With("side", "edge"), cfg: v1alpha1.DefaultEdgeCore().Devices}
 	x.edge.cfg.MapperSocket, x.edge.cfg.MQTT.BindAddress = filepath.Join(dir, "dmi.sock"), x.broker
-	x.edge.cfg.HTTP.BindAddress = net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[4]))
+	x.edge.cfg.HTTP.BindAddress = net.JoinHostPort(address, "9060")
 	x.sim = &sim{t: t, dir: dir, things: map[string]*thing{}, log: l.log.With("side", "mapper")}
 	return x
 }
@@ -176,7 +175,7 @@ func (x *trial) makeDevice(i *item) {
 	i.wishes = map[string]*wish{}
 	var properties []any
 	for _, name := range i.readable() {
-		property := map[string]any{"name": name, "collectCycle": int64(50), "reportToCloud": true}
+		property := map[string]any{"name": name, "collectCycle": int64(100), "reportToCloud": true}
 		if slices.Contains(settable, name) {
 			i.wishes[name] = newWish(x.values.next())
 			property["desired"] = map[string]any{"value": i.wishes[name].cloud}

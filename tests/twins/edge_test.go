@@ -77,7 +77,7 @@ func (e *edge) start() {
 		s, err := transport.Dial(ctx, way.Server, pki.ClientTLS(e.id, e.roots, pki.ServerName, time.Now))
 		return s, pki.Explain(err, time.Now)
 	}
-	r.link, err = link.New(link.Config{Node: e.node, Servers: []link.Server{{WebSocket: e.server}}, Software: "test", PingInterval: 300 * time.Millisecond},
+	r.link, err = link.New(link.Config{Node: e.node, Servers: []link.Server{{WebSocket: e.server}}, Software: "test", PingInterval: 3 * time.Second},
 		link.Deps{Dial: dial, Store: uplink.Store{Store: r.store}, LeaseAge: func() time.Duration { return time.Second }, Log: part("link"), Registry: reg})
 	if err != nil {
 		e.t.Fatal(err)

@@ -17,7 +17,7 @@ import (
 func (x *trial) agree(when string) {
 	x.t.Helper()
 	var found []string
-	for deadline := time.Now().Add(*waitFlag); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(*waitFlag); ; time.Sleep(50 * time.Millisecond) {
 		if found = x.differences(); len(found) == 0 {
 			return
 		}
@@ -46,9 +46,8 @@ func (x *trial) statuses() map[string]*v1beta1.DeviceStatus {
 	return all
 }
 
-// differences says what does not agree.
+// differences says what does not agree. The cluster is asked once devices and edge do.
 func (x *trial) differences() (found []string) {
-	statuses := x.statuses()
 	for _, i := range x.items {
 		if i.client != nil {
 			if unsaid := i.client.unsaid(); unsaid != "" {
@@ -56,29 +55,37 @@ func (x *trial) differences() (found []string) {
 			}
 		}
 		v, ok := x.edge.view(i.name, x.namespace)
-		if !ok {
+		switch {
+		case !ok:
 			found = append(found, i.name+" is not at the edge")
-			continue
-		}
-		if string(v.Device.UID) != i.uid {
+		case string(v.Device.UID) != i.uid:
 			found = append(found, fmt.Sprintf("%s at the edge has uid %s, expected %s", i, v.Device.UID, i.uid))
-			continue
+		default:
+			for _, property := range i.readable() {
+				found = append(found, i.judge(property, v.Properties[property])...)
+			}
 		}
-		s := statuses[i.name]
-		if s == nil {
+	}
+	if len(found) > 0 {
+		return found
+	}
+	statuses := x.statuses()
+	for _, i := range x.items {
+		v, ok := x.edge.view(i.name, x.namespace)
+		if s := statuses[i.name]; s == nil || !ok {
 			found = append(found, i.name+" has no DeviceStatus")
-			continue
+		} else {
+			for _, property := range i.readable() {
+				found = append(found, i.judgeStatus(property, v.Properties[property], s)...)
+			}
+			found = append(found, i.judgeConditions(s)...)
 		}
-		for _, property := range i.readable() {
-			found = append(found, i.judge(property, v.Properties[property], s)...)
-		}
-		found = append(found, i.judgeConditions(s)...)
 	}
 	return found
 }
 
-// judge compares one property.
-func (i *item) judge(property string, p *twin.Property, s *v1beta1.DeviceStatus) (found []string) {
+// judge compares one property at the edge with the model and the device.
+func (i *item) judge(property string, p *twin.Property) (found []string) {
 	wrong := func(format string, args ...any) {
 		found = append(found, fmt.Sprintf("%s %s: ", i, property)+fmt.Sprintf(format, args...))
 	}
@@ -86,33 +93,40 @@ func (i *item) judge(property string, p *twin.Property, s *v1beta1.DeviceStatus)
 		wrong("the edge knows nothing of it")
 		return found
 	}
+	has, want := i.thing.value(property), textOf(p.Desired())
+	if w := i.wishes[property]; w != nil {
+		if textOf(p.Cloud) != w.cloud {
+			wrong("the edge has of the cloud %s, expected %s", textOf(p.Cloud), w.cloud)
+		}
+		if !w.may[want] {
+			wrong("the edge desires %s, expected %s", want, w)
+		}
+	}
+	if p.Desired() != nil && want != has {
+		wrong("the edge desires %s, the device has %s", want, has)
+	}
+	if textOf(p.Reported) != has {
+		wrong("the device has %s, the edge says %s", has, textOf(p.Reported))
+	}
+	return found
+}
+
+// judgeStatus compares one property in the cluster with the edge.
+func (i *item) judgeStatus(property string, p *twin.Property, s *v1beta1.DeviceStatus) (found []string) {
+	if p == nil {
+		return []string{fmt.Sprintf("%s %s: the edge knows nothing of it", i, property)}
+	}
 	var shown v1beta1.Twin
 	for _, t := range s.Status.Twins {
 		if t.PropertyName == property {
 			shown = t
 		}
 	}
-	has := i.thing.value(property)
-	if w := i.wishes[property]; w != nil {
-		if p.Cloud == nil || p.Cloud.Value != w.cloud {
-			wrong("the edge has of the cloud %s, expected %s", textOf(p.Cloud), w.cloud)
-		}
-		want := textOf(p.Desired())
-		if !w.may[want] {
-			wrong("the edge desires %s, expected %s", want, w)
-		}
-		if shownText(shown.ObservedDesired) != want {
-			wrong("the edge desires %s, the DeviceStatus says %s", want, shownText(shown.ObservedDesired))
-		}
+	if want, says := textOf(p.Desired()), shownText(shown.ObservedDesired); want != says {
+		found = append(found, fmt.Sprintf("%s %s: the edge desires %s, the DeviceStatus says %s", i, property, want, says))
 	}
-	if want := p.Desired(); want != nil && want.Value != has {
-		wrong("the edge desires %s, the device has %s", want.Value, has)
-	}
-	if textOf(p.Reported) != has {
-		wrong("the device has %s, the edge says %s", has, textOf(p.Reported))
-	}
-	if shownText(shown.Reported) != has {
-		wrong("the device has %s, the DeviceStatus says %s", has, shownText(shown.Reported))
+	if has, says := textOf(p.Reported), shownText(shown.Reported); has != says {
+		found = append(found, fmt.Sprintf("%s %s: the device has %s, the DeviceStatus says %s", i, property, has, says))
 	}
 	return found
 }

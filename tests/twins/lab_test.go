@@ -3,7 +3,6 @@ package twins
 import (
 	"flag"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -78,14 +77,13 @@ func newLab(t *testing.T) *lab {
 	must(err)
 	l.ca, err = trust.New(l.Admin, time.Now).CA(ctx)
 	must(err)
-	out := io.Discard
+	l.log = slog.New(slog.DiscardHandler)
 	if *logFlag != "" {
 		f, err := os.Create(*logFlag)
 		must(err)
 		t.Cleanup(func() { _ = f.Close() })
-		out = f
+		l.log = slog.New(slog.NewTextHandler(f, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
-	l.log = slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	return l
 }
 

@@ -45,10 +45,10 @@ PROGRESS = awk '/^[A-Za-z0-9._\/-]+$$/ { if (++n % 200 == 0) print "  " n " pack
 
 # Race-checked are all whose tests link neither k8s.io/kubernetes nor k8s.io/apiserver: with them the detector would
 # compile all of Kubernetes once more and find upstream's races, not ours. Of those that link the latter alone ours are
-# checked too, beside the unit tests, and tests/twins. Those under tests/ bring up real things and go
+# checked too, beside the unit tests. Those under tests/ bring up real things and go
 # one at a time.
 TEST_LIST = go list -test -f '{{.ImportPath}} {{join .Deps " "}}' ./... | \
-  awk '$$1 ~ /\.test$$/ { kube = / k8s\.io\/(kubernetes|apiserver)\// && $$1 !~ /\/(cloud\/tunnel|edge\/kubeapi|tests\/twins)\.test$$/; real = $$1 ~ /\/tests\//; sub(/\.test$$/, "", $$1); print (kube ? "kube" : real ? "real" : "unit"), $$1 }'
+  awk '$$1 ~ /\.test$$/ { kube = / k8s\.io\/(kubernetes|apiserver)\// && $$1 !~ /\/(cloud\/tunnel|edge\/kubeapi)\.test$$/; real = $$1 ~ /\/tests\//; sub(/\.test$$/, "", $$1); print (kube ? "kube" : real ? "real" : "unit"), $$1 }'
 
 .PHONY: help
 help: ## list the targets
@@ -132,7 +132,7 @@ $(STATE)/bin/%: tools
 .PRECIOUS: $(STATE)/bin/%
 
 .PHONY: quickstart
-quickstart: build $(STATE)/bin/quickstart ## bring up a cluster and an edge node, cut the cable, watch it carry on (root)
+quickstart: build mapper $(STATE)/bin/quickstart ## bring up a cluster, an edge node and devices, cut the cable, watch it carry on (root)
 	@TETHER_BIN=$(BIN) $(STATE)/bin/quickstart up
 
 .PHONY: status cut heal down
@@ -144,7 +144,7 @@ status cut heal down:
 	@TETHER_BIN=$(BIN) $(STATE)/bin/quickstart $@
 
 .PHONY: bench
-bench: build $(STATE)/bin/bench ## measure, into .tether/bench.json and a table (root)
+bench: build mapper $(STATE)/bin/bench ## measure, into .tether/bench.json and a table (root)
 	@$(STATE)/bin/bench
 
 .PHONY: ci

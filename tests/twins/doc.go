@@ -5,6 +5,7 @@
 //	go test ./tests/twins -seed 7           that seed again, with its steps
 //	go test ./tests/twins -seeds 500        many seeds
 //	go test ./tests/twins -seed 7 -log FILE with what all parts say
+//	go test -race ./tests/twins             with the race detector, which takes twice as long and is not in make test
 //
 // A seed fixes the steps and the pauses between them, not how goroutines take turns: a failure may take several runs to come again.
 //

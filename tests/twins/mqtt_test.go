@@ -42,24 +42,27 @@ var errLost = errors.New("the connection is lost")
 // conn is one connection to the broker, whose messages go to a handler in order.
 type conn struct {
 	paho.Client
-	lost chan struct{}
+	lost chan struct{} // closed with the socket: the library does not tell of every end
+	end  func()        // closes the socket, as a cable that is pulled does
 
 	mu      sync.Mutex // guards all below
-	socket  net.Conn
 	waiting map[string]chan payload
 }
 
 // connect opens a connection. What arrives is handed to news, results of requests to who waits for them.
 func connect(broker, client string, clean bool, news func(payload)) (*conn, error) {
 	c := &conn{lost: make(chan struct{}), waiting: map[string]chan payload{}}
+	lost := sync.OnceFunc(func() { close(c.lost) })
 	o := paho.NewClientOptions().AddBroker("tcp://" + broker).SetClientID(client).SetCleanSession(clean).SetAutoReconnect(false).
-		SetConnectTimeout(5 * time.Second).SetConnectionLostHandler(func(paho.Client, error) { close(c.lost) }).
+		SetConnectTimeout(5 * time.Second).
 		SetCustomOpenConnectionFn(func(*url.URL, paho.ClientOptions) (net.Conn, error) {
-			socket, err := net.DialTimeout("tcp", broker, 5*time.Second)
-			c.mu.Lock()
-			c.socket = socket
-			c.mu.Unlock()
-			return socket, err
+			dialled, err := net.DialTimeout("tcp", broker, 5*time.Second)
+			if err != nil {
+				return nil, err
+			}
+			s := &socket{dialled, lost}
+			c.end = func() { _ = s.Close() }
+			return s, nil
 		}).SetDefaultPublishHandler(func(_ paho.Client, m paho.Message) {
 		var p payload
 		if json.Unmarshal(m.Payload(), &p) != nil {
@@ -82,6 +85,17 @@ func connect(broker, client string, clean bool, news func(payload)) (*conn, erro
 		return nil, fmt.Errorf("connect: %w", errors.Join(t.Error(), errLost))
 	}
 	return c, nil
+}
+
+// socket says when it is closed.
+type socket struct {
+	net.Conn
+	closed func()
+}
+
+func (s *socket) Close() error {
+	s.closed()
+	return s.Conn.Close()
 }
 
 func (c *conn) subscribe(filters ...string) error {
@@ -170,9 +184,7 @@ func (c *client) drop() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.conn != nil {
-		c.conn.mu.Lock()
-		defer c.conn.mu.Unlock()
-		_ = c.conn.socket.Close()
+		c.conn.end()
 	}
 }
 
@@ -220,7 +232,8 @@ func (c *client) session(ctx context.Context) error {
 		c.mu.Lock()
 		c.conn = nil
 		c.mu.Unlock()
-		conn.Disconnect(0)
+		conn.end()
+		go conn.Disconnect(0) // it may wait for what the socket's end has ended
 	}()
 	if err := conn.subscribe(topicOf(c.namespace, c.name, "twin/update/delta"), topicOf(c.namespace, c.name, "twin/update/result"),
 		topicOf(c.namespace, c.name, "twin/get/result")); err != nil {

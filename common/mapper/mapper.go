@@ -183,7 +183,7 @@ func (h *host) register() error {
 	kept := map[string]bool{}
 	for _, d := range answer.GetDeviceList() {
 		kept[device.ID(d.GetNamespace(), d.GetName())] = true
-		if err := h.put(d); err != nil {
+		if err := h.put(d, true); err != nil {
 			h.Log.Error("a device cannot be looked after", "device", device.ID(d.GetNamespace(), d.GetName()), "error", err)
 		}
 	}

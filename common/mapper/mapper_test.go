@@ -462,6 +462,28 @@ func TestACallWhileTheMapperRegistersIsMadeAgain(t *testing.T) {
 	e.waitFor("pump is online")
 }
 
+// Behind a new connection may be an edge that knows nothing of what was reported to the one before: of a new disk, for one.
+func TestAllIsReportedToAnEdgeThatRestarted(t *testing.T) {
+	e, p := newEdge(t), newPlant()
+	e.models, e.devices = []*dmi.DeviceModel{testModel}, []*dmi.Device{newDevice("pump", "45")}
+	p.set("pump/get", "1.5")
+	e.run(p)
+	all := []string{"pump get=1.5", "pump set=45 wanted 45", "pump is online"}
+	for range 3 {
+		for _, what := range all {
+			e.waitFor(what)
+		}
+		e.server.Stop()
+		e.mu.Lock()
+		e.reports = nil
+		e.mu.Unlock()
+		e.start()
+	}
+	if n := p.count(p.writes, "pump/set"); n != 1 {
+		t.Errorf("expected 1 write, found %d", n)
+	}
+}
+
 func TestTheEdgeGivesDevicesByCalls(t *testing.T) {
 	e, p := newEdge(t), newPlant()
 	client := e.run(p)

@@ -10,8 +10,9 @@ import (
 	"github.com/tether-edge/tether/common/device"
 )
 
-// put gives a device to its worker, which is started if there is none. mu is held.
-func (h *host) put(d *dmi.Device) error {
+// put gives a device to its worker, which is started if there is none. anew says that the edge may know nothing of what was reported.
+// mu is held.
+func (h *host) put(d *dmi.Device, anew bool) error {
 	model := h.models[device.ID(d.GetNamespace(), d.GetSpec().GetDeviceModelReference())]
 	if model == nil {
 		return status.Errorf(codes.FailedPrecondition, "its DeviceModel %q was not told", d.GetSpec().GetDeviceModelReference())
@@ -27,7 +28,7 @@ func (h *host) put(d *dmi.Device) error {
 		h.devices[id] = w
 		h.all.Go(w.run)
 	}
-	w.set(spec)
+	w.set(spec, anew)
 	return nil
 }
 
@@ -53,7 +54,7 @@ func (h *host) RegisterDevice(_ context.Context, req *dmi.RegisterDeviceRequest)
 	if d.GetName() == "" {
 		return nil, status.Error(codes.InvalidArgument, "expected a device with a name")
 	}
-	if err := h.put(d); err != nil {
+	if err := h.put(d, false); err != nil {
 		return nil, err
 	}
 	return &dmi.RegisterDeviceResponse{DeviceName: d.GetName(), DeviceNamespace: d.GetNamespace()}, nil

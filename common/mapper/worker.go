@@ -42,6 +42,7 @@ type worker struct {
 
 	mu    sync.Mutex // guards what follows
 	next  *Device    // what the edge said last, nil once it was taken
+	anew  bool       // the edge may know nothing of what was reported
 	known []*dmi.Twin
 }
 
@@ -68,10 +69,11 @@ func newWorker(h *host, id string) *worker {
 	return w
 }
 
-// set says what the device is now. It does not block.
-func (w *worker) set(d Device) {
+// set says what the device is now, and whether the edge may know nothing of what was reported. It does not block.
+func (w *worker) set(d Device, anew bool) {
 	w.mu.Lock()
 	w.next = &d
+	w.anew = w.anew || anew
 	w.mu.Unlock()
 	select {
 	case w.news <- struct{}{}:
@@ -109,11 +111,19 @@ func (w *worker) run() {
 // take makes what the edge said last the device's present state.
 func (w *worker) take() {
 	w.mu.Lock()
-	next := w.next
-	w.next = nil
+	next, anew := w.next, w.anew
+	w.next, w.anew = nil, false
 	w.mu.Unlock()
 	if next == nil {
 		return
+	}
+	if anew {
+		for _, v := range w.values {
+			v.sent = false
+		}
+		if w.state != "" {
+			w.stateDue = time.Now()
+		}
 	}
 	if string(next.Config) != string(w.now.Config) {
 		w.close()

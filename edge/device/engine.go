@@ -94,6 +94,7 @@ type Engine struct {
 	devices map[id]*entry
 	models  map[id]*v1beta1.DeviceModel
 	mappers map[string]mapperState // by protocol
+	births  uint64                 // entries made
 	ctx     context.Context        // Start's
 }
 
@@ -103,6 +104,7 @@ type mapperState struct{ connected bool }
 // An entry is one device. It stays the same for as long as the Device has the uid.
 type entry struct {
 	namespace, name, uid string
+	born                 uint64 // tells it from others of the name; set before anybody finds it
 
 	mu     sync.Mutex // guards all below, and orders the steps
 	device *v1beta1.Device

@@ -319,7 +319,8 @@ func (e *Engine) place(ctx context.Context, o *v1beta1.Device, kept memories) {
 	defer d.mu.Unlock()
 	if isNew { // nobody finds it before it knows what is declared
 		e.mu.Lock()
-		e.devices[key] = d
+		e.births++
+		d.born, e.devices[key] = e.births, d
 		e.mu.Unlock()
 	}
 	d.device, d.model = o, model

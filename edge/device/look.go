@@ -21,6 +21,9 @@ type View struct {
 	// Model is its model, nil where there is none; it must not be changed.
 	Model      *v1beta1.DeviceModel
 	Properties map[string]*twin.Property
+	// Born is another number for each Device of the name, and for one that was away: what was reported before is forgotten. It
+	// counts for one process.
+	Born uint64
 	// State is what a mapper or client said, empty if none did; LastOnline is zero for never.
 	State      string
 	LastOnline time.Time
@@ -85,7 +88,7 @@ func (e *Engine) Devices(keep func(protocol string) bool) []View {
 func (d *entry) view() View {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	v := View{Device: d.device.DeepCopy(), Model: d.model, Properties: map[string]*twin.Property{}, State: d.state.State, LastOnline: onlineAt(d.state)}
+	v := View{Device: d.device.DeepCopy(), Model: d.model, Born: d.born, Properties: map[string]*twin.Property{}, State: d.state.State, LastOnline: onlineAt(d.state)}
 	for _, name := range d.twin.Names() {
 		v.Properties[name] = d.twin.Property(name)
 	}

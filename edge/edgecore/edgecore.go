@@ -24,19 +24,18 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/tether-edge/tether/apis/config/v1alpha1"
+	"github.com/tether-edge/tether/common/object"
 	"github.com/tether-edge/tether/common/pki"
 	"github.com/tether-edge/tether/common/run"
 	"github.com/tether-edge/tether/common/transport"
 	"github.com/tether-edge/tether/common/version"
 	"github.com/tether-edge/tether/edge/clock"
-	"github.com/tether-edge/tether/edge/device"
+	"github.com/tether-edge/tether/edge/edgecore/devices"
+	"github.com/tether-edge/tether/edge/edgecore/uplink"
 	"github.com/tether-edge/tether/edge/image"
 	"github.com/tether-edge/tether/edge/kubeapi"
 	"github.com/tether-edge/tether/edge/kubelet"
 	"github.com/tether-edge/tether/edge/link"
-	"github.com/tether-edge/tether/edge/mapper"
-	"github.com/tether-edge/tether/edge/methods"
-	"github.com/tether-edge/tether/edge/mqtt"
 	"github.com/tether-edge/tether/edge/renew"
 	"github.com/tether-edge/tether/edge/seal"
 	"github.com/tether-edge/tether/edge/store"
@@ -58,28 +57,24 @@ type Deps struct {
 
 // EdgeCore is one edge node.
 type EdgeCore struct {
-	cfg       *v1alpha1.EdgeCore
-	deps      Deps
-	reg       *prometheus.Registry
-	identity  *pki.Identity
-	roots     *pki.Authorities
-	local     *localPKI
-	store     *store.Store
-	seal      *seal.Ring
-	link      *link.Link
-	api       *kubeapi.Server
-	images    *image.Service
-	kubelet   *kubelet.Kubelet
-	renewer   *renew.Renewer
-	clock     *clock.Clock
-	proxy     transport.Proxy
-	joins     []string // host:port of the join ports
-	memory    run.Memory
-	devices   *device.Engine
-	mappers   *mapper.Server  // nil for none
-	mqtt      *mqtt.Service   // nil for none
-	mqttUsers *mqttUsers      // nil for none
-	methods   *methods.Server // nil for none
+	cfg      *v1alpha1.EdgeCore
+	deps     Deps
+	reg      *prometheus.Registry
+	identity *pki.Identity
+	roots    *pki.Authorities
+	local    *localPKI
+	store    *store.Store
+	seal     *seal.Ring
+	link     *link.Link
+	api      *kubeapi.Server
+	images   *image.Service
+	kubelet  *kubelet.Kubelet
+	renewer  *renew.Renewer
+	clock    *clock.Clock
+	proxy    transport.Proxy
+	joins    []string // host:port of the join ports
+	memory   run.Memory
+	devices  *devices.Devices
 }
 
 // New opens the store and builds everything else. cfg is valid. The error says what is missing on this machine.
@@ -163,7 +158,7 @@ func (e *EdgeCore) build() error {
 	}
 	e.link, err = link.New(link.Config{Node: cfg.NodeName, Servers: servers, Protocols: protocols(cfg.Cloud.Protocol), Software: version.String("edgecore"),
 		PingInterval: cfg.Cloud.PingInterval.Std()},
-		link.Deps{Dial: e.dial, Tunnel: serve, DialTunnel: e.dialTunnel, Store: linkStore{e.store}, Connected: func(ctx context.Context) { e.api.RefreshTokens(ctx) },
+		link.Deps{Dial: e.dial, Tunnel: serve, DialTunnel: e.dialTunnel, Store: uplink.Store{Store: e.store}, Connected: func(ctx context.Context) { e.api.RefreshTokens(ctx) },
 			LeaseAge: e.leaseAge, ServerTime: e.clock.Heard, Log: e.part("link"), Now: e.deps.Now, Registry: e.reg})
 	if err != nil {
 		return err
@@ -177,11 +172,13 @@ func (e *EdgeCore) build() error {
 	}
 	e.renewer = renew.New(renew.Config{Node: cfg.NodeName, CertFile: cfg.Cloud.CertFile, CAFile: cfg.Cloud.CAFile, Servers: e.joins},
 		renew.Deps{Proxy: e.requests, Identity: e.identity, Roots: e.roots, Log: e.part("renew"), Now: e.deps.Now, Registry: e.reg})
-	if err := e.buildDevices(); err != nil {
+	e.devices, err = devices.New(cfg.NodeName, cfg.Devices, devices.Deps{Store: e.store, Log: e.deps.Log, Now: e.deps.Now, Registerer: e.reg,
+		Happened: func(ctx context.Context, o object.Outgoing) error { return e.api.Happened(ctx, o) }})
+	if err != nil {
 		return err
 	}
 	e.api, err = kubeapi.New(kubeapi.Config{NodeName: cfg.NodeName, AdminGroup: adminGroup, Version: version.Get().Kubernetes},
-		kubeapi.Deps{Store: e.store, Cloud: e.link, Kubelet: kubeletTransport(kubeletAddress, peopleTLS), Devices: e.devices,
+		kubeapi.Deps{Store: e.store, Cloud: e.link, Kubelet: kubeletTransport(kubeletAddress, peopleTLS), Devices: e.devices.Engine,
 			Log: e.part("kubeapi"), Clock: clockFunc(e.deps.Now), Registerer: e.reg})
 	if err != nil {
 		return err
@@ -320,21 +317,9 @@ func (e *EdgeCore) Start(ctx context.Context) error {
 	group.Add("memory", &e.memory)
 	group.Add("metrics", run.HTTP(metrics, e.handler()))
 	group.Add("kubeapi", run.Func(func(ctx context.Context) error { return e.serve(ctx, api, config) }))
-	group.Add("device", e.devices)
-	if e.mappers != nil {
-		group.Add("mapper", run.Func(persistent("the socket for mappers", e.mappers.Start, e.part("mapper"))))
-	}
-	if e.mqttUsers != nil {
-		group.Add("mqtt-users", e.mqttUsers)
-	}
-	if e.mqtt != nil {
-		group.Add("mqtt", run.Func(persistent("MQTT", e.mqtt.Start, e.part("mqtt"))))
-	}
-	if e.methods != nil {
-		group.Add("methods", run.Func(persistent("the port for methods of devices", e.methods.Start, e.part("methods"))))
-	}
+	e.devices.Add(group)
 	// It waits for a socket and not for the runtime; the kubelet is started once both answer.
-	group.Add("image", run.Func(persistent("the image service", e.images.Start, e.part("image"))))
+	group.Add("image", run.Func(devices.Persistent("the image service", e.images.Start, e.part("image"))))
 	group.Add("link", e.link)
 	group.Add("renew", e.renewer)
 	group.Add("clock", e.clock)

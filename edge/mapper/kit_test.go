@@ -97,3 +97,34 @@ func TestAMapperMadeWithTheKit(t *testing.T) {
 	e.isConnected("knob", true)
 	reported("default/a set=12")
 }
+
+// A device that is not the one of the name any more, or that was away, is given to its mapper anew: of what it reported before
+// nothing is known.
+func TestADeviceThatIsAnotherIsReportedAnew(t *testing.T) {
+	e := newEnv(t)
+	born := uint64(1)
+	as := func(entry *Entry) {
+		entry.Born = born
+		for i := range entry.Device.Spec.Properties {
+			entry.Device.Spec.Properties[i].CollectCycle = 20
+		}
+	}
+	all := []string{"default/a set=1", "default/a get=1", "default/a is online"}
+	reported := func() {
+		t.Helper()
+		wait(t, "all values and the state", func() (any, bool) {
+			found := e.engine.heard()
+			return found, !slices.ContainsFunc(all, func(what string) bool { return !slices.Contains(found, what) })
+		})
+	}
+	e.put("knob", "a", "1", as)
+	e.runKit(&sync.Map{})
+	reported()
+	for born = 2; born < 5; born++ {
+		e.engine.mu.Lock()
+		e.engine.reports = nil
+		e.engine.mu.Unlock()
+		e.put("knob", "a", "1", as)
+		reported()
+	}
+}

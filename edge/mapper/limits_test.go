@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"path/filepath"
 	"strings"
@@ -279,4 +280,25 @@ func FuzzReport(f *testing.F) {
 			_, _ = parseRegistration(register.GetMapper())
 		}
 	})
+}
+
+// The edge stops while a mapper registers: the mapper's goroutine begins after the server has let go of its context.
+func TestAMapperThatRegistersAtTheEndIsEnded(t *testing.T) {
+	s, err := New(Config{Socket: filepath.Join(t.TempDir(), "dmi.sock")}, Deps{Devices: &engine{}, Memory: &memory{rows: map[string]string{}}, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 100 {
+		s.mu.Lock()
+		s.ctx = t.Context()
+		s.mu.Unlock()
+		m, err := newMapper(s, record{Protocol: "knob", Address: "/nowhere"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.replace(m); err != nil {
+			t.Fatal(err)
+		}
+		s.stopAll()
+	}
 }

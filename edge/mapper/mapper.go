@@ -70,6 +70,7 @@ type known struct {
 	life   int64 // of the connection on which the last call succeeded; unsure if it did not
 	digest digest
 	model  string
+	born   uint64 // as in Entry; 0 where an earlier process told
 }
 
 // unsure is the life of what nobody knows whether the mapper knows it.

@@ -150,7 +150,7 @@ func (m *mapper) answer(response *dmi.MapperRegisterResponse) {
 			m.models[w.modelID] = &knownModel{told: true, digest: w.modelDigest}
 			response.ModelList = append(response.ModelList, w.model)
 		}
-		m.devices[device.ID(w.device.Namespace, w.device.Name)] = &known{digest: w.digest, model: w.modelID}
+		m.devices[device.ID(w.device.Namespace, w.device.Name)] = &known{digest: w.digest, model: w.modelID, born: w.born}
 		response.DeviceList = append(response.DeviceList, w.device)
 	}
 }

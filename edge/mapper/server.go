@@ -25,6 +25,9 @@ import (
 type Entry struct {
 	Device *v1beta1.Device
 	Model  *v1beta1.DeviceModel
+	// Born is another number where the device is not the one of the name that there was, or was away: the engine knows nothing of
+	// what its mapper reported before.
+	Born uint64
 }
 
 // Devices is the engine that owns the devices of the node. All of it may be called at the same time from several goroutines.
@@ -238,7 +241,8 @@ func (s *Server) replace(m *mapper) error {
 	}
 	s.mappers[m.Protocol] = m
 	s.metrics.registered.Set(float64(len(s.mappers)))
-	s.running.Go(func() { m.run(s.ctx, former) })
+	ctx := s.ctx // Start's end takes it away, perhaps before the goroutine looks
+	s.running.Go(func() { m.run(ctx, former) })
 	return nil
 }
 

@@ -120,6 +120,13 @@ func (m *mapper) tell(ctx context.Context, id string) (ours bool, err error) {
 	if ours {
 		var unfit error
 		if w, unfit = wanted(e); unfit == nil {
+			if has != nil && has.born != 0 && has.born != w.born {
+				// Its values and state were of another device, and it would say only what changes.
+				if err := m.remove(ctx, namespace, name, has, life); err != nil {
+					return true, err
+				}
+				has = nil
+			}
 			return true, m.give(ctx, id, w, has, life)
 		}
 		err = unfitError{unfit}
@@ -140,7 +147,7 @@ func (m *mapper) give(ctx context.Context, id string, w want, has *known, life i
 	if err == nil && !same {
 		// Noted before the call, since the mapper may know the device though its answer is lost; and while the model is held, since
 		// it must not be removed before its device comes.
-		m.note(id, &known{life: unsure, model: w.modelID})
+		m.note(id, &known{life: unsure, model: w.modelID, born: w.born})
 	}
 	m.release(w.modelID, model)
 	if err != nil {
@@ -172,7 +179,7 @@ func (m *mapper) give(ctx context.Context, id string, w want, has *known, life i
 			return err
 		}
 	}
-	m.note(id, &known{life: life, digest: w.digest, model: w.modelID})
+	m.note(id, &known{life: life, digest: w.digest, model: w.modelID, born: w.born})
 	m.s.deps.Given(w.device)
 	if has != nil && (has.life != life || has.model != w.modelID) {
 		m.sweep()
@@ -211,7 +218,7 @@ func (m *mapper) remove(ctx context.Context, namespace, name string, has *known,
 		gone = missing(err)
 	}
 	if !gone {
-		m.note(id, &known{life: unsure, model: has.model})
+		m.note(id, &known{life: unsure, model: has.model, born: has.born})
 		err := m.call(ctx, "RemoveDevice", func(ctx context.Context) error {
 			_, err := m.api.RemoveDevice(ctx, &dmi.RemoveDeviceRequest{DeviceName: name, DeviceNamespace: namespace})
 			return err

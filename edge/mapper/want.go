@@ -20,6 +20,7 @@ type want struct {
 	model               *dmi.DeviceModel
 	modelID             string
 	digest, modelDigest digest
+	born                uint64
 }
 
 // wanted returns what a mapper is to be told of an entry, without what cannot work of it. The error says why it is told nothing.
@@ -38,7 +39,7 @@ func wanted(e Entry) (want, error) {
 	if err != nil {
 		return want{}, err
 	}
-	w := want{device: told, model: device.ModelToDMI(e.Model)}
+	w := want{device: told, model: device.ModelToDMI(e.Model), born: e.Born}
 	w.modelID = device.ID(w.model.Namespace, w.model.Name)
 	if w.modelDigest, err = digestOf(w.model); err != nil {
 		return want{}, err

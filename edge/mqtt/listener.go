@@ -26,8 +26,8 @@ type gate struct {
 	shut    bool // nobody enters any more
 }
 
-// enter reports whether c may come in; leave must be called when it is gone.
-func (g *gate) enter(c *conn) bool {
+// enter reports whether c may come in; leave must be called when it is gone. begin is called if so, before close can begin.
+func (g *gate) enter(c *conn, begin func()) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.shut {
@@ -47,6 +47,7 @@ func (g *gate) enter(c *conn) bool {
 	g.open[c] = true
 	g.waiting = append(g.waiting, c)
 	g.metrics.connections.Set(float64(g.all))
+	begin()
 	return true
 }
 
@@ -147,12 +148,13 @@ func (l *listener) Serve(establish listeners.EstablishFn) {
 			c = tls.Server(c, l.tls)
 		}
 		nc := newConn(c, l.gate.limits, l.gate.metrics)
-		if !l.gate.enter(nc) {
+		// Counted while the gate is held: Close must not find nobody and go when one is just coming in.
+		if !l.gate.enter(nc, func() { l.wg.Add(2) }) {
 			_ = c.Close()
 			continue
 		}
-		l.wg.Go(nc.flush)
-		l.wg.Go(func() { l.serve(nc, establish) })
+		go func() { defer l.wg.Done(); nc.flush() }()
+		go func() { defer l.wg.Done(); l.serve(nc, establish) }()
 	}
 }
 

@@ -4,11 +4,10 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net"
-	"slices"
 	"sync"
-	"sync/atomic"
 
 	"github.com/tether-edge/tether/common/transport"
+	"github.com/tether-edge/tether/tests/netem"
 )
 
 // A proxy stands between an edge and the hub.
@@ -22,22 +21,6 @@ type proxy interface {
 	setBudget(n int)
 }
 
-// fuse counts the bytes of a connection that is to be cut.
-type fuse struct{ left atomic.Int64 }
-
-// newFuse returns one of up to n bytes, nil for none.
-func newFuse(n int) *fuse {
-	if n == 0 {
-		return nil
-	}
-	f := &fuse{}
-	f.left.Store(rand.Int64N(int64(n)))
-	return f
-}
-
-// burn reports whether the connection carries n bytes more.
-func (f *fuse) burn(n int) bool { return f == nil || f.left.Add(-int64(n)) >= 0 }
-
 func (w *world) proxy() proxy {
 	if protocol == transport.QUIC {
 		return w.udpProxy()
@@ -45,84 +28,28 @@ func (w *world) proxy() proxy {
 	return w.tcpProxy()
 }
 
-// tcpProxy relays TCP to the hub, until it is told to swallow everything without a word.
-type tcpProxy struct {
-	l      net.Listener
-	target string
-	wg     sync.WaitGroup
+// tcpProxy relays TCP to the hub.
+type tcpProxy struct{ *netem.Proxy }
 
-	mu     sync.Mutex // guards all below
-	silent bool
-	budget int
-	conns  []net.Conn
-}
-
-func (w *world) tcpProxy() *tcpProxy {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+func (w *world) tcpProxy() tcpProxy {
+	p, err := netem.NewProxy(w.addr)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	p := &tcpProxy{l: l, target: w.addr}
-	p.wg.Go(p.accept)
-	w.t.Cleanup(func() { _ = l.Close(); p.cut(); p.wg.Wait() })
-	return p
+	w.t.Cleanup(p.Close)
+	return tcpProxy{p}
 }
 
-func (p *tcpProxy) addr() string { return p.l.Addr().String() }
+func (p tcpProxy) addr() string     { return p.Addr() }
+func (p tcpProxy) setSilent(v bool) { p.SetSilent(v) }
+func (p tcpProxy) cut()             { p.Cut() }
 
-func (p *tcpProxy) accept() {
-	for {
-		a, err := p.l.Accept()
-		if err != nil {
-			return
-		}
-		b, err := net.Dial("tcp", p.target)
-		if err != nil {
-			_ = a.Close()
-			continue
-		}
-		p.mu.Lock()
-		p.conns = append(p.conns, a, b)
-		f := newFuse(p.budget)
-		p.mu.Unlock()
-		p.wg.Go(func() { p.relay(a, b, f) })
-		p.wg.Go(func() { p.relay(b, a, f) })
+func (p tcpProxy) setBudget(n int) {
+	if n == 0 {
+		p.SetBudget(nil)
+		return
 	}
-}
-
-func (p *tcpProxy) relay(from, to net.Conn, f *fuse) {
-	buf := make([]byte, 32<<10)
-	for {
-		n, err := from.Read(buf)
-		p.mu.Lock()
-		silent := p.silent
-		p.mu.Unlock()
-		if silent && err != nil {
-			return // the other end is not told
-		}
-		cut := !f.burn(n)
-		if !silent && !cut && n > 0 {
-			_, _ = to.Write(buf[:n])
-		}
-		if err != nil || cut {
-			_ = from.Close()
-			_ = to.Close()
-			return
-		}
-	}
-}
-
-func (p *tcpProxy) setSilent(v bool) { p.mu.Lock(); defer p.mu.Unlock(); p.silent = v }
-func (p *tcpProxy) setBudget(n int)  { p.mu.Lock(); defer p.mu.Unlock(); p.budget = n }
-
-func (p *tcpProxy) cut() {
-	p.mu.Lock()
-	conns := slices.Clone(p.conns)
-	p.conns = nil
-	p.mu.Unlock()
-	for _, c := range conns {
-		_ = c.Close()
-	}
+	p.SetBudget(func() int64 { return rand.Int64N(int64(n)) })
 }
 
 // udpProxy relays UDP to the hub: a socket for each of its clients.
@@ -135,7 +62,7 @@ type udpProxy struct {
 	silent bool
 	budget int
 	flows  map[string]*net.UDPConn // by the client's address; nil for one that was cut
-	fuses  map[string]*fuse
+	fuses  map[string]*netem.Fuse
 }
 
 func (w *world) udpProxy() *udpProxy {
@@ -143,7 +70,7 @@ func (w *world) udpProxy() *udpProxy {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	p := &udpProxy{l: l, target: w.addr, flows: map[string]*net.UDPConn{}, fuses: map[string]*fuse{}}
+	p := &udpProxy{l: l, target: w.addr, flows: map[string]*net.UDPConn{}, fuses: map[string]*netem.Fuse{}}
 	p.wg.Go(p.run)
 	w.t.Cleanup(func() { _ = l.Close(); p.cut(); p.wg.Wait() })
 	return p
@@ -159,7 +86,7 @@ func (p *udpProxy) run() {
 			return
 		}
 		p.mu.Lock()
-		if to := p.flow(from); to != nil && !p.silent && p.fuses[from.String()].burn(n) {
+		if to := p.flow(from); to != nil && !p.silent && p.fuses[from.String()].Burn(n) {
 			_, _ = to.Write(buf[:n]) // what is lost is lost
 		}
 		p.mu.Unlock()
@@ -177,13 +104,16 @@ func (p *udpProxy) flow(client *net.UDPAddr) *net.UDPConn {
 		return nil
 	}
 	f = far.(*net.UDPConn)
-	fuse := newFuse(p.budget)
+	var fuse *netem.Fuse
+	if p.budget > 0 {
+		fuse = netem.NewFuse(rand.Int64N(int64(p.budget)))
+	}
 	p.flows[client.String()], p.fuses[client.String()] = f, fuse
 	p.wg.Go(func() { p.back(f, client, fuse) })
 	return f
 }
 
-func (p *udpProxy) back(from *net.UDPConn, client *net.UDPAddr, fuse *fuse) {
+func (p *udpProxy) back(from *net.UDPConn, client *net.UDPAddr, fuse *netem.Fuse) {
 	buf := make([]byte, 2048)
 	for {
 		n, err := from.Read(buf)
@@ -193,7 +123,7 @@ func (p *udpProxy) back(from *net.UDPConn, client *net.UDPAddr, fuse *fuse) {
 		p.mu.Lock()
 		silent := p.silent
 		p.mu.Unlock()
-		if err == nil && !silent && fuse.burn(n) {
+		if err == nil && !silent && fuse.Burn(n) {
 			_, _ = p.l.WriteTo(buf[:n], client)
 		}
 	}

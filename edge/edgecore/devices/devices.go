@@ -1,4 +1,6 @@
-package edgecore
+// Package devices joins the parts that look after a node's devices: the engine, the mappers' socket and MQTT, on the node's store.
+// edge/edgecore runs it; it is a package of its own so that tests can run it without a kubelet.
+package devices
 
 import (
 	"context"
@@ -8,6 +10,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/tether-edge/tether/apis/config/v1alpha1"
@@ -15,6 +18,7 @@ import (
 	dmi "github.com/tether-edge/tether/apis/dmi/v1beta1"
 	"github.com/tether-edge/tether/common/backoff"
 	"github.com/tether-edge/tether/common/object"
+	"github.com/tether-edge/tether/common/run"
 	"github.com/tether-edge/tether/common/twin"
 	"github.com/tether-edge/tether/edge/device"
 	"github.com/tether-edge/tether/edge/mapper"
@@ -23,46 +27,91 @@ import (
 	"github.com/tether-edge/tether/edge/store"
 )
 
-// buildDevices makes the engine of devices and its two sides.
-func (e *EdgeCore) buildDevices() error {
-	cfg := e.cfg.Devices
-	ear := &deviceEar{e: e}
-	e.devices = device.New(device.Config{Node: e.cfg.NodeName, Pause: cfg.ReportPause.Std()}, device.Deps{Store: deviceStore{e.store, e}, Listeners: []device.Listener{ear},
-		Log: e.part("device"), Now: e.deps.Now, Registerer: e.reg})
+// Deps are what the devices of a node need; all are required.
+type Deps struct {
+	Store      *store.Store
+	Log        *slog.Logger
+	Now        func() time.Time
+	Registerer prometheus.Registerer
+	// Happened shows an Event at the node, which goes to the cloud by the store.
+	Happened func(context.Context, object.Outgoing) error
+}
+
+// Devices are the parts, made with New.
+type Devices struct {
+	Engine    *device.Engine
+	mappers   *mapper.Server  // nil for none
+	mqtt      *mqtt.Service   // nil for none
+	mqttUsers *mqttUsers      // nil for none
+	methods   *methods.Server // nil for none
+	log       *slog.Logger
+}
+
+// New makes the engine of devices and its sides. The error says what in cfg, which is valid, cannot work on this machine.
+func New(node string, cfg v1alpha1.EdgeDevices, deps Deps) (*Devices, error) {
+	d := &Devices{log: deps.Log}
+	d.Engine = device.New(device.Config{Node: node, Pause: cfg.ReportPause.Std()}, device.Deps{Store: deviceStore{deps.Store, deps.Happened, d.part("device")}, Listeners: []device.Listener{&ear{d}},
+		Log: d.part("device"), Now: deps.Now, Registerer: deps.Registerer})
 	users, err := mqtt.NewUsers(usersOf(cfg.MQTT.Users), cfg.MQTT.Anonymous, cfg.MQTT.UsersSecret.Name != "")
 	if err != nil {
-		return fmt.Errorf("devices.mqtt: %w", err)
+		return nil, fmt.Errorf("devices.mqtt: %w", err)
 	}
-	given := e.buildMethods(users)
+	given := d.buildMethods(cfg.HTTP, users, deps)
 	if cfg.MapperSocket != "" {
-		e.mappers, err = mapper.New(mapper.Config{Socket: cfg.MapperSocket}, mapper.Deps{Devices: mapperDevices{e.devices, e.methods}, Memory: mapperMemory{e.store}, Log: e.part("mapper"),
-			Now: e.deps.Now, Registry: e.reg,
+		d.mappers, err = mapper.New(mapper.Config{Socket: cfg.MapperSocket}, mapper.Deps{Devices: mapperDevices{d.Engine, d.methods}, Memory: mapperMemory{deps.Store}, Log: d.part("mapper"),
+			Now: deps.Now, Registry: deps.Registerer,
 			Connected: func(protocol string, connected bool, _ time.Time) {
-				e.devices.Connected(context.Background(), protocol, connected)
+				d.Engine.Connected(context.Background(), protocol, connected)
 			},
-			Told:  func(namespace, name string, err error) { e.devices.Told(context.Background(), namespace, name, err) },
+			Told:  func(namespace, name string, err error) { d.Engine.Told(context.Background(), namespace, name, err) },
 			Given: given})
 		if err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if cfg.MQTT.Mode != v1alpha1.MQTTOff {
-		c := mqttConfig(e.cfg)
+		c := mqttConfig(node, cfg.MQTT)
 		if err := c.Validate(); err != nil {
-			return fmt.Errorf("devices.mqtt: %w", err)
+			return nil, fmt.Errorf("devices.mqtt: %w", err)
 		}
-		e.mqtt = mqtt.New(c, mqtt.Deps{Users: users, Devices: mqttDevices{e.devices}, Memory: mqttMemory{e.store}, Log: e.part("mqtt"), Registry: e.reg, Now: e.deps.Now})
+		d.mqtt = mqtt.New(c, mqtt.Deps{Users: users, Devices: mqttDevices{d.Engine}, Memory: mqttMemory{deps.Store}, Log: d.part("mqtt"), Registry: deps.Registerer, Now: deps.Now})
 		if s := cfg.MQTT.UsersSecret; s.Name != "" {
-			e.mqttUsers = &mqttUsers{key: object.Key{Kind: object.Secrets, Namespace: s.Namespace, Name: s.Name}, node: e.cfg.NodeName, store: e.store, set: e.mqtt.SetUsers,
-				shown: func(ctx context.Context, o object.Outgoing) error { return e.api.Happened(ctx, o) }, log: e.part("mqtt"), now: e.deps.Now}
+			d.mqttUsers = &mqttUsers{key: object.Key{Kind: object.Secrets, Namespace: s.Namespace, Name: s.Name}, node: node, store: deps.Store, set: d.mqtt.SetUsers,
+				shown: deps.Happened, log: d.part("mqtt"), now: deps.Now}
 		}
 	}
-	return nil
+	return d, nil
+}
+
+func (d *Devices) part(name string) *slog.Logger { return d.log.With("part", name) }
+
+// Add makes the parts members of a group: after the store, and before the link, so that what they know is there when the cloud is.
+func (d *Devices) Add(group *run.Group) {
+	group.Add("device", d.Engine)
+	if d.mappers != nil {
+		group.Add("mapper", run.Func(func(ctx context.Context) error {
+			select {
+			case <-d.Engine.Ready(): // a mapper that registers is answered with its devices, and lets go of all others
+			case <-ctx.Done():
+				return nil
+			}
+			return Persistent("the socket for mappers", d.mappers.Start, d.part("mapper"))(ctx)
+		}))
+	}
+	if d.mqttUsers != nil {
+		group.Add("mqtt-users", d.mqttUsers)
+	}
+	if d.mqtt != nil {
+		group.Add("mqtt", run.Func(Persistent("MQTT", d.mqtt.Start, d.part("mqtt"))))
+	}
+	if d.methods != nil {
+		group.Add("methods", run.Func(Persistent("the port for methods of devices", d.methods.Start, d.part("methods"))))
+	}
 }
 
 // mqttConfig is the configuration of edge/mqtt.
-func mqttConfig(cfg *v1alpha1.EdgeCore) mqtt.Config {
-	m, c := cfg.Devices.MQTT, mqtt.Default(cfg.NodeName)
+func mqttConfig(node string, m v1alpha1.MQTT) mqtt.Config {
+	c := mqtt.Default(node)
 	if m.Mode == v1alpha1.MQTTExternal {
 		c.Mode = mqtt.External
 	}
@@ -73,8 +122,8 @@ func mqttConfig(cfg *v1alpha1.EdgeCore) mqtt.Config {
 	return c
 }
 
-// persistent runs start again and again: a port or a socket that somebody else has must not take the node's pods along.
-func persistent(what string, start func(context.Context) error, log *slog.Logger) func(context.Context) error {
+// Persistent runs start again and again: a port or a socket that somebody else has must not take the node's pods along.
+func Persistent(what string, start func(context.Context) error, log *slog.Logger) func(context.Context) error {
 	return func(ctx context.Context) error {
 		tries, said := backoff.New(backoff.Config{Base: time.Second, Max: time.Minute}), ""
 		for ctx.Err() == nil {
@@ -99,27 +148,26 @@ func persistent(what string, start func(context.Context) error, log *slog.Logger
 }
 
 // buildMethods makes the port for methods of devices, if there is to be one. given is what it hears of mappers.
-func (e *EdgeCore) buildMethods(users *mqtt.Users) (given func(*dmi.Device)) {
-	cfg := e.cfg.Devices.HTTP
+func (d *Devices) buildMethods(cfg v1alpha1.HTTP, users *mqtt.Users, deps Deps) (given func(*dmi.Device)) {
 	if cfg.BindAddress == "" && cfg.TLS.BindAddress == "" {
 		return nil
 	}
-	e.methods = methods.New(methods.Config{Listen: cfg.BindAddress, ListenTLS: cfg.TLS.BindAddress, CertFile: cfg.TLS.CertFile, KeyFile: cfg.TLS.KeyFile, Timeout: cfg.Timeout.Std()},
-		methods.Deps{Devices: methodDevices{e.devices}, Memory: methodMemory{e.store}, Users: users, Log: e.part("methods"), Registry: e.reg})
-	return e.methods.Given
+	d.methods = methods.New(methods.Config{Listen: cfg.BindAddress, ListenTLS: cfg.TLS.BindAddress, CertFile: cfg.TLS.CertFile, KeyFile: cfg.TLS.KeyFile, Timeout: cfg.Timeout.Std()},
+		methods.Deps{Devices: methodDevices{d.Engine}, Memory: methodMemory{deps.Store}, Users: users, Log: d.part("methods"), Registry: deps.Registerer})
+	return d.methods.Given
 }
 
-// deviceEar passes on what happens to devices.
-type deviceEar struct{ e *EdgeCore }
+// ear passes on what happens to devices.
+type ear struct{ d *Devices }
 
-func (l *deviceEar) Changed(c device.Change) {
-	if c.Desired && l.e.mappers != nil {
-		l.e.mappers.Changed(c.Namespace, c.Name)
+func (l *ear) Changed(c device.Change) {
+	if c.Desired && l.d.mappers != nil {
+		l.d.mappers.Changed(c.Namespace, c.Name)
 	}
-	if l.e.methods != nil {
-		l.e.methods.Changed(c.Namespace, c.Name, c.Current)
+	if l.d.methods != nil {
+		l.d.methods.Changed(c.Namespace, c.Name, c.Current)
 	}
-	m := l.e.mqtt
+	m := l.d.mqtt
 	if m == nil {
 		return
 	}
@@ -138,14 +186,14 @@ func (l *deviceEar) Changed(c device.Change) {
 	m.Delta(c.Namespace, c.Name, properties, delta)
 }
 
-func (l *deviceEar) Placed(namespace, name string, present, isNew bool) {
-	if l.e.mappers != nil {
-		l.e.mappers.Changed(namespace, name)
+func (l *ear) Placed(namespace, name string, present, isNew bool) {
+	if l.d.mappers != nil {
+		l.d.mappers.Changed(namespace, name)
 	}
-	if l.e.methods != nil && !present {
-		l.e.methods.Gone(namespace, name)
+	if l.d.methods != nil && !present {
+		l.d.methods.Gone(namespace, name)
 	}
-	m := l.e.mqtt
+	m := l.d.mqtt
 	switch info := []mqtt.Info{{Namespace: namespace, Name: name}}; {
 	case m == nil:
 	case !present:
@@ -305,7 +353,7 @@ func (d methodDevices) Status(namespace, name string) (conditions []metav1.Condi
 
 func (d methodDevices) Device(namespace, name string) (methods.Device, bool) {
 	v, ok := d.Engine.Device(namespace, name)
-	return methods.Device(v), ok
+	return methods.Device{Device: v.Device, Model: v.Model, Properties: v.Properties, State: v.State, LastOnline: v.LastOnline}, ok
 }
 
 func (d methodDevices) Desire(ctx context.Context, namespace, name, uid, call string, values map[string]string, notes ...methods.Note) error {
@@ -322,14 +370,14 @@ func (d methodDevices) Desire(ctx context.Context, namespace, name, uid, call st
 func (d mapperDevices) OfProtocol(protocol string) []mapper.Entry {
 	var all []mapper.Entry
 	for _, v := range d.Devices(func(p string) bool { return p == protocol }) {
-		all = append(all, mapper.Entry{Device: v.Device, Model: v.Model})
+		all = append(all, mapper.Entry{Device: v.Device, Model: v.Model, Born: v.Born})
 	}
 	return all
 }
 
 func (d mapperDevices) Device(namespace, name string) (mapper.Entry, bool) {
 	v, ok := d.Engine.Device(namespace, name)
-	return mapper.Entry{Device: v.Device, Model: v.Model}, ok
+	return mapper.Entry{Device: v.Device, Model: v.Model, Born: v.Born}, ok
 }
 
 func (d mapperDevices) ReportState(ctx context.Context, namespace, name, state string) error {
@@ -387,7 +435,8 @@ func (m mqttMemory) All(ctx context.Context, bucket string, visit func(key strin
 // deviceStore presents the store as the engine of devices wants it, and shows its Events at the node, too.
 type deviceStore struct {
 	*store.Store
-	e *EdgeCore
+	happened func(context.Context, object.Outgoing) error
+	log      *slog.Logger
 }
 
 func (s deviceStore) Keep(ctx context.Context, notes []device.Note, outgoing ...object.Outgoing) error {
@@ -402,8 +451,8 @@ func (s deviceStore) Keep(ctx context.Context, notes []device.Note, outgoing ...
 		if o.Key.Kind != object.Events {
 			continue
 		}
-		if err := s.e.api.Happened(ctx, o); err != nil {
-			s.e.part("device").Warn("an event of a device is not shown here", "error", err)
+		if err := s.happened(ctx, o); err != nil {
+			s.log.Warn("an event of a device is not shown here", "error", err)
 		}
 	}
 	return nil

@@ -1,4 +1,4 @@
-package edgecore
+package devices
 
 import (
 	"context"

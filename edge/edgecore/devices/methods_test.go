@@ -1,4 +1,4 @@
-package edgecore
+package devices
 
 import (
 	"context"
@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/crypto/bcrypt"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -79,8 +80,10 @@ func (p *pump) written() []string {
 type gateway struct {
 	t       *testing.T
 	cfg     *v1alpha1.EdgeCore
+	dir     string
 	socket  string
-	core    *EdgeCore
+	store   *store.Store
+	core    *Devices
 	pumps   map[string]*pump
 	client  *http.Client
 	stop    func()
@@ -89,8 +92,8 @@ type gateway struct {
 
 func newGateway(t *testing.T, change ...func(*v1alpha1.EdgeCore)) *gateway {
 	t.Helper()
-	g := &gateway{t: t, cfg: joined(t, "edge-1"), pumps: map[string]*pump{}, client: &http.Client{Transport: &http.Transport{}, Timeout: 2 * time.Minute}}
-	g.cfg.Devices.MapperSocket = filepath.Join(t.TempDir(), "dmi.sock")
+	g := &gateway{t: t, cfg: v1alpha1.DefaultEdgeCore(), pumps: map[string]*pump{}, client: &http.Client{Transport: &http.Transport{}, Timeout: 2 * time.Minute}}
+	g.cfg.Devices.MapperSocket, g.dir = filepath.Join(t.TempDir(), "dmi.sock"), t.TempDir()
 	g.cfg.Devices.MQTT.Mode = v1alpha1.MQTTOff
 	g.cfg.Devices.HTTP.BindAddress = "127.0.0.1:0"
 	for _, c := range change {
@@ -104,7 +107,7 @@ func newGateway(t *testing.T, change ...func(*v1alpha1.EdgeCore)) *gateway {
 		{Name: "speed", Type: v1beta1.Int, Maximum: "1000"}, {Name: "mode", Type: v1beta1.String}}}}, object.DeviceModels)
 	g.device("pump-1", "10")
 	g.device("pump-2", "20")
-	if err := g.core.store.MarkSynced(t.Context(), []object.ID{object.DeviceModels, object.Devices}); err != nil {
+	if err := g.store.MarkSynced(t.Context(), []object.ID{object.DeviceModels, object.Devices}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { g.stop() })
@@ -115,22 +118,26 @@ func newGateway(t *testing.T, change ...func(*v1alpha1.EdgeCore)) *gateway {
 // start starts what of edgecore devices take.
 func (g *gateway) start() {
 	g.t.Helper()
-	core, err := New(g.t.Context(), g.cfg, Deps{Log: slog.New(slog.DiscardHandler)})
+	quiet := slog.New(slog.DiscardHandler)
+	s, err := store.Open(g.t.Context(), store.Config{Dir: g.dir, NodeName: "edge-1", EventQuota: int64(g.cfg.Store.EventQuota), CopyInterval: time.Hour}, store.Deps{Log: quiet})
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	group := run.New(slog.New(slog.DiscardHandler))
-	group.Add("store", core.store)
-	group.Add("device", core.devices)
-	group.Add("mapper", run.Func(core.mappers.Start))
-	group.Add("methods", run.Func(core.methods.Start))
+	core, err := New("edge-1", g.cfg.Devices, Deps{Store: s, Log: quiet, Now: time.Now, Registerer: prometheus.NewRegistry(),
+		Happened: func(context.Context, object.Outgoing) error { return nil }})
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	group := run.New(quiet)
+	group.Add("store", s)
+	core.Add(group)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- group.Start(ctx) }()
-	g.core = core
+	g.store, g.core = s, core
 	g.stop = sync.OnceFunc(func() {
 		cancel()
-		if err := errors.Join(<-ended, core.store.Close()); err != nil {
+		if err := errors.Join(<-ended, s.Close()); err != nil {
 			g.t.Errorf("the gateway ended with %v", err)
 		}
 	})
@@ -164,7 +171,7 @@ func (g *gateway) put(o object.Object, id object.ID) {
 	o.SetResourceVersion(fmt.Sprint(g.version))
 	body, err := object.Encode(kind, o)
 	if err == nil {
-		err = g.core.store.ApplyBatch(g.t.Context(), []store.Incoming{{Key: object.KeyOf(id, o), Version: object.Version{UID: string(o.GetUID()), RV: g.version}, Body: body}})
+		err = g.store.ApplyBatch(g.t.Context(), []store.Incoming{{Key: object.KeyOf(id, o), Version: object.Version{UID: string(o.GetUID()), RV: g.version}, Body: body}})
 	}
 	if err != nil {
 		g.t.Fatal(err)
@@ -247,8 +254,8 @@ func (g *gateway) is(r reply, code int, reason string) {
 func (g *gateway) connected(device, speed string) {
 	g.t.Helper()
 	g.eventually("the mapper is there", func() error {
-		_, there := g.core.devices.Health("plant", device)
-		v, _ := g.core.devices.Device("plant", device)
+		_, there := g.core.Engine.Health("plant", device)
+		v, _ := g.core.Engine.Device("plant", device)
 		if p := v.Properties["speed"]; !there || p == nil || p.Reported == nil || p.Reported.Value != speed {
 			return fmt.Errorf("connected: %v, %+v", there, p)
 		}
@@ -351,7 +358,7 @@ func TestTheCloudsChangeHoldsOverACall(t *testing.T) {
 	result := make(chan reply, 1)
 	go func() { result <- g.call("pump-1", "turn", "k", `{"speed": 70}`) }()
 	g.eventually("it is desired", func() error {
-		if v, _ := g.core.devices.Device("plant", "pump-1"); v.Properties["speed"].Desired().Value != "70" {
+		if v, _ := g.core.Engine.Device("plant", "pump-1"); v.Properties["speed"].Desired().Value != "70" {
 			return errors.New("it is not")
 		}
 		return nil
@@ -425,25 +432,28 @@ func TestMethodsAreCalledByThoseWhoMayPublish(t *testing.T) {
 	}
 }
 
+// made builds the parts without running them.
+func made(change func(*v1alpha1.EdgeDevices)) (*Devices, error) {
+	cfg := v1alpha1.DefaultEdgeCore().Devices
+	change(&cfg)
+	return New("edge-1", cfg, Deps{Log: slog.New(slog.DiscardHandler), Now: time.Now, Registerer: prometheus.NewRegistry()})
+}
+
 func TestAWrongUserIsSaid(t *testing.T) {
-	cfg := joined(t, "edge-1")
-	cfg.Devices.MQTT.Mode, cfg.Devices.MQTT.Users = v1alpha1.MQTTOff, []v1alpha1.MQTTUser{{Name: "ann", PasswordHash: "secret"}}
-	if _, err := New(t.Context(), cfg, Deps{Log: slog.New(slog.DiscardHandler)}); err == nil || !strings.Contains(err.Error(), "devices.mqtt: users: users[0]: expected a bcrypt hash") {
+	_, err := made(func(cfg *v1alpha1.EdgeDevices) {
+		cfg.MQTT.Mode, cfg.MQTT.Users = v1alpha1.MQTTOff, []v1alpha1.MQTTUser{{Name: "ann", PasswordHash: "secret"}}
+	})
+	if err == nil || !strings.Contains(err.Error(), "devices.mqtt: users: users[0]: expected a bcrypt hash") {
 		t.Errorf("found %v", err)
 	}
 }
 
 func TestWithoutAPortNoMethodIsCalled(t *testing.T) {
-	cfg := joined(t, "edge-1")
-	cfg.Devices.HTTP.BindAddress = ""
-	e, err := New(t.Context(), cfg, Deps{Log: slog.New(slog.DiscardHandler)})
+	d, err := made(func(cfg *v1alpha1.EdgeDevices) { cfg.HTTP.BindAddress = "" })
 	if err != nil {
 		t.Fatal(err)
 	}
-	if e.methods != nil {
+	if d.methods != nil {
 		t.Error("there is a port")
-	}
-	if err := e.store.Close(); err != nil {
-		t.Error(err)
 	}
 }

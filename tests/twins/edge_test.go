@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tether-edge/tether/apis/config/v1alpha1"
+	"github.com/tether-edge/tether/common/object"
 	"github.com/tether-edge/tether/common/pki"
 	"github.com/tether-edge/tether/common/run"
 	"github.com/tether-edge/tether/common/transport"

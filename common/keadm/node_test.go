@@ -3,6 +3,7 @@ package keadm
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -203,6 +204,31 @@ func TestALostNodeIsOneThatTheClusterDoesNotHearOf(t *testing.T) {
 		if (err != nil) != (want != "") || err != nil && (!strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "nothing was changed")) {
 			t.Errorf("%v, expected %q", err, want)
 		}
+	}
+}
+
+// The machine may come back while the question stands.
+func TestALostNodeIsLookedAtAgainAfterTheQuestion(t *testing.T) {
+	r := newRemoval(t)
+	w := IO{Out: &r.out, Err: &r.out, Now: r.clock}
+	no := errors.New("no")
+	if _, err := findLost(t.Context(), w, r.api, "gone", func() error { return no }); !errors.Is(err, no) {
+		t.Errorf("who said no got %v", err)
+	}
+	if n, err := findLost(t.Context(), w, r.api, "gone", func() error { return nil }); err != nil || n.node == nil {
+		t.Errorf("a node that stays away: %+v, %v", n, err)
+	}
+	_, err := findLost(t.Context(), w, r.api, "gone", func() error {
+		n, err := r.api.CoreV1().Nodes().Get(t.Context(), "gone", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		n.Status.Conditions[0].Status = corev1.ConditionTrue
+		_, err = r.api.CoreV1().Nodes().UpdateStatus(t.Context(), n, metav1.UpdateOptions{})
+		return err
+	})
+	if err == nil || !strings.Contains(err.Error(), "is Ready") {
+		t.Errorf("a node that came back while it was asked: %v, expected to be refused", err)
 	}
 }
 

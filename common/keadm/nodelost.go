@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
 )
 
 // outOfService says that nothing runs on a node any more: Kubernetes deletes its pods at once, without asking its kubelet,
@@ -52,14 +53,10 @@ func newNodeLost(w IO) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			r, err := findNode(c.Context(), progress, client, args[0])
+			r, err := findLost(c.Context(), progress, client, args[0], func() error {
+				return confirmed(progress, force, fmt.Sprintf("Give up node %s? Its pods and volumes are taken from it: its machine must be off.", args[0]))
+			})
 			if err != nil {
-				return err
-			}
-			if err := r.away(); err != nil {
-				return err
-			}
-			if err := confirmed(progress, force, fmt.Sprintf("Give up node %s? Its pods and volumes are taken from it: its machine must be off.", r.name)); err != nil {
 				return err
 			}
 			done := nodeRemovalResult{Node: r.name}
@@ -76,6 +73,25 @@ func newNodeLost(w IO) *cobra.Command {
 	c.Flags().DurationVar(&timeout, "timeout", 5*time.Minute, "how long the cluster may take to delete the pods and to detach the volumes")
 	c.Flags().BoolVar(&force, "force", false, "ask nothing")
 	return c
+}
+
+// findLost looks up a node of which the cluster does not hear, and has it confirmed. It looks again afterwards: the question may have
+// stood for long, and the machine may have come back meanwhile.
+func findLost(ctx context.Context, w IO, api kubernetes.Interface, name string, confirmed func() error) (*nodeRemoval, error) {
+	look := func() (*nodeRemoval, error) {
+		r, err := findNode(ctx, w, api, name)
+		if err != nil {
+			return nil, err
+		}
+		return r, r.away()
+	}
+	if _, err := look(); err != nil {
+		return nil, err
+	}
+	if err := confirmed(); err != nil {
+		return nil, err
+	}
+	return look()
 }
 
 // away refuses a node that the cluster still hears of. One that is connected and not well is not Ready, and its Lease is

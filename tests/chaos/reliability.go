@@ -21,12 +21,11 @@ type row struct {
 	rests                    []float64
 }
 
-// rows gathers them. A slot's cost is told of each of its faults. A slot that did not come to rest failed.
+// rows gathers them. A slot's cost is told of each of its faults.
 func rows(results []Result) map[string]*row {
 	all := map[string]*row{}
 	for _, r := range results {
-		for i, s := range r.Slots {
-			failed := r.Failure != "" && i == len(r.Slots)-1
+		for _, s := range r.Slots {
 			for _, p := range s.Faults {
 				f := all[p.Fault]
 				if f == nil {
@@ -37,7 +36,7 @@ func rows(results []Result) map[string]*row {
 				f.restarted += s.Cost.Restarted
 				f.lost += s.Cost.Lost
 				f.doubled += s.Cost.Doubled
-				if failed {
+				if s.Failed {
 					f.failed++
 				} else {
 					f.rests = append(f.rests, s.Rest)

@@ -31,6 +31,8 @@ type Slot struct {
 	// Rest is how many seconds after its last fault was over the system was at rest, with both sides equal.
 	Rest float64 `json:"rest"`
 	Cost account `json:"cost"`
+	// Failed: it did not come to rest, or broke a promise.
+	Failed bool `json:"failed,omitempty"`
 }
 
 // Append adds a result to a file of them.

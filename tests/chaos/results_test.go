@@ -52,13 +52,15 @@ func TestTheTableHasEveryFaultAndWhatItCost(t *testing.T) {
 		}
 		return s
 	}
+	failed := func(s Slot) Slot { s.Failed = true; return s }
 	page := filepath.Join(t.TempDir(), "page.md")
 	if err := os.WriteFile(page, []byte("# Page\n"+tableBegins+"\nold\n"+tableEnds+"\nend\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	err := WriteDocs(page, []Result{
 		{Seed: 1, Slots: []Slot{slot(1, 0, "lossy"), slot(3, 4, "lossy", "power-cut"), slot(2, 0, "lossy")}},
-		{Seed: 2, Failure: "it broke", Slots: []Slot{slot(9, 0, "power-cut"), slot(180, 0, "lossy")}},
+		{Seed: 2, Failure: "it broke", Slots: []Slot{slot(9, 0, "power-cut"), failed(slot(180, 0, "lossy"))}},
+		{Seed: 3, Failure: "memory grew after all slots", Slots: []Slot{slot(4, 0, "far")}},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -68,7 +70,7 @@ func TestTheTableHasEveryFaultAndWhatItCost(t *testing.T) {
 		t.Fatal(err)
 	}
 	text := string(b)
-	for _, want := range []string{"2 runs of 2 seeds", "1 of them broke", "| 4 | 1 | 4 | 0 | 0 | 2.0 / 3.0 |", "| 2 | 0 | 4 | 0 | 0 | 9.0 / 9.0 |", "| 0 | 0 | 0 | 0 | 0 | – |", "# Page\n", "\nend\n"} {
+	for _, want := range []string{"3 runs of 3 seeds", "2 of them broke", "| 1 | 0 | 0 | 0 | 0 | 4.0 / 4.0 |", "| 4 | 1 | 4 | 0 | 0 | 2.0 / 3.0 |", "| 2 | 0 | 4 | 0 | 0 | 9.0 / 9.0 |", "| 0 | 0 | 0 | 0 | 0 | – |", "# Page\n", "\nend\n"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("expected %q in\n%s", want, text)
 		}

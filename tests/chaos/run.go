@@ -155,6 +155,7 @@ func (r *run) all(ctx context.Context, w *world, plan [][]Planned) error {
 	}
 	for _, planned := range plan {
 		done, err := r.slot(ctx, w, l, book, planned)
+		done.Failed = err != nil
 		r.result.Slots = append(r.result.Slots, done)
 		if err != nil {
 			return err

@@ -81,17 +81,20 @@ func (s *stream) once(ctx context.Context) error {
 			}
 		}
 	}()
-	lines := bufio.NewScanner(out)
-	for n := 0; lines.Scan(); n++ {
-		if lines.Text() != fmt.Sprint(n) {
-			return fmt.Errorf("a stream gave back %q, expected line %d", lines.Text(), n)
+	lines := bufio.NewReader(out)
+	for n := 0; ; n++ {
+		line, err := lines.ReadString('\n')
+		if err != nil {
+			return nil // it ended, perhaps in the middle of a line
+		}
+		if line != fmt.Sprintln(n) {
+			return fmt.Errorf("a stream gave back %q, expected line %d", line, n)
 		}
 		s.mu.Lock()
 		s.lines++
 		s.working = time.Now()
 		s.mu.Unlock()
 	}
-	return nil
 }
 
 // settled returns nil when a line came back lately.

@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 
 	"github.com/tether-edge/tether/apis/config/v1alpha1"
@@ -218,10 +220,58 @@ func (e *EdgeCore) timeMoved(by time.Duration) {
 func (e *EdgeCore) waitReady(ctx context.Context) error {
 	select {
 	case <-e.store.FirstSync():
-		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	return e.waitKnown(ctx, func(ctx context.Context) ([]types.UID, error) {
+		return kubelet.RunningPods(ctx, e.cfg.Kubelet.ContainerRuntimeEndpoint)
+	})
+}
+
+// lookEvery is how often the runtime is asked what it runs, while that matters.
+const lookEvery = time.Second
+
+// waitKnown holds the kubelet back while the runtime has pods that the store may have lost: it was made anew from a copy that
+// was older. They run on meanwhile; the next completed sync says what they are. Where nothing runs that the store has not, as after
+// a boot, nothing is waited for.
+func (e *EdgeCore) waitKnown(ctx context.Context, running func(context.Context) ([]types.UID, error)) error {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for said := false; ; {
+		select {
+		case <-e.store.Whole():
+			return nil
+		default:
+		}
+		uids, err := running(ctx)
+		if err == nil {
+			if uids, err = e.unknown(ctx, uids); err == nil && len(uids) == 0 {
+				return nil
+			}
+		}
+		if !said {
+			said = true
+			e.part("kubelet").Warn("pods run that the database may have lost: the kubelet is not started before the next sync with the cloud, they run on", "pods", uids, "error", err)
+		}
+		select {
+		case <-e.store.Whole():
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+// unknown returns those of the uids that no pod of the store has.
+func (e *EdgeCore) unknown(ctx context.Context, uids []types.UID) ([]types.UID, error) {
+	pods, _, err := e.store.List(ctx, object.Pods, "")
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(uids, func(uid types.UID) bool {
+		return slices.ContainsFunc(pods, func(p *object.Record) bool { return p.Version.UID == string(uid) })
+	}), nil
 }
 
 // servers are the addresses of the CloudCores. One that is reached through a proxy is not raced by QUIC, which goes past it.

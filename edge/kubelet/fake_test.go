@@ -29,6 +29,17 @@ type fakeRuntime struct {
 	driver   *runtimeapi.CgroupDriver // as RuntimeConfig answers; unimplemented if nil
 	config   string                   // as a verbose status shows it
 	imageErr error
+	pods     []*runtimeapi.PodSandbox
+}
+
+func (f *fakeRuntime) ListPodSandbox(_ context.Context, r *runtimeapi.ListPodSandboxRequest) (*runtimeapi.ListPodSandboxResponse, error) {
+	var found []*runtimeapi.PodSandbox
+	for _, p := range f.pods {
+		if r.GetFilter().GetState() == nil || p.State == r.Filter.State.State {
+			found = append(found, p)
+		}
+	}
+	return &runtimeapi.ListPodSandboxResponse{Items: found}, nil
 }
 
 func (f *fakeRuntime) Version(context.Context, *runtimeapi.VersionRequest) (*runtimeapi.VersionResponse, error) {

@@ -8,7 +8,10 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	podlabels "k8s.io/kubelet/pkg/types"
+	kubetypes "k8s.io/kubernetes/pkg/kubelet/types"
 
 	"github.com/tether-edge/tether/common/cri"
 )
@@ -81,4 +84,29 @@ func dial(ctx context.Context, endpoint string) (*grpc.ClientConn, error) {
 		return nil, fmt.Errorf("connect to %s: %w", endpoint, err)
 	}
 	return conn, nil
+}
+
+// RunningPods are the uids of the pods that have a sandbox in the runtime, but for static ones: those that a kubelet would end
+// if its API server had no such pod.
+func RunningPods(ctx context.Context, runtimeEndpoint string) ([]types.UID, error) {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	conn, err := dial(ctx, runtimeEndpoint)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	list, err := runtimeapi.NewRuntimeServiceClient(conn).ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{
+		Filter: &runtimeapi.PodSandboxFilter{State: &runtimeapi.PodSandboxStateValue{State: runtimeapi.PodSandboxState_SANDBOX_READY}}})
+	if err != nil {
+		return nil, fmt.Errorf("ask the runtime at %s for its pods: %w", runtimeEndpoint, err)
+	}
+	var uids []types.UID
+	for _, s := range list.Items {
+		uid := s.Labels[podlabels.KubernetesPodUIDLabel]
+		if uid != "" && s.Annotations[kubetypes.ConfigSourceAnnotationKey] == kubetypes.ApiserverSource {
+			uids = append(uids, types.UID(uid))
+		}
+	}
+	return uids, nil
 }

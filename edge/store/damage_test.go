@@ -81,6 +81,16 @@ func mustServe(t testing.TB, s *Store, n int) {
 	}
 }
 
+// whole reports whether no pod can be missing.
+func whole(s *Store) bool {
+	select {
+	case <-s.Whole():
+		return true
+	default:
+		return false
+	}
+}
+
 func TestDamagedDatabaseIsSetAsideSalvagedAndRestored(t *testing.T) {
 	for name, damage := range map[string]func(t *testing.T, s *Store){
 		"header":  func(t *testing.T, s *Store) { smash(t, s.files.main(), 0, 100, 1) },
@@ -118,12 +128,16 @@ func TestDamagedDatabaseIsSetAsideSalvagedAndRestored(t *testing.T) {
 			id := s.ID()
 			stop()
 			damage(t, s)
-			s, _ = running(t, cfg, Deps{Log: testLog(t)})
+			s, stop = running(t, cfg, Deps{Log: testLog(t)})
 			st := s.Status()
 			if st.Damaged == "" || st.Restored != "copy" || s.ID() == id {
 				t.Errorf("status %+v, expected a restored copy with a name of its own", st)
 			}
-			if wantAll := name == "header" || name == "page 1"; wantAll && (st.Writes != 2 || st.Objects != 62) {
+			wantAll := name == "header" || name == "page 1"
+			if whole(s) != wantAll {
+				t.Errorf("after %d rows were salvaged the store says that no pod is missing: %t", st.Objects, whole(s))
+			}
+			if wantAll && (st.Writes != 2 || st.Objects != 62) {
 				t.Errorf("status %+v: page 1 alone is lost, so all rows can be salvaged", st)
 			}
 			if name != "removed" && !exists(st.SetAside) {
@@ -137,6 +151,20 @@ func TestDamagedDatabaseIsSetAsideSalvagedAndRestored(t *testing.T) {
 			s.mustBeAbsent(t, podKey("dead"))
 			if q := fmt.Sprint(ids(s.queue(t))); !contains(q, "pods/shop/dead 2 u2") {
 				t.Errorf("queue %s: the delete of the tombstoned pod is lost", q)
+			}
+			// What may be missing may still be after a restart, until the cloud has said what there is.
+			stop()
+			s, stop = running(t, cfg, Deps{Log: testLog(t)})
+			if whole(s) != wantAll {
+				t.Errorf("after a restart no pod is missing: %t", whole(s))
+			}
+			s.markAll(t)
+			if !whole(s) {
+				t.Error("after a sync pods may be missing")
+			}
+			stop()
+			if s, _ = running(t, cfg, Deps{Log: testLog(t)}); !whole(s) {
+				t.Error("after a sync and a restart pods may be missing")
 			}
 		})
 	}

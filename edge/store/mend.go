@@ -136,6 +136,11 @@ func (s *Store) fill(c *conn, scripts []string, st *Status) error {
 	if sv.keepKinds && sv.complete {
 		st.Restored = "salvage"
 	}
+	if st.Restored == "copy" && !sv.whole {
+		if err := c.setMeta(metaPartial, "yes"); err != nil {
+			return err
+		}
+	}
 	if err := requeueDeletes(c, s.clock); err != nil {
 		return err
 	}

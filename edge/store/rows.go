@@ -129,6 +129,7 @@ const (
 	metaID      = "id"
 	metaEpoch   = "epoch"
 	metaRVBlock = "rv_block"
+	metaPartial = "partial" // there if objects may be missing since the database was made anew
 )
 
 func (c *conn) meta(name string) (string, error) {

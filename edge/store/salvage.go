@@ -19,8 +19,10 @@ type salvage struct {
 	keepKinds bool
 
 	writes, objects int
-	// complete: every row of the object tables was read.
+	// complete: every row of the object tables was read, and what was synced is taken over.
 	complete bool
+	// whole: every row of the objects was.
+	whole bool
 	// highest is the highest local resourceVersion seen.
 	highest uint64
 }
@@ -201,7 +203,7 @@ func (v *salvage) lossRows(c *conn) error {
 // kindRows takes over which kinds were synced, if the objects are all there and no copy says so. Otherwise the store
 // counts as never synced: a kubelet that saw half of its pods would kill the rest (I8).
 func (v *salvage) kindRows(c *conn, whole bool) error {
-	if !v.keepKinds || !whole || quickCheck(c, "kinds") != nil {
+	if v.whole = whole; !v.keepKinds || !whole || quickCheck(c, "kinds") != nil {
 		return nil
 	}
 	var kinds []string

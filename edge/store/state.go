@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/tether-edge/tether/common/object"
 )
@@ -75,9 +76,17 @@ func (s *Store) MarkSynced(ctx context.Context, kinds []object.ID) error {
 			}
 			t.synced = append(t.synced, k)
 		}
-		return nil
+		if !slices.Contains(kinds, object.Pods) {
+			return nil
+		}
+		_, err := t.c.exec("DELETE FROM meta WHERE name = ?", metaPartial)
+		return wrap("note that no pod is missing", err)
 	}})
 }
+
+// Whole is closed once no pod is missing that this node had before: from the start, unless the database was made anew from a
+// copy that was older than what was lost, and then with the next completed sync.
+func (s *Store) Whole() <-chan struct{} { return s.whole }
 
 // Synced reports whether the kind was completely received once: what is not in the store then does not exist. Kinds
 // that the cloud never sends are always synced.
@@ -112,6 +121,17 @@ func (s *Store) markSynced(kinds []object.ID) {
 	}
 	if !s.EverSynced() {
 		close(s.firstSync)
+	}
+}
+
+// noteWhole closes whole with the sync of pods. The caller holds mu.
+func (s *Store) noteWhole(kinds []object.ID) {
+	select {
+	case <-s.whole:
+	default:
+		if slices.Contains(kinds, object.Pods) {
+			close(s.whole)
+		}
 	}
 }
 

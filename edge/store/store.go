@@ -45,6 +45,7 @@ type Store struct {
 	rvLimit   atomic.Uint64
 
 	firstSync chan struct{}
+	whole     chan struct{} // see Whole
 	copies    *copier
 
 	// mu guards the fields below. It is never held during a read or write of the database.
@@ -77,7 +78,7 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Store, error) {
 	s := &Store{
 		cfg: cfg, log: deps.Log, clock: deps.Clock, files: files{cfg.Dir},
 		requests: make(chan *request, queueLength), jobs: make(chan *job), readers: make(chan *conn, readers),
-		damage: make(chan error, 1), closed: make(chan struct{}), stopped: make(chan struct{}), firstSync: make(chan struct{}),
+		damage: make(chan error, 1), closed: make(chan struct{}), stopped: make(chan struct{}), firstSync: make(chan struct{}), whole: make(chan struct{}),
 		feeds: map[object.ID]*feed{}, synced: map[object.ID]bool{}, outboxes: map[*Outbox]struct{}{},
 	}
 	s.copies = &copier{s: s}
@@ -226,7 +227,11 @@ func (s *Store) load(c *conn, unclean bool) error {
 		return wrap("read kinds", err)
 	}
 	s.markSynced(kinds)
-	return nil
+	partial, err := c.meta(metaPartial)
+	if err == nil && partial == "" {
+		close(s.whole)
+	}
+	return err
 }
 
 func readBlock(c *conn) (uint64, error) {

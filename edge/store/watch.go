@@ -167,6 +167,7 @@ func (s *Store) publish(t *tx) {
 	defer s.mu.Unlock()
 	if len(t.synced) > 0 {
 		s.markSynced(t.synced)
+		s.noteWhole(t.synced)
 	}
 	if t.effects.epoch != nil {
 		s.epoch = *t.effects.epoch

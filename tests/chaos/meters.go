@@ -49,7 +49,7 @@ type meters struct {
 	models, devices, statuses dynamic.NamespaceableResourceInterface
 
 	mu sync.Mutex
-	// acked is the last value that the broker acknowledged, by device; next the one that is being sent.
+	// acked is the last value that the edge said it has, by device; next the one that is being sent.
 	acked, next map[string]int
 	// seen is the last value that the cluster showed; forgiven that it may once show an older one.
 	seen     map[string]int
@@ -149,19 +149,37 @@ func (m *meters) count(ctx context.Context, name string) {
 				continue
 			}
 		}
-		token := client.Publish("$hw/events/device/"+namespace+"/"+name+"/twin/update", 1, false, fmt.Sprintf(`{"twin":{"count":{"actual":{"value":"%d"}}}}`, value))
+		token := client.Publish(update(name), 1, false, fmt.Sprintf(`{"event_id":"%d","twin":{"count":{"actual":{"value":"%d"}}}}`, value, value))
 		if !token.WaitTimeout(20*time.Second) || token.Error() != nil {
 			client.Disconnect(0)
 			client = nil
-			continue
 		}
-		m.mu.Lock()
-		m.acked[name] = value
-		m.mu.Unlock()
 	}
 }
 
-// connect returns a client of the edge's broker, or nil.
+func update(name string) string {
+	return "$hw/events/device/" + namespace + "/" + name + "/twin/update"
+}
+
+// answered takes the answer to an update: what is refused, as on a full disk, has a code.
+func (m *meters) answered(name string, payload []byte) {
+	var answer struct {
+		EventID string `json:"event_id"`
+		Code    int
+	}
+	if err := json.Unmarshal(payload, &answer); err != nil || answer.Code != 0 {
+		return
+	}
+	value, err := strconv.Atoi(answer.EventID)
+	if err != nil {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.acked[name] = max(m.acked[name], value)
+}
+
+// connect returns a client of the edge's broker that hears what becomes of its updates, or nil.
 func (m *meters) connect(name string) paho.Client {
 	o := paho.NewClientOptions().AddBroker("tcp://127.0.0.1:1884").SetClientID("chaos-" + name).SetAutoReconnect(false).SetConnectTimeout(5 * time.Second).
 		SetCustomOpenConnectionFn(func(u *url.URL, _ paho.ClientOptions) (net.Conn, error) {
@@ -171,6 +189,11 @@ func (m *meters) connect(name string) paho.Client {
 		})
 	c := paho.NewClient(o)
 	if t := c.Connect(); !t.WaitTimeout(10*time.Second) || t.Error() != nil {
+		return nil
+	}
+	hear := c.Subscribe(update(name)+"/result", 1, func(_ paho.Client, msg paho.Message) { m.answered(name, msg.Payload()) })
+	if !hear.WaitTimeout(10*time.Second) || hear.Error() != nil {
+		c.Disconnect(0)
 		return nil
 	}
 	return c
@@ -267,7 +290,7 @@ func (m *meters) settled(ctx context.Context) error {
 	for i := range meterCount {
 		name := meter(i)
 		if m.acked[name] != m.next[name] {
-			return fmt.Errorf("%s has counted to %d, of which the broker acknowledged %d", name, m.next[name], m.acked[name])
+			return fmt.Errorf("%s has counted to %d, of which the edge has %d", name, m.next[name], m.acked[name])
 		}
 		if shown[name] != strconv.Itoa(m.acked[name]) {
 			return fmt.Errorf("%s is shown as %q, its last acknowledged report is %d", name, shown[name], m.acked[name])

@@ -138,6 +138,9 @@ func TestANodeIsNewsToItsDevicesWhenItComesOrGoes(t *testing.T) {
 			{newNode("edge-1", "tether://edge-1", corev1.ConditionTrue), "True Fits", true},
 			{newNode("edge-3", "tether://edge-3", corev1.ConditionTrue), "True Fits", false},
 		} {
+			// What came before may be looked at once more, when its rate allows.
+			time.Sleep(10 * time.Second) // of the fake clock
+			synctest.Wait()
 			w.mu.Lock()
 			w.looks = 0
 			w.mu.Unlock()

@@ -59,8 +59,13 @@ func (newerRuntime) StreamImages(_ *runtimeapi.StreamImagesRequest, s grpc.Serve
 }
 
 func (newerRuntime) ImageStatus(_ context.Context, r *runtimeapi.ImageStatusRequest) (*runtimeapi.ImageStatusResponse, error) {
-	if r.Image.Image == "trouble" {
+	switch r.Image.Image {
+	case "trouble":
 		return nil, status.Error(codes.DataLoss, "the runtime's own words")
+	case "no name":
+		return nil, status.Error(codes.InvalidArgument, "invalid reference format")
+	case "b?":
+		return nil, errors.New("ambiguous: b1, b2")
 	}
 	// CRI-O may name an image by its digest.
 	return &runtimeapi.ImageStatusResponse{Image: &runtimeapi.Image{Id: "h/" + r.Image.Image + "@sha256:1"}}, nil
@@ -170,6 +175,36 @@ func TestWhatANewerCRISaysOfImagesIsKept(t *testing.T) {
 	var answer frame
 	if err := conn.Invoke(t.Context(), runtimeapi.ImageService_PullImage_FullMethodName, &bad, &answer, grpc.ForceCodecV2(rawCodec{})); status.Code(err) != codes.InvalidArgument {
 		t.Errorf("found %v", err)
+	}
+}
+
+// Garbage collection goes on beside a pod whose image the runtime cannot even look for, and stops where the runtime is in trouble.
+func TestANameThatIsNonePinsNothing(t *testing.T) {
+	for _, c := range []struct {
+		pods   []string
+		pinned string
+	}{{[]string{"no name", "b?", "a"}, "a"}, {[]string{"no name", "trouble", "a"}, "ab"}} {
+		client := runtimeapi.NewImageServiceClient(serveNewer(t, c.pods...))
+		s, err := client.StreamImages(t.Context(), &runtimeapi.StreamImagesRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		pinned := ""
+		for {
+			m, err := s.Recv()
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if m.Images[0].Pinned {
+				pinned += m.Images[0].Id
+			}
+		}
+		if pinned != c.pinned {
+			t.Errorf("with pods of %q pinned are %q, expected %q", c.pods, pinned, c.pinned)
+		}
 	}
 }
 

@@ -8,12 +8,17 @@ import (
 	"net"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/test/bufconn"
 	"google.golang.org/protobuf/encoding/protowire"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -205,6 +210,50 @@ func TestANameThatIsNonePinsNothing(t *testing.T) {
 		if pinned != c.pinned {
 			t.Errorf("with pods of %q pinned are %q, expected %q", c.pods, pinned, c.pinned)
 		}
+	}
+}
+
+// What is shared by calls, the runtime's connection and the pulls, ends after them, also where the listener fails.
+func TestNoCallRunsOnceTheServiceHasEnded(t *testing.T) {
+	for name, byListener := range map[string]bool{"the process ends": false, "the listener fails": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				listener := bufconn.Listen(1 << 16)
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				var over atomic.Bool
+				served := make(chan error, 1)
+				go func() {
+					served <- serve(ctx, listener, func(_ any, call grpc.ServerStream) error {
+						<-call.Context().Done()
+						time.Sleep(time.Second) // what it still has to do
+						over.Store(true)
+						return nil
+					})
+				}()
+				conn, err := grpc.NewClient("passthrough:", grpc.WithTransportCredentials(insecure.NewCredentials()),
+					grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer conn.Close()
+				if _, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, "/a/b"); err != nil {
+					t.Fatal(err)
+				}
+				synctest.Wait() // the call runs
+				if byListener {
+					_ = listener.Close()
+				} else {
+					cancel()
+				}
+				if err := <-served; (err != nil) != byListener {
+					t.Errorf("it ended with %v", err)
+				}
+				if !over.Load() {
+					t.Error("a call runs on")
+				}
+			})
+		})
 	}
 }
 

@@ -238,7 +238,9 @@ func TestWhatIsKeptBesideAStepIsKeptWithIt(t *testing.T) {
 
 func TestWhatAskersSee(t *testing.T) {
 	w := withPump(t, "45")
-	w.store.put(t, object.Devices, pump("a", "1"), "")
+	a := pump("a", "1")
+	a.Spec.Protocol = nil // it has its model's
+	w.store.put(t, object.Devices, a, "")
 	w.settled("a", func(View) bool { return true })
 	if got := fmt.Sprint(w.engine.Names()); got != "[[ns a] [ns p]]" {
 		t.Errorf("names %s", got)
@@ -249,6 +251,12 @@ func TestWhatAskersSee(t *testing.T) {
 		if got != connected || len(conditions) != 2 || conditions[1].Reason != "Pending" {
 			t.Errorf("connected %v with %+v, expected %v", got, conditions, connected)
 		}
+		if protocol, status := w.engine.Mapper("ns", "a"); protocol != "virtual" || status != conditions[0].Status {
+			t.Errorf("the mapper is %q, %q; expected the model's protocol and %q", protocol, status, conditions[0].Status)
+		}
+	}
+	if protocol, status := w.engine.Mapper("ns", "nobody"); protocol != "" || status != "" {
+		t.Errorf("the mapper of nobody is %q, %q", protocol, status)
 	}
 	if conditions, connected := w.engine.Health("ns", "nobody"); connected || conditions != nil {
 		t.Errorf("of nobody: %v, %v", conditions, connected)

@@ -107,8 +107,8 @@ func (e *Engine) status(d *entry, conditions []condition) (object.Outgoing, erro
 // shownPending is how many properties a condition names.
 const shownPending = 10
 
-// conditions are those that the edge knows. Called with d.mu held.
-func (e *Engine) conditions(d *entry) []condition {
+// mapperConnected is the condition of that name. Called with d.mu held.
+func (e *Engine) mapperConnected(d *entry) condition {
 	mapper := condition{Type: v1beta1.ConditionMapperConnected, Status: metav1.ConditionTrue, Reason: "Connected"}
 	protocol := device.Protocol(d.device, d.model)
 	e.mu.RLock()
@@ -124,12 +124,17 @@ func (e *Engine) conditions(d *entry) []condition {
 	case d.told != "":
 		mapper.Status, mapper.Reason, mapper.Message = metav1.ConditionFalse, "MapperRefuses", d.told
 	}
+	return mapper
+}
+
+// conditions are those that the edge knows. Called with d.mu held.
+func (e *Engine) conditions(d *entry) []condition {
 	reported := condition{Type: v1beta1.ConditionReported, Status: metav1.ConditionTrue, Reason: "AsDesired"}
 	if pending := d.twin.Pending(); len(pending) > 0 {
 		reported.Status, reported.Reason = metav1.ConditionFalse, "Pending"
 		reported.Message = fmt.Sprintf("%d properties have not reported what is desired: %s", len(pending), strings.Join(pending[:min(len(pending), shownPending)], ", "))
 	}
-	return []condition{mapper, reported}
+	return []condition{e.mapperConnected(d), reported}
 }
 
 // pausing reports whether the next status has to wait. Called with d.mu held.

@@ -70,6 +70,7 @@ type EdgeCore struct {
 	link     *link.Link
 	api      *kubeapi.Server
 	images   *image.Service
+	served   *servedEvents
 	kubelet  *kubelet.Kubelet
 	renewer  *renew.Renewer
 	clock    *clock.Clock
@@ -368,6 +369,7 @@ func (e *EdgeCore) Start(ctx context.Context) error {
 	group.Add("metrics", run.HTTP(metrics, e.handler()))
 	group.Add("kubeapi", run.Func(func(ctx context.Context) error { return e.serve(ctx, api, config) }))
 	e.devices.Add(group)
+	group.Add("image-events", e.served)
 	// It waits for a socket and not for the runtime; the kubelet is started once both answer.
 	group.Add("image", run.Func(devices.Persistent("the image service", e.images.Start, e.part("image"))))
 	group.Add("link", e.link)

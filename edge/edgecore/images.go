@@ -6,11 +6,8 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/kubernetes/scheme"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/record"
 
 	"github.com/tether-edge/tether/common/object"
 	"github.com/tether-edge/tether/edge/image"
@@ -20,9 +17,6 @@ import (
 // imageProofs is the bucket of notes that say whom registries gave which images.
 const imageProofs = "image/proofs"
 
-// ReasonServedLocally is the reason of the Event at a pod that an image serves which is here, since its registry was not heard.
-const ReasonServedLocally = "RegistryNotHeard"
-
 // buildImages makes the image service that stands between the kubelet and the runtime.
 func (e *EdgeCore) buildImages() error {
 	k, i := e.cfg.Kubelet, e.cfg.Images
@@ -30,30 +24,15 @@ func (e *EdgeCore) buildImages() error {
 	if endpoint == "" {
 		endpoint = k.ContainerRuntimeEndpoint
 	}
-	recorder, err := e.recorder()
-	if err != nil {
-		return err
-	}
-	e.images, err = image.New(image.Config{Socket: i.Socket, ImageEndpoint: endpoint, RuntimeEndpoint: k.ContainerRuntimeEndpoint,
-		FallBack: i.FallBack, Patience: i.Patience.Std(), MaxPulls: i.MaxPulls},
-		image.Deps{Memory: imageMemory{e.store}, Pods: podImages{e.store}.names, Log: e.part("image"), Registry: e.reg, Now: e.deps.Now,
-			Served: func(s image.Served) {
-				pod := &corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: s.Pod.Namespace, Name: s.Pod.Name, UID: types.UID(s.Pod.UID)}
-				recorder.Eventf(pod, corev1.EventTypeWarning, ReasonServedLocally, "The registry of image %q was not heard, so the image that is here serves (%s): %s", s.Image, s.Ref, s.Reason)
-			}})
-	return err
-}
-
-// recorder makes Events at the local API, gathered and limited as the kubelet's are.
-func (e *EdgeCore) recorder() (record.EventRecorder, error) {
 	client, err := corev1client.NewForConfig(&rest.Config{Host: "https://" + e.cfg.API.BindAddress, Transport: e.api.Transport()})
 	if err != nil {
-		return nil, fmt.Errorf("make a client for events: %w", err)
+		return fmt.Errorf("make a client for events: %w", err)
 	}
-	broadcaster := record.NewBroadcaster()
-	broadcaster.StartRecordingToSink(&corev1client.EventSinkImpl{Interface: client.Events("")})
-	// The cloud takes events of this node only.
-	return broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "edgecore", Host: e.cfg.NodeName}), nil
+	e.served = newServedEvents(&corev1client.EventSinkImpl{Interface: client.Events("")}, e.cfg.NodeName)
+	e.images, err = image.New(image.Config{Socket: i.Socket, ImageEndpoint: endpoint, RuntimeEndpoint: k.ContainerRuntimeEndpoint,
+		FallBack: i.FallBack, Patience: i.Patience.Std(), MaxPulls: i.MaxPulls},
+		image.Deps{Memory: imageMemory{e.store}, Pods: podImages{e.store}.names, Log: e.part("image"), Registry: e.reg, Now: e.deps.Now, Served: e.served.add})
+	return err
 }
 
 // podImages are the images of all pods in the store, held ones included.

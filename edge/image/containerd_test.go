@@ -394,7 +394,7 @@ func TestTheImagesOfPodsArePinned(t *testing.T) {
 	pauseName, nobodys := archives[0].Name, archives[1].Name // containerd's sandbox image, and one that no pod has
 	var trouble error
 	name, other := s.push(t, "app", "latest", 1024), s.push(t, "other", "v1", 1024)
-	pods := []string{strings.TrimSuffix(name, ":latest"), "never/pulled:v1"}
+	pods := []string{strings.TrimSuffix(name, ":latest"), "never/pulled:v1", "no name", "UPPER/Case:v1", "@sha256:0"}
 	k := s.serve(t, Config{FallBack: true}, Deps{Pods: func(context.Context) ([]string, error) { return pods, trouble }})
 	old, pause := k.pulls(name, ann, ""), ""
 	k.pulls(other, nil, "")

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -32,10 +34,10 @@ type pins struct {
 	at   time.Time
 }
 
-// pinned are the refs of images; all if it could not be found out.
+// pinned are the refs of images; all if it could not be found out. odd are the names for which the runtime has an error.
 type pinned struct {
-	refs map[string]bool
-	all  bool
+	refs, odd map[string]bool
+	all       bool
 }
 
 func (p *pinned) holds(i *runtimeapi.Image) bool {
@@ -53,10 +55,9 @@ func (p *pinned) holds(i *runtimeapi.Image) bool {
 
 // find asks the runtime which images the names mean: it resolves them as it does for the kubelet.
 func (p *pins) find(ctx context.Context) *pinned {
-	refs, err := p.lookUp(ctx)
-	found := &pinned{refs: refs}
+	found, err := p.lookUp(ctx)
 	if err != nil {
-		found.all = true
+		found = &pinned{all: true}
 		if ctx.Err() == nil {
 			p.log.Warn("cannot find out which images the pods need: garbage collection leaves all", "error", err)
 		}
@@ -78,7 +79,7 @@ func (p *pins) recent(ctx context.Context) *pinned {
 	return p.find(ctx)
 }
 
-func (p *pins) lookUp(ctx context.Context) (map[string]bool, error) {
+func (p *pins) lookUp(ctx context.Context) (*pinned, error) {
 	names, err := p.pods(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list the images of the pods: %w", err)
@@ -90,25 +91,48 @@ func (p *pins) lookUp(ctx context.Context) (map[string]bool, error) {
 	if sandbox != "" {
 		names = append(names, sandbox)
 	}
-	refs, asked := map[string]bool{}, map[string]bool{}
+	pins, asked := &pinned{refs: map[string]bool{}, odd: map[string]bool{}}, map[string]bool{}
 	for _, name := range names {
 		if name == "" || asked[name] {
 			continue
 		}
 		asked[name] = true
 		found, err := p.runtime.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: name}})
-		if err != nil {
+		if err != nil && !ofTheName(err) {
 			return nil, fmt.Errorf("ask the runtime for image %s: %w", name, err)
 		}
+		if err != nil {
+			pins.odd[name] = true
+			if !p.knowsOdd(name) {
+				p.log.Warn("the runtime cannot say which image a pod needs: garbage collection may take it", "image", name, "error", err)
+			}
+		}
 		if id := found.GetImage().GetId(); id != "" {
-			refs[id] = true
+			pins.refs[id] = true
 		}
 		// The name may mean a newer image by now than the one that serves some of its pods offline.
 		for _, ref := range append(p.proofs.refs(name), p.proofs.refs(name+":latest")...) { // the kubelet asks for that where there is no tag
-			refs[ref] = true
+			pins.refs[ref] = true
 		}
 	}
-	return refs, nil
+	return pins, nil
+}
+
+// ofTheName reports whether an error of the runtime is of the one name that it was asked for, such as a name that is none
+// or an ambiguous one, for which containerd and CRI-O have no code. One pod with such a name must not end garbage collection.
+func ofTheName(err error) bool {
+	switch status.Code(err) {
+	case codes.InvalidArgument, codes.NotFound, codes.Unknown:
+		return true
+	}
+	return false
+}
+
+// knowsOdd reports whether the name was an odd one at the last look.
+func (p *pins) knowsOdd(name string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.last != nil && p.last.odd[name]
 }
 
 // list, stream and status change the runtime's answers of the calls of those names. What cannot be decoded is passed on.

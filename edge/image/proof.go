@@ -26,24 +26,28 @@ type Memory interface {
 // Limits of what is remembered. The oldest goes first.
 const (
 	maxNames  = 1000 // image names
-	maxProofs = 32   // credentials for one name
+	maxProofs = 32   // credentials for one name that were given the image, and as many that were refused it
 	maxName   = 4096 // bytes of a name
 )
 
-// A proof says that the registry gave an image to the holder of credentials.
+// A proof says that the registry gave an image to the holder of credentials, or a no: that it refused them what it had
+// given to everyone.
 type proof struct {
-	// Ref is the image as the runtime named it.
+	// Ref is the image as the runtime named it; empty for a no.
 	Ref string `json:"ref"`
 	// Hash is of the credentials, with the record's salt; empty where none were sent.
 	Hash []byte `json:"hash,omitempty"`
 }
+
+func (p proof) no() bool { return p.Ref == "" }
 
 // A record is what is known of one image name. Its JSON is the note's value.
 type record struct {
 	Salt []byte `json:"salt"`
 	// At is when the record last changed, in seconds since 1970.
 	At int64 `json:"at"`
-	// Proofs have the newest last, and one for each hash.
+	// Proofs have the newest last, and one for each hash. Noes are there only beside, and are newer than, a proof without
+	// credentials.
 	Proofs []proof `json:"proofs"`
 }
 
@@ -78,6 +82,20 @@ func (r *record) find(hash []byte) int {
 	return slices.IndexFunc(r.Proofs, func(p proof) bool { return hmac.Equal(p.Hash, hash) })
 }
 
+// bound drops the oldest beyond maxProofs. Noes have a bound of their own, so that who is refused costs nobody a proof.
+func (r *record) bound() {
+	free := map[bool]int{false: maxProofs, true: maxProofs}
+	for i := len(r.Proofs) - 1; i >= 0; i-- {
+		no := r.Proofs[i].no()
+		if free[no]--; free[no] < 0 {
+			r.Proofs = slices.Delete(r.Proofs, i, i+1)
+		}
+	}
+	if r.find(nil) < 0 {
+		r.Proofs = slices.DeleteFunc(r.Proofs, proof.no)
+	}
+}
+
 // proofs are all records, in memory and in Memory.
 type proofs struct {
 	memory Memory
@@ -106,7 +124,7 @@ func (p *proofs) load(ctx context.Context) error {
 }
 
 // allowed returns the image that the registry gave to these credentials under that name; empty for none. An image for which no
-// credentials were needed is for everyone.
+// credentials were needed is for everyone but whom the registry refused since.
 func (p *proofs) allowed(name string, c credentials) string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -130,7 +148,9 @@ func (p *proofs) refs(name string) (refs []string) {
 	defer p.mu.Unlock()
 	if r := p.records[name]; r != nil {
 		for _, proof := range r.Proofs {
-			refs = append(refs, proof.Ref)
+			if !proof.no() {
+				refs = append(refs, proof.Ref)
+			}
 		}
 	}
 	return refs
@@ -159,21 +179,21 @@ func (p *proofs) grant(ctx context.Context, name string, c credentials, ref stri
 		rand.Read(r.Salt) // it never fails
 	}
 	hash := r.hash(c)
-	if i := r.find(hash); i >= 0 {
-		if r.Proofs[i].Ref == ref {
-			return
-		}
-		r.Proofs = slices.Delete(r.Proofs, i, i+1)
+	// What is for everyone again is so for those who were refused.
+	past := func(x proof) bool { return c == nil && x.no() }
+	if i := r.find(hash); i >= 0 && r.Proofs[i].Ref == ref && !slices.ContainsFunc(r.Proofs, past) {
+		return
 	}
+	r.Proofs = slices.DeleteFunc(r.Proofs, func(x proof) bool { return past(x) || hmac.Equal(x.Hash, hash) })
 	r.Proofs = append(r.Proofs, proof{Ref: ref, Hash: hash})
-	r.Proofs = r.Proofs[max(0, len(r.Proofs)-maxProofs):]
-	p.put(ctx, name, r)
+	p.replace(ctx, name, r)
 	if len(p.records) > maxNames {
 		p.drop(ctx, p.oldest())
 	}
 }
 
-// revoke forgets what these credentials proved: the registry's last word counts.
+// revoke forgets what these credentials proved, and notes the no where the image is for everyone: the registry's last word
+// counts. Others, who may have been right to ask without credentials, are not concerned.
 func (p *proofs) revoke(ctx context.Context, name string, c credentials) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -181,15 +201,19 @@ func (p *proofs) revoke(ctx context.Context, name string, c credentials) {
 	if old == nil {
 		return
 	}
-	i := old.find(old.hash(c))
-	if i < 0 {
-		return
+	hash := old.hash(c)
+	i, open := old.find(hash), old.find(nil) >= 0
+	r := &record{Salt: old.Salt, Proofs: slices.Clone(old.Proofs)}
+	switch {
+	case i >= 0 && old.Proofs[i].no(), i < 0 && !open:
+		return // it is so already
+	case i >= 0:
+		r.Proofs = slices.Delete(r.Proofs, i, i+1)
 	}
-	if len(old.Proofs) == 1 {
-		p.drop(ctx, name)
-		return
+	if c != nil && open {
+		r.Proofs = append(r.Proofs, proof{Hash: hash})
 	}
-	p.put(ctx, name, &record{Salt: old.Salt, Proofs: slices.Delete(slices.Clone(old.Proofs), i, i+1)})
+	p.replace(ctx, name, r)
 }
 
 // forget drops every proof for an image that was removed.
@@ -198,14 +222,19 @@ func (p *proofs) forget(ctx context.Context, ref string) {
 	defer p.mu.Unlock()
 	for name, r := range p.records {
 		left := slices.DeleteFunc(slices.Clone(r.Proofs), func(x proof) bool { return x.Ref == ref })
-		switch len(left) {
-		case len(r.Proofs):
-		case 0:
-			p.drop(ctx, name)
-		default:
-			p.put(ctx, name, &record{Salt: r.Salt, Proofs: left})
+		if len(left) < len(r.Proofs) {
+			p.replace(ctx, name, &record{Salt: r.Salt, Proofs: left})
 		}
 	}
+}
+
+// replace changes a record within its bounds, and drops one that says nothing.
+func (p *proofs) replace(ctx context.Context, name string, r *record) {
+	if r.bound(); len(r.Proofs) == 0 {
+		p.drop(ctx, name)
+		return
+	}
+	p.put(ctx, name, r)
 }
 
 // put changes a record here and on the disk. A disk that is full costs the node the proof after its next start only.

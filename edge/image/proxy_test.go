@@ -8,12 +8,17 @@ import (
 	"net"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/test/bufconn"
 	"google.golang.org/protobuf/encoding/protowire"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -59,8 +64,13 @@ func (newerRuntime) StreamImages(_ *runtimeapi.StreamImagesRequest, s grpc.Serve
 }
 
 func (newerRuntime) ImageStatus(_ context.Context, r *runtimeapi.ImageStatusRequest) (*runtimeapi.ImageStatusResponse, error) {
-	if r.Image.Image == "trouble" {
+	switch r.Image.Image {
+	case "trouble":
 		return nil, status.Error(codes.DataLoss, "the runtime's own words")
+	case "no name":
+		return nil, status.Error(codes.InvalidArgument, "invalid reference format")
+	case "b?":
+		return nil, errors.New("ambiguous: b1, b2")
 	}
 	// CRI-O may name an image by its digest.
 	return &runtimeapi.ImageStatusResponse{Image: &runtimeapi.Image{Id: "h/" + r.Image.Image + "@sha256:1"}}, nil
@@ -170,6 +180,80 @@ func TestWhatANewerCRISaysOfImagesIsKept(t *testing.T) {
 	var answer frame
 	if err := conn.Invoke(t.Context(), runtimeapi.ImageService_PullImage_FullMethodName, &bad, &answer, grpc.ForceCodecV2(rawCodec{})); status.Code(err) != codes.InvalidArgument {
 		t.Errorf("found %v", err)
+	}
+}
+
+// Garbage collection goes on beside a pod whose image the runtime cannot even look for, and stops where the runtime is in trouble.
+func TestANameThatIsNonePinsNothing(t *testing.T) {
+	for _, c := range []struct {
+		pods   []string
+		pinned string
+	}{{[]string{"no name", "b?", "a"}, "a"}, {[]string{"no name", "trouble", "a"}, "ab"}} {
+		client := runtimeapi.NewImageServiceClient(serveNewer(t, c.pods...))
+		s, err := client.StreamImages(t.Context(), &runtimeapi.StreamImagesRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		pinned := ""
+		for {
+			m, err := s.Recv()
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if m.Images[0].Pinned {
+				pinned += m.Images[0].Id
+			}
+		}
+		if pinned != c.pinned {
+			t.Errorf("with pods of %q pinned are %q, expected %q", c.pods, pinned, c.pinned)
+		}
+	}
+}
+
+// What is shared by calls, the runtime's connection and the pulls, ends after them, also where the listener fails.
+func TestNoCallRunsOnceTheServiceHasEnded(t *testing.T) {
+	for name, byListener := range map[string]bool{"the process ends": false, "the listener fails": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				listener := bufconn.Listen(1 << 16)
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				var over atomic.Bool
+				served := make(chan error, 1)
+				go func() {
+					served <- serve(ctx, listener, func(_ any, call grpc.ServerStream) error {
+						<-call.Context().Done()
+						time.Sleep(time.Second) // what it still has to do
+						over.Store(true)
+						return nil
+					})
+				}()
+				conn, err := grpc.NewClient("passthrough:", grpc.WithTransportCredentials(insecure.NewCredentials()),
+					grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer conn.Close()
+				if _, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, "/a/b"); err != nil {
+					t.Fatal(err)
+				}
+				synctest.Wait() // the call runs
+				if byListener {
+					_ = listener.Close()
+				} else {
+					cancel()
+				}
+				if err := <-served; (err != nil) != byListener {
+					t.Errorf("it ended with %v", err)
+				}
+				if !over.Load() {
+					t.Error("a call runs on")
+				}
+			})
+		})
 	}
 }
 

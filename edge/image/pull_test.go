@@ -351,6 +351,75 @@ func TestProofsAreBounded(t *testing.T) {
 	}
 }
 
+// What everybody may have is still not for those whom the registry said no to later, and that costs nobody else anything.
+func TestANoOutlastsWhatEveryoneMayHave(t *testing.T) {
+	memory := &notes{}
+	at := time.Unix(0, 0)
+	load := func() *proofs {
+		t.Helper()
+		p := &proofs{memory: memory, log: testLog(t), now: func() time.Time { at = at.Add(time.Second); return at }}
+		if err := p.load(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	ctx, p := t.Context(), load()
+	who := func(i int) credentials {
+		return credentialsOf(&runtimeapi.AuthConfig{Username: "u", Password: fmt.Sprint(i)})
+	}
+	expect := func(step string, c credentials, ref string) {
+		t.Helper()
+		if got := p.allowed("a", c); got != ref {
+			t.Errorf("%s: %v are allowed %q, expected %q", step, c, got, ref)
+		}
+	}
+	p.revoke(ctx, "a", who(1)) // of what nobody was given
+	p.grant(ctx, "a", nil, "open")
+	p.grant(ctx, "a", who(1), "own")
+	p.revoke(ctx, "a", who(1))
+	p.revoke(ctx, "a", who(2))
+	p = load()
+	for i, ref := range []string{"open", "", "", "open"} { // the first and the last were not refused
+		expect("refused, after a restart", who(i), ref)
+	}
+	expect("others were refused", nil, "open")
+	if refs := p.refs("a"); len(refs) != 1 || refs[0] != "open" {
+		t.Errorf("images %q could serve, expected the one", refs)
+	}
+	writes := memory.writes
+	p.revoke(ctx, "a", who(1))
+	p.grant(ctx, "a", who(3), "own")
+	p.grant(ctx, "a", who(3), "own")
+	if memory.writes != writes+1 {
+		t.Errorf("%d writes for one thing that is new", memory.writes-writes)
+	}
+
+	p.grant(ctx, "a", who(1), "own")
+	expect("given again", who(1), "own")
+	p.grant(ctx, "a", nil, "open")
+	expect("open since", who(2), "open")
+
+	for i := range 2 * maxProofs {
+		p.revoke(ctx, "a", who(100+i))
+	}
+	expect("many were refused", nil, "open")
+	expect("many were refused", who(3), "own")
+	expect("the last of many", who(100+2*maxProofs-1), "")
+	if n := len(p.records["a"].Proofs); n != maxProofs+3 {
+		t.Errorf("%d proofs and noes, expected three and %d", n, maxProofs)
+	}
+	p.revoke(ctx, "a", nil)
+	if n := len(p.records["a"].Proofs); n != 2 {
+		t.Errorf("%d proofs of what is not open any more, expected two and no no", n)
+	}
+	p.grant(ctx, "b", nil, "only")
+	p.revoke(ctx, "b", who(1))
+	p.forget(ctx, "only")
+	if p.count() != 1 {
+		t.Errorf("%d names, expected that one of which there are noes alone is forgotten", p.count())
+	}
+}
+
 func TestDownloadsOfARuntimeAreRead(t *testing.T) {
 	// ListStatusesResponse{statuses: {started_at, ref: "layer-1", offset: 300, total: 500}, {ref: "x"}}
 	b := []byte("\x0a\x13\x0a\x02\x08\x01\x1a\x07layer-1\x20\xac\x02\x28\xf4\x03\x0a\x03\x1a\x01x")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"path/filepath"
 	"time"
 
@@ -125,17 +126,23 @@ func (s *Service) Start(ctx context.Context) error {
 	}
 	defer runtime.close()
 	calls := s.calls(runtime)
+	defer calls.puller.end()
+	return serve(ctx, listener, calls.serve)
+}
+
+// serve serves calls until ctx ends or the listener fails. When it returns no call runs, so none begins a pull.
+func serve(ctx context.Context, listener net.Listener, call grpc.StreamHandler) error {
 	server := grpc.NewServer(grpc.ForceServerCodecV2(rawCodec{}), grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage),
-		grpc.MaxConcurrentStreams(maxCalls), grpc.UnknownServiceHandler(calls.serve))
+		grpc.MaxConcurrentStreams(maxCalls), grpc.UnknownServiceHandler(call), grpc.WaitForHandlers(true))
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(listener) }()
-	defer calls.puller.end()
 	select {
 	case <-ctx.Done():
 		server.Stop()
 		<-ended
 		return nil
 	case err := <-ended:
+		server.Stop() // the connections that there are
 		return fmt.Errorf("serve the kubelet's image calls: %w", err)
 	}
 }

@@ -24,6 +24,9 @@ type Devices interface {
 	Status(namespace, name string) (s *v1beta1.DeviceStatus, ok bool)
 	// Statuses are those of a namespace, empty for all of them, sorted by namespace and name.
 	Statuses(namespace string) []*v1beta1.DeviceStatus
+	// Mapper is the protocol of a device, its own or its model's, and the status of its condition MapperConnected; both empty
+	// where this node has no such device.
+	Mapper(namespace, name string) (protocol string, connected metav1.ConditionStatus)
 }
 
 // deviceStatuses are not stored here: they are made when somebody asks, so nobody can watch them.
@@ -93,14 +96,15 @@ func (s *Server) withTwins(o object.Object) object.Object {
 	return d
 }
 
-// conditionOf is the status of a condition of a device, as the node knows it.
-func (s *Server) conditionOf(d *v1beta1.Device, kind string) string {
+// mapperOf is the protocol of a device and whether the protocol's mapper is connected, as the node knows it. Where it does
+// not, the Device itself may name the protocol.
+func (s *Server) mapperOf(d *v1beta1.Device) (protocol, connected string) {
 	if s.deps.Devices != nil {
-		if now, ok := s.deps.Devices.Status(d.Namespace, d.Name); ok {
-			return conditionIn(now, kind)
+		if protocol, connected := s.deps.Devices.Mapper(d.Namespace, d.Name); connected != "" {
+			return protocol, string(connected)
 		}
 	}
-	return "<unknown>"
+	return device.Protocol(d, nil), "<unknown>"
 }
 
 func conditionIn(s *v1beta1.DeviceStatus, kind string) string {
@@ -129,8 +133,9 @@ func (s *Server) deviceCells(o runtime.Object, now time.Time) []any {
 	if status == nil {
 		status = &v1beta1.LegacyStatus{}
 	}
+	protocol, connected := s.mapperOf(d)
 	return []any{
-		d.Name, orNone(model), orNone(device.Protocol(d, nil)), s.conditionOf(d, v1beta1.ConditionMapperConnected), orNone(status.State),
+		d.Name, orNone(model), orNone(protocol), connected, orNone(status.State),
 		orNone(twinsText(status.Twins, shownTwins)), ageOf(d.CreationTimestamp, now), orNone(d.Spec.NodeName), orNone(status.LastOnlineTime),
 		orNone(twinsText(status.Twins, len(status.Twins))),
 	}

@@ -35,6 +35,25 @@ func (f fakeDevices) Statuses(namespace string) (all []*v1beta1.DeviceStatus) {
 	return all
 }
 
+// Mapper: what has a status has the protocol modbus of its model.
+func (f fakeDevices) Mapper(namespace, name string) (string, metav1.ConditionStatus) {
+	if _, ok := f.Status(namespace, name); ok {
+		return "modbus", metav1.ConditionFalse
+	}
+	return "", ""
+}
+
+// askedDevices counts how many statuses were made.
+type askedDevices struct {
+	fakeDevices
+	made *int
+}
+
+func (a askedDevices) Status(namespace, name string) (*v1beta1.DeviceStatus, bool) {
+	*a.made++
+	return a.fakeDevices.Status(namespace, name)
+}
+
 func aStatus(namespace, name string, twins ...v1beta1.Twin) v1beta1.DeviceStatus {
 	return v1beta1.DeviceStatus{
 		TypeMeta:   metav1.TypeMeta{APIVersion: v1beta1.GroupVersion.String(), Kind: v1beta1.DeviceStatusKind},
@@ -93,7 +112,6 @@ func TestDevicesShowTheirTwinsAtTheNode(t *testing.T) {
 	e := newDevicesEnv(t)
 	pump := &v1beta1.Device{ObjectMeta: e.meta("plant", "pump", "u"), Spec: v1beta1.DeviceSpec{NodeName: node, DeviceModelRef: &v1beta1.ModelReference{Name: "m"}},
 		Status: &v1beta1.LegacyStatus{ReportToCloud: true}}
-	pump.Spec.Protocol = &v1beta1.ProtocolConfig{ProtocolName: "virtual"}
 	rec := e.store.fromCloud(t, object.Devices, pump)
 	code, body := e.raw(http.MethodGet, devicesPath+"namespaces/plant/devices/pump", "", "")
 	var got v1beta1.Device
@@ -104,11 +122,36 @@ func TestDevicesShowTheirTwinsAtTheNode(t *testing.T) {
 		t.Errorf("what is shown was stored: %v", err)
 	}
 	short, long := "a=1, b=2, c=3 (desired 4), d= [2J", strings.Repeat("x", shownValue)+"..."
-	if got, want := e.tableAt(devicesPath+"devices"), "pump|m|virtual|False|online|"+short+", 1 more|"+node+"|<none>|"+short+", e="+long; len(got) != 1 || got[0] != want {
+	if got, want := e.tableAt(devicesPath+"devices"), "pump|m|modbus|False|online|"+short+", 1 more|"+node+"|<none>|"+short+", e="+long; len(got) != 1 || got[0] != want {
 		t.Errorf("the table of devices is\n%q, expected\n%q", got, want)
 	}
 	if got := e.tableAt(devicesPath + "devicestatuses"); len(got) != 2 || got[0] != "pump|online|True|Fits|False|<unknown>|" {
 		t.Errorf("the table of statuses is %q", got)
+	}
+}
+
+// A status has all twins of its device, so a table makes one for each line.
+func TestTheTableOfDevicesShowsTheModelsProtocol(t *testing.T) {
+	made := 0
+	e := newEnv(t, func(_ *Config, d *Deps) {
+		d.Devices = askedDevices{fakeDevices{aStatus("plant", "pump"), aStatus("shop", "door")}, &made}
+	})
+	for _, d := range []*v1beta1.Device{
+		{ObjectMeta: e.meta("plant", "pump", "u")},
+		{ObjectMeta: e.meta("shop", "door", "v")},
+		{ObjectMeta: e.meta("shop", "gate", "w"), Spec: v1beta1.DeviceSpec{Protocol: &v1beta1.ProtocolConfig{ProtocolName: "virtual"}}}, // not known yet
+	} {
+		e.store.fromCloud(t, object.Devices, d)
+	}
+	made = 0
+	got := e.tableAt(devicesPath + "devices")
+	for i, want := range []string{"pump|<none>|modbus|False|online|", "door|<none>|modbus|False|online|", "gate|<none>|virtual|<unknown>|<none>|"} {
+		if len(got) != 3 || !strings.HasPrefix(got[i], want) {
+			t.Errorf("the table is %q, expected line %d to begin with %q", got, i+1, want)
+		}
+	}
+	if made != 3 {
+		t.Errorf("%d statuses were made for three devices", made)
 	}
 }
 

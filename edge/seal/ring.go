@@ -263,7 +263,7 @@ func (r *Ring) Keep(ids []int64) error {
 	if slices.ContainsFunc(kept, func(e entry) bool { return e.Source == SourceFile }) {
 		return nil
 	}
-	return removeKeyFile(r.keyFile)
+	return file{r.keyFile}.remove()
 }
 
 // register shows the source as a metric.

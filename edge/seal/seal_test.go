@@ -123,6 +123,44 @@ func TestWithoutATPMAndACredentialAKeyFileSealsAndIsSaid(t *testing.T) {
 	}
 }
 
+// A disk that does not give the key file at one start may give it at the next.
+func TestAKeyFileThatCannotBeReadIsLeftAlone(t *testing.T) {
+	cfg := Config{Dir: t.TempDir()}
+	id, sealed := openRing(t, cfg).Seal(body, place)
+	key := filepath.Join(cfg.Dir, keyFileName)
+	if err := errors.Join(os.Rename(key, key+".away"), os.Symlink("/proc/self/mem", key)); err != nil { // reading it is an EIO
+		t.Fatal(err)
+	}
+	r := openRing(t, cfg)
+	mustLack(t, r, id, sealed)
+	if lost := strings.Join(r.Status().Lost, ""); !strings.Contains(lost, "input/output error") {
+		t.Errorf("lost: %s, expected that the file cannot be read", lost)
+	}
+	meanwhile, sealedMeanwhile := r.Seal(body, place)
+	mustOpen(t, openRing(t, cfg), meanwhile, sealedMeanwhile)
+	if to, err := os.Readlink(key); err != nil || to != "/proc/self/mem" {
+		t.Fatalf("the key file was replaced: %q, %v", to, err)
+	}
+	if err := os.Rename(key+".away", key); err != nil {
+		t.Fatal(err)
+	}
+	r = openRing(t, cfg)
+	mustOpen(t, r, id, sealed)
+	mustOpen(t, r, meanwhile, sealedMeanwhile)
+
+	// A better source takes over, and both files go.
+	cfg.Credential = filepath.Join(t.TempDir(), "tether-seal")
+	if err := os.WriteFile(cfg.Credential, bytes.Repeat([]byte("a"), minSecret), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := openRing(t, cfg).Keep(nil); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := filepath.Glob(key + "*"); err != nil || !slices.Equal(left, []string{filepath.Join(cfg.Dir, ringName)}) {
+		t.Errorf("left is %q, %v", left, err)
+	}
+}
+
 func TestASystemdCredentialIsBetterThanAKeyFile(t *testing.T) {
 	cfg := Config{Dir: t.TempDir()}
 	oldID, old := openRing(t, cfg).Seal(body, place)

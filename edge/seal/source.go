@@ -43,7 +43,7 @@ type sources struct {
 }
 
 func newSources(cfg Config, keyFile string) *sources {
-	s := &sources{have: map[string]source{SourceTPM: tpm{cfg.TPM}, SourceFile: file{keyFile}}}
+	s := &sources{have: map[string]source{SourceTPM: &tpm{path: cfg.TPM, timeout: tpmTimeout}, SourceFile: file{keyFile}}}
 	if cfg.Credential != "" {
 		s.have[SourceCredential] = credential{cfg.Credential}
 	} else {
@@ -158,51 +158,90 @@ func (c credential) unwrap(id int64, wrapped []byte) ([]byte, error) {
 	return unwrapWith(secret, id, wrapped)
 }
 
-// A file is a key file, made when it is first needed. Whoever can read it and the ring beside it can open everything.
+// A file is a key file, made when it is first needed. Whoever can read it and the ring beside it can open everything. One
+// that cannot be read now may be read another day, with all that it sealed, so it is left alone: a spare seals meanwhile.
 type file struct{ path string }
 
-func (f file) secret() ([]byte, error) {
-	info, err := os.Stat(f.path)
+// paths are those of the key file and of its spare.
+func (f file) paths() []string { return []string{f.path, f.path + ".spare"} }
+
+// errNoSecret: there is no key file, or what is in it is none, so that the keys that it sealed are lost already.
+var errNoSecret = errors.New("no key file")
+
+func readKeyFile(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %w", errNoSecret, err)
+	}
 	if err != nil {
 		return nil, err
 	}
 	if info.Mode().Perm()&0o077 != 0 {
-		if err := os.Chmod(f.path, 0o600); err != nil {
+		if err := os.Chmod(path, 0o600); err != nil {
 			return nil, err
 		}
 	}
-	text, err := os.ReadFile(f.path)
+	text, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
 	secret := make([]byte, minSecret)
 	if len(text) != 2*minSecret+1 {
-		return nil, fmt.Errorf("%s: expected %d bytes, found %d", f.path, 2*minSecret+1, len(text))
+		return nil, fmt.Errorf("%w: %s: expected %d bytes, found %d", errNoSecret, path, 2*minSecret+1, len(text))
 	}
 	if _, err := hex.Decode(secret, text[:2*minSecret]); err != nil {
-		return nil, fmt.Errorf("%s: %w", f.path, err)
+		return nil, fmt.Errorf("%w: %s: %w", errNoSecret, path, err)
 	}
 	return secret, nil
 }
 
-func (f file) wrap(id int64, key []byte) ([]byte, error) {
-	secret, err := f.secret()
-	if err != nil { // none, or a damaged one, of which the keys are lost already
-		secret = make([]byte, minSecret)
-		rand.Read(secret)
-		if err := pki.WriteFile(f.path, fmt.Appendf(nil, "%x\n", secret), 0o600); err != nil {
-			return nil, err
+// secret is that of the first file that can be read or made.
+func (f file) secret() (secret []byte, err error) {
+	for _, path := range f.paths() {
+		if secret, err = readKeyFile(path); errors.Is(err, errNoSecret) {
+			secret = make([]byte, minSecret)
+			rand.Read(secret)
+			return secret, pki.WriteFile(path, fmt.Appendf(nil, "%x\n", secret), 0o600)
+		}
+		if err == nil {
+			return secret, nil
 		}
 	}
-	return wrapWith(secret, id, key)
+	return nil, err
 }
 
-func (f file) unwrap(id int64, wrapped []byte) ([]byte, error) {
+func (f file) wrap(id int64, key []byte) ([]byte, error) {
 	secret, err := f.secret()
 	if err != nil {
 		return nil, err
 	}
-	return unwrapWith(secret, id, wrapped)
+	return wrapWith(secret, id, key)
+}
+
+// unwrap tells of the key file where the spare, which mostly is not there, does not open it either.
+func (f file) unwrap(id int64, wrapped []byte) ([]byte, error) {
+	var first error
+	for _, path := range f.paths() {
+		secret, err := readKeyFile(path)
+		if err == nil {
+			var key []byte
+			if key, err = unwrapWith(secret, id, wrapped); err == nil {
+				return key, nil
+			}
+		}
+		if first == nil {
+			first = err
+		}
+	}
+	return nil, first
+}
+
+// remove takes the key file and its spare away.
+func (f file) remove() (err error) {
+	for _, path := range f.paths() {
+		err = errors.Join(err, removeKeyFile(path))
+	}
+	return err
 }
 
 // removeKeyFile takes a key file away that seals nothing any more. What it sealed may still be in the blocks of a flash

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
@@ -14,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // A software TPM, Debian's swtpm, with its state in a directory: the same one when it is started there again.
@@ -138,7 +141,7 @@ func TestWrappedKeysKnowTheirIDs(t *testing.T) {
 		t.Fatal(err)
 	}
 	key := bytes.Repeat([]byte{9}, 32)
-	for name, s := range map[string]source{SourceTPM: tpm{startTPM(t).socket}, SourceCredential: credential{secret}, SourceFile: file{filepath.Join(dir, "key")}} {
+	for name, s := range map[string]source{SourceTPM: &tpm{path: startTPM(t).socket, timeout: tpmTimeout}, SourceCredential: credential{secret}, SourceFile: file{filepath.Join(dir, "key")}} {
 		wrapped, err := s.wrap(5, key)
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
@@ -207,6 +210,43 @@ func TestATPMThatComesUpLaterIsWaitedFor(t *testing.T) {
 	cancel()
 	if _, err := Open(ctx, cfg, Deps{Log: slog.New(slog.DiscardHandler)}); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, expected that the wait ends with the process", err)
+	}
+}
+
+// A device whose driver hangs, here a terminal at which nobody types, must not keep a node from starting. No deadline
+// ends a read of it.
+func TestATPMThatHangsIsNotWaitedForLong(t *testing.T) {
+	keyboard, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = keyboard.Close() }()
+	if err := unix.IoctlSetPointerInt(int(keyboard.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	n, err := unix.IoctlGetInt(int(keyboard.Fd()), unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	device := &tpm{path: fmt.Sprint("/dev/pts/", n), timeout: time.Millisecond}
+	if _, err := device.wrap(1, probe); !errors.Is(err, errAway) || !strings.Contains(err.Error(), "has not answered for 1ms") {
+		t.Fatalf("got %v, expected that it does not answer", err)
+	}
+	// As long as the first command hangs it is not asked again, or each of a start's few tries would wait.
+	device.timeout = time.Hour
+	if _, err := device.unwrap(1, nil); err == nil {
+		t.Error("no parts are unwrapped")
+	}
+	if _, err := device.wrap(1, probe); !errors.Is(err, errAway) || !strings.Contains(err.Error(), "the last command") {
+		t.Errorf("got %v, expected that the first command hangs", err)
+	}
+	// A driver that is taken away ends it, and the next one is asked.
+	if err := keyboard.Close(); err != nil {
+		t.Fatal(err)
+	}
+	<-device.hung
+	if _, err := device.wrap(1, probe); !errors.Is(err, errAway) || !strings.Contains(err.Error(), "has no /dev/pts") {
+		t.Errorf("got %v, expected that it is gone", err)
 	}
 }
 

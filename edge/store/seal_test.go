@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"golang.org/x/crypto/chacha20poly1305"
 	corev1 "k8s.io/api/core/v1"
 
@@ -431,6 +432,56 @@ func TestALostKeyCostsWhatItSealedAndNothingElse(t *testing.T) {
 	s.mustBeAbsent(t, secretKey("s2"))
 	stop()
 	mustHide(t, cfg.Dir)
+}
+
+// What held pods need stays also while its key is away: the cloud has none of it any more, and the key may come back.
+func TestWhatHeldPodsNeedStaysWhileItsKeyIsAway(t *testing.T) {
+	cfg := testConfig(t.TempDir())
+	s, stop := running(t, cfg, Deps{Seal: sealer(1).open})
+	other := pod("b", "u2", 60)
+	other.Spec.Volumes[0].Secret.SecretName = "own"
+	s.mustBatch(t, upsert(t, object.Pods, pod("a", "u1", 50)), upsert(t, object.Pods, other),
+		upsert(t, object.Secrets, secret("cred", 51, "first")), upsert(t, object.Secrets, secret("own", 52, "second")), upsert(t, object.Secrets, secret("left", 53, "third")))
+	for key, uid := range map[string]string{"a": "u1", "free": ""} {
+		if err := s.SaveToken(t.Context(), key, uid, []byte("token"), time.Now().Add(time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.markAll(t)
+	// The node is gone in the cloud. Of one pod the edge learns so with the key, of the other without.
+	s.mustBatch(t, gone(podKey("a"), object.CauseNodeGone), gone(secretKey("cred"), object.CauseNodeGone))
+	stop()
+
+	s, stop = running(t, cfg, Deps{Seal: sealer(2).open})
+	next := s.NextSync()
+	s.mustBatch(t, gone(podKey("b"), object.CauseNodeGone))
+	s.markAll(t)
+	select {
+	case <-next:
+	default:
+		t.Error("who waits for the next sync was not told of it")
+	}
+	s.mustBeAbsent(t, secretKey("left"))
+	for _, name := range []string{"cred", "own"} {
+		if r := s.mustGet(t, secretKey(name)); !r.Sealed {
+			t.Errorf("Secret %s can be read without its key", name)
+		}
+	}
+	if n := testutil.ToFloat64(s.metrics.unreadable); n != 3 {
+		t.Errorf("%v rows are counted, expected two Secrets and a token", n)
+	}
+	stop()
+
+	s, _ = running(t, cfg, Deps{Seal: sealer(2, 1).open})
+	if a, b := s.password(t, "cred"), s.password(t, "own"); a != "first" || b != "second" {
+		t.Errorf("the Secrets are %q and %q", a, b)
+	}
+	if _, _, ok, err := s.LoadToken(t.Context(), "a"); !ok || err != nil {
+		t.Errorf("the token of a held pod: %v, %v", ok, err)
+	}
+	if _, _, ok, err := s.LoadToken(t.Context(), "free"); ok || err != nil {
+		t.Errorf("a token of no pod: %v, %v; expected none", ok, err)
+	}
 }
 
 // A flipped bit in the id of a key is damage, and not a key that is lost.

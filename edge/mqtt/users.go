@@ -34,6 +34,13 @@ func makeUsers(list []User, anonymous, more bool) *Users {
 	return u
 }
 
+// Set makes more the users beside those of the configuration, in place of what it was given before, where no Service runs that has
+// connections to close: see Service.SetUsers. After an error everything is as it was.
+func (u *Users) Set(more []User) error {
+	_, err := u.set(more)
+	return err
+}
+
 // set makes more the users beside those of the configuration, and returns how many there are.
 func (u *Users) set(more []User) (int, error) {
 	faults := faultsOf(more)

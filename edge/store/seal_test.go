@@ -440,7 +440,9 @@ func TestWhatHeldPodsNeedStaysWhileItsKeyIsAway(t *testing.T) {
 	s, stop := running(t, cfg, Deps{Seal: sealer(1).open})
 	other := pod("b", "u2", 60)
 	other.Spec.Volumes[0].Secret.SecretName = "own"
-	s.mustBatch(t, upsert(t, object.Pods, pod("a", "u1", 50)), upsert(t, object.Pods, other),
+	live := pod("c", "u3", 61) // its Secret goes before it
+	live.Spec.Volumes[0].Secret.SecretName = "early"
+	s.mustBatch(t, upsert(t, object.Pods, pod("a", "u1", 50)), upsert(t, object.Pods, other), upsert(t, object.Pods, live), upsert(t, object.Secrets, secret("early", 54, "fourth")),
 		upsert(t, object.Secrets, secret("cred", 51, "first")), upsert(t, object.Secrets, secret("own", 52, "second")), upsert(t, object.Secrets, secret("left", 53, "third")))
 	for key, uid := range map[string]string{"a": "u1", "free": ""} {
 		if err := s.SaveToken(t.Context(), key, uid, []byte("token"), time.Now().Add(time.Hour)); err != nil {
@@ -449,7 +451,7 @@ func TestWhatHeldPodsNeedStaysWhileItsKeyIsAway(t *testing.T) {
 	}
 	s.markAll(t)
 	// The node is gone in the cloud. Of one pod the edge learns so with the key, of the other without.
-	s.mustBatch(t, gone(podKey("a"), object.CauseNodeGone), gone(secretKey("cred"), object.CauseNodeGone))
+	s.mustBatch(t, gone(podKey("a"), object.CauseNodeGone), gone(secretKey("cred"), object.CauseNodeGone), gone(secretKey("early"), object.CauseOutOfInterest))
 	stop()
 
 	s, stop = running(t, cfg, Deps{Seal: sealer(2).open})
@@ -462,13 +464,13 @@ func TestWhatHeldPodsNeedStaysWhileItsKeyIsAway(t *testing.T) {
 		t.Error("who waits for the next sync was not told of it")
 	}
 	s.mustBeAbsent(t, secretKey("left"))
-	for _, name := range []string{"cred", "own"} {
+	for _, name := range []string{"cred", "own", "early"} {
 		if r := s.mustGet(t, secretKey(name)); !r.Sealed {
 			t.Errorf("Secret %s can be read without its key", name)
 		}
 	}
-	if n := testutil.ToFloat64(s.metrics.unreadable); n != 3 {
-		t.Errorf("%v rows are counted, expected two Secrets and a token", n)
+	if n := testutil.ToFloat64(s.metrics.unreadable); n != 4 {
+		t.Errorf("%v rows are counted, expected three Secrets and a token", n)
 	}
 	stop()
 

@@ -1,14 +1,5 @@
 package mqtt
 
-import (
-	"crypto/hmac"
-	"crypto/rand"
-	"crypto/sha256"
-	"sync"
-
-	"golang.org/x/crypto/bcrypt"
-)
-
 // rights are what a client may do with topics. The nil rights allow everything.
 type rights struct{ acl []Access }
 
@@ -26,23 +17,17 @@ func (r *rights) may(topic string, write bool) bool {
 	return false
 }
 
-// users checks passwords. bcrypt is slow on purpose, so that one password is checked at a time, and what was right is
-// remembered, as a keyed digest.
+// users are those of one moment.
 type users struct {
 	anonymous bool // who comes from loopback without a name is let in, with all rights
 	named     bool // there are users, or will be: who comes with a name is one of them
 	byName    map[string]*User
 	rights    map[string]*rights
-	key       [32]byte
-
-	mu    sync.Mutex // guards right
-	right map[[32]byte]bool
-	slow  sync.Mutex // held while bcrypt works
+	passwords *passwords
 }
 
-func newUsers(list []User, anonymous, named bool) *users {
-	u := &users{anonymous: anonymous, named: named || len(list) > 0, byName: map[string]*User{}, rights: map[string]*rights{}, right: map[[32]byte]bool{}}
-	_, _ = rand.Read(u.key[:]) // never fails
+func newUsers(list []User, anonymous, named bool, known *passwords) *users {
+	u := &users{anonymous: anonymous, named: named || len(list) > 0, byName: map[string]*User{}, rights: map[string]*rights{}, passwords: known}
 	for i := range list {
 		u.byName[list[i].Name] = &list[i]
 		u.rights[list[i].Name] = &rights{list[i].ACL}
@@ -50,16 +35,14 @@ func newUsers(list []User, anonymous, named bool) *users {
 	return u
 }
 
-// nobody is the hash of no password, of bcrypt's usual cost: a name that does not exist takes as long as a wrong password.
-const nobody = "$2a$10$ajq8Q7fbtFRQvXpdCq7Jcuy.Rx1h/L4J60Otx.gyNLbAYctGMJ9tK"
-
 // login returns the user that a client is, "" for nobody in particular, and the hash of its password. local says that it comes from
 // a loopback address.
-func (u *users) login(local bool, name string, password []byte) (user, hash string, ok bool) {
+func (u *users) login(at *door, local bool, name string, password []byte) (user, hash string, v verdict) {
 	if u.anonymous && local && (name == "" || !u.named) {
-		return "", "", true
+		return "", "", right
 	}
-	return name, u.hash(name), u.check(name, password) && name != ""
+	hash = u.hash(name)
+	return name, hash, u.passwords.check(at, name, hash, password)
 }
 
 // of are the rights of a user that login returned.
@@ -79,36 +62,4 @@ func (u *users) hash(name string) string {
 		return user.Hash
 	}
 	return ""
-}
-
-// check reports whether password is that of name.
-func (u *users) check(name string, password []byte) bool {
-	if len(password) > 72 { // bcrypt looks no further
-		return false
-	}
-	mac := hmac.New(sha256.New, u.key[:])
-	mac.Write([]byte(name + "\x00"))
-	mac.Write(password)
-	sum := [32]byte(mac.Sum(nil))
-	u.mu.Lock()
-	known := u.right[sum]
-	u.mu.Unlock()
-	if known {
-		return true
-	}
-	hash := nobody
-	user := u.byName[name]
-	if user != nil {
-		hash = user.Hash
-	}
-	u.slow.Lock()
-	err := bcrypt.CompareHashAndPassword([]byte(hash), password)
-	u.slow.Unlock()
-	if err != nil || user == nil {
-		return false
-	}
-	u.mu.Lock()
-	u.right[sum] = true // one entry a user: only its own password is right
-	u.mu.Unlock()
-	return true
 }

@@ -54,9 +54,12 @@ func (h *hook) OnConnect(cl *mochi.Client, pk packets.Packet) error {
 		_ = h.b.server.SendConnack(cl, code, false, nil)
 		return code
 	}
-	user, hash, ok := h.b.authenticate(c, pk)
-	if !ok {
+	user, hash, found := h.b.authenticate(c, pk)
+	switch found {
+	case wrong:
 		return refuse("password", packets.ErrBadUsernameOrPassword)
+	case busy:
+		return refuse("busy", packets.ErrServerBusy)
 	}
 	cl.Properties.Username = []byte(user)
 	if len(cl.ID) > maxClientID || cl.ID == mochi.InlineClientId { // the edge's own
@@ -100,8 +103,8 @@ func (h *hook) OnConnect(cl *mochi.Client, pk packets.Packet) error {
 func (h *hook) OnConnectAuthenticate(*mochi.Client, packets.Packet) bool { return true }
 
 // authenticate returns the user whom a CONNECT is from, with the hash of the password; "" is nobody in particular.
-func (b *broker) authenticate(c *conn, pk packets.Packet) (name, hash string, ok bool) {
-	return b.users.now.Load().login(c.ip.IsLoopback(), string(pk.Connect.Username), pk.Connect.Password)
+func (b *broker) authenticate(c *conn, pk packets.Packet) (name, hash string, found verdict) {
+	return b.users.now.Load().login(b.users.broker, c.ip.IsLoopback(), string(pk.Connect.Username), pk.Connect.Password)
 }
 
 // claim makes c the connection of its client and ends the former one. The library's own way to take a session over lets

@@ -14,6 +14,9 @@ type Users struct {
 	anonymous bool
 	more      bool
 	now       atomic.Pointer[users]
+	passwords *passwords
+	// broker and ports are the doors of MQTT, and of the node's other ports.
+	broker, ports *door
 }
 
 // NewUsers returns the users of a configuration. Anonymous lets clients in that come from loopback without a name, with all
@@ -26,9 +29,16 @@ func NewUsers(list []User, anonymous, more bool) (*Users, error) {
 }
 
 func makeUsers(list []User, anonymous, more bool) *Users {
-	u := &Users{own: list, anonymous: anonymous, more: more}
-	u.now.Store(newUsers(list, anonymous, more))
+	u := &Users{own: list, anonymous: anonymous, more: more, passwords: newPasswords(), broker: newDoor(), ports: newDoor()}
+	u.now.Store(newUsers(list, anonymous, more, u.passwords))
 	return u
+}
+
+// Set makes more the users beside those of the configuration, in place of what it was given before, where no Service runs that has
+// connections to close: see Service.SetUsers. After an error everything is as it was.
+func (u *Users) Set(more []User) error {
+	_, err := u.set(more)
+	return err
 }
 
 // set makes more the users beside those of the configuration, and returns how many there are.
@@ -43,15 +53,18 @@ func (u *Users) set(more []User) (int, error) {
 		return 0, errors.Join(faults...)
 	}
 	all := slices.Concat(u.own, more)
-	u.now.Store(newUsers(all, u.anonymous, u.more))
+	now := newUsers(all, u.anonymous, u.more, u.passwords)
+	u.now.Store(now)
+	u.passwords.keep(now.byName)
 	return len(all), nil
 }
 
-// Login judges a name and a password as a CONNECT's. User is "" for a client without a name. It blocks while bcrypt works,
-// which does one password at a time.
+// Login judges a name and a password as a CONNECT's. User is "" for a client without a name. It blocks while bcrypt works, which does
+// one password at a time, apart from those of MQTT's clients. Of 32 that wait the next one is not let in, unless it was right
+// before.
 func (u *Users) Login(local bool, name, password string) (user string, ok bool) {
-	user, _, ok = u.now.Load().login(local, name, []byte(password))
-	return user, ok
+	user, _, v := u.now.Load().login(u.ports, local, name, []byte(password))
+	return user, v == right
 }
 
 // MayRead reports whether a user may see the twin of a device: whether it may subscribe to what twin/get is answered with.

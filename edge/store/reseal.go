@@ -40,19 +40,29 @@ func (s *Store) reseal(c *conn) error {
 
 // countUnreadable says what cannot be opened.
 func (s *Store) countUnreadable(c *conn) error {
-	for _, t := range []string{"objects", "tokens"} {
-		n, err := c.number("SELECT count(*) FROM " + t + " WHERE NOT " + s.sealing.readable())
-		if err != nil {
-			return wrap("count sealed rows", err)
-		}
-		s.status.Unreadable += int(n)
+	n, err := s.unreadable(c)
+	if err != nil {
+		return err
 	}
+	s.status.Unreadable = n
 	s.metrics.unreadable.Set(float64(s.status.Unreadable))
 	if s.status.Unreadable > 0 {
 		s.log.Error("stored Secrets and tokens cannot be opened, their key is lost: pods that need them wait for the next link to the cloud, which sends them again",
 			"rows", s.status.Unreadable)
 	}
 	return nil
+}
+
+// unreadable returns how many rows cannot be opened.
+func (s *Store) unreadable(c *conn) (all int, err error) {
+	for _, t := range []string{"objects", "tokens"} {
+		n, err := c.number("SELECT count(*) FROM " + t + " WHERE NOT " + s.sealing.readable())
+		if err != nil {
+			return 0, wrap("count sealed rows", err)
+		}
+		all += int(n)
+	}
+	return all, nil
 }
 
 // former is the SQL condition of rows that can be opened and are not sealed with the present key.
@@ -153,19 +163,50 @@ func usedKeys(c *conn) (ids []int64, err error) {
 	return ids, wrap("list the keys in use", err)
 }
 
-// dropUnreadable removes what cannot be opened, once the cloud has sent all that there is.
+// dropUnreadable removes what cannot be opened, once the cloud has sent all that there is. What is kept for held pods stays: the
+// cloud has it no more, and its key may come back.
 func (t *tx) dropUnreadable(kind object.ID) error {
 	if !sealedKind(kind) || t.s.sealing == nil {
 		return nil
 	}
-	_, err := t.c.exec("DELETE FROM objects WHERE kind = ? AND NOT "+t.s.sealing.readable(), string(kind))
-	if err == nil {
-		_, err = t.c.exec("DELETE FROM tokens WHERE NOT " + t.s.sealing.readable())
+	unreadable := " NOT " + t.s.sealing.readable()
+	var rows []*object.Record
+	if err := t.c.query(selectKind+" AND"+unreadable, []any{string(kind)}, func(scan func(...any) error) error {
+		r, err := t.c.scanRecord(scan)
+		rows = append(rows, r)
+		return err
+	}); err != nil {
+		return wrap("read sealed rows without a key", err)
 	}
-	if err != nil {
-		return wrap("remove sealed rows without a key", err)
+	for _, r := range rows {
+		if keep, err := t.keptSealed(r); err != nil || keep {
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		if _, err := t.drop(r); err != nil {
+			return err
+		}
+	}
+	if _, err := t.c.exec("DELETE FROM tokens WHERE" + unreadable +
+		" AND pod_uid NOT IN (SELECT uid FROM objects WHERE kind = 'pods' AND held = 1)"); err != nil {
+		return wrap("remove sealed tokens without a key", err)
 	}
 	t.changed = true
-	t.s.metrics.unreadable.Set(0)
-	return nil
+	left, err := t.s.unreadable(t.c)
+	t.s.metrics.unreadable.Set(float64(left))
+	return err
+}
+
+// keptSealed reports whether a row that cannot be opened is one of those that the cloud lost and that stay for held pods.
+func (t *tx) keptSealed(r *object.Record) (bool, error) {
+	if r.Held {
+		return true, nil
+	}
+	refs, err := t.references()
+	if err != nil {
+		return false, err
+	}
+	return refs.held(r.Key), nil
 }

@@ -27,7 +27,8 @@ type Sealer interface {
 const plain = 0
 
 // sealedKind reports whether objects of a kind are sealed. Tokens are, too. What the outbox holds is no secret, nor are
-// notes, and all other objects are needed for pods to run on where a key is lost.
+// notes (those of MQTT's users have hashes of passwords), and all other objects are needed for pods to run on where a key is
+// lost.
 func sealedKind(id object.ID) bool { return id == object.Secrets }
 
 // errForged: a sealed row is not what was sealed there.

@@ -295,11 +295,16 @@ func TestAnUpgradeOnADiskThatIsNearlyFullIsFinishedLater(t *testing.T) {
 	if got := s.password(t, "cred"); got != planted+"-secret" {
 		t.Errorf("Secret cred is %q", got)
 	}
-	if n, err := s.w.c.number("SELECT count(*) FROM objects WHERE kind = 'secrets' AND key_id = 0"); err != nil || n != 0 {
-		t.Errorf("%d rows are plain, %v", n, err)
-	}
-	if done, err := s.w.c.meta(metaSealed); err != nil || done != "" {
-		t.Errorf("the database says that it is free of plain ones: %q, %v", done, err)
+	if err := s.run(t.Context(), func(c *conn) error {
+		if n, err := c.number("SELECT count(*) FROM objects WHERE kind = 'secrets' AND key_id = 0"); err != nil || n != 0 {
+			t.Errorf("%d rows are plain, %v", n, err)
+		}
+		if done, err := c.meta(metaSealed); err != nil || done != "" {
+			t.Errorf("the database says that it is free of plain ones: %q, %v", done, err)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
 	}
 	stop()
 	cfg.FreeSpaceFloor = 0
@@ -366,71 +371,6 @@ func sumAgain(c *conn) error {
 		errs = append(errs, c.putToken(r))
 	}
 	return errors.Join(errs...)
-}
-
-// A key that is lost costs what it sealed and nothing else: the cloud sends that again, and until then nobody is told that
-// it does not exist.
-func TestALostKeyCostsWhatItSealedAndNothingElse(t *testing.T) {
-	cfg := testConfig(t.TempDir())
-	s, stop := running(t, cfg, Deps{Seal: sealer(1).open})
-	plant(t, s)
-	copyNow(t, s)
-	stop()
-
-	lost := sealer(2)
-	s, stop = running(t, cfg, Deps{Seal: lost.open, Log: testLog(t)})
-	if st := s.Status(); st.Damaged != "" || st.Unreadable != 16 || !s.EverSynced() {
-		t.Fatalf("status %+v, synced %v; expected 13 Secrets and 3 tokens that cannot be opened in a store that is sound", st, s.EverSynced())
-	}
-	s.mustGet(t, podKey("a"))
-	if r, ok, err := s.Get(t.Context(), secretKey("cred")); err != nil || !ok || !r.Sealed || r.Body != nil {
-		t.Errorf("got %+v, %v, %v; expected a record that says that it is sealed", r, ok, err)
-	}
-	if _, _, ok, err := s.LoadToken(t.Context(), "k"); ok || err != nil {
-		t.Errorf("a token that cannot be opened: %v, %v; expected none", ok, err)
-	}
-	if keys, err := s.TokenKeys(t.Context()); err != nil || len(keys) != 0 {
-		t.Errorf("tokens %q, %v; expected none that could be loaded", keys, err)
-	}
-	digests, err := s.Digests(t.Context())
-	if err != nil || digests[object.Secrets] != (object.Digest{}) {
-		t.Errorf("digest %+v, %v; expected that the cloud is told of no Secrets", digests[object.Secrets], err)
-	}
-	if len(lost.kept) == 0 || !slices.Contains(lost.kept, 1) {
-		t.Errorf("keys in use %v: the lost one may come back, and must not be forgotten yet", lost.kept)
-	}
-	stop()
-
-	// The key is there again, as a TPM may be whose driver came up late: nothing was lost.
-	s, stop = running(t, cfg, Deps{Seal: sealer(2, 1).open})
-	mustHavePlanted(t, s)
-	stop()
-	s, stop = running(t, cfg, Deps{Seal: sealer(3).open})
-	_, rv, err := s.List(t.Context(), object.Secrets, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	events, err := s.Watch(t.Context(), object.Secrets, rv)
-	if err != nil {
-		t.Fatal(err)
-	}
-	// The cloud sends what it has, at the version that was there before.
-	s.mustBatch(t, upsert(t, object.Secrets, secret("cred", 42, planted+"-second")))
-	if e := next(t, events); e.Type != object.Added || e.Record.Key.Name != "cred" {
-		t.Errorf("event %s, expected the Secret as a new one", describe(e))
-	}
-	s.mustBatch(t, gone(secretKey("s1"), object.CauseDeleted))
-	s.mustBeAbsent(t, secretKey("s1"))
-	if r := s.mustGet(t, secretKey("s2")); !r.Sealed {
-		t.Error("a Secret of a lost key can be read")
-	}
-	s.markAll(t)
-	if got := s.password(t, "cred"); got != planted+"-second" {
-		t.Errorf("Secret cred is %q", got)
-	}
-	s.mustBeAbsent(t, secretKey("s2"))
-	stop()
-	mustHide(t, cfg.Dir)
 }
 
 // A flipped bit in the id of a key is damage, and not a key that is lost.

@@ -109,11 +109,21 @@ func (s *Store) EverSynced() bool {
 // FirstSync is closed as soon as EverSynced is true: from then on the kubelet may be started (I8).
 func (s *Store) FirstSync() <-chan struct{} { return s.firstSync }
 
+// NextSync is closed when MarkSynced was done the next time. What could not be opened and what the cloud does not have is gone
+// then; watchers hear nothing of that, since they never knew it.
+func (s *Store) NextSync() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.nextSync
+}
+
 // markSynced takes kinds into memory. The caller holds mu.
 func (s *Store) markSynced(kinds []object.ID) {
 	for _, k := range kinds {
 		s.synced[k] = true
 	}
+	close(s.nextSync)
+	s.nextSync = make(chan struct{})
 	for _, k := range object.Synced() {
 		if !k.Optional && !s.synced[k.ID()] {
 			return

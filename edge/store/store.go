@@ -53,6 +53,7 @@ type Store struct {
 	started, over bool
 	feeds         map[object.ID]*feed
 	synced        map[object.ID]bool
+	nextSync      chan struct{} // closed and replaced by the next MarkSynced
 	epoch         string
 	losses        [classes]Losses
 	outboxes      map[*Outbox]struct{}
@@ -78,7 +79,7 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Store, error) {
 	s := &Store{
 		cfg: cfg, log: deps.Log, clock: deps.Clock, files: files{cfg.Dir},
 		requests: make(chan *request, queueLength), jobs: make(chan *job), readers: make(chan *conn, readers),
-		damage: make(chan error, 1), closed: make(chan struct{}), stopped: make(chan struct{}), firstSync: make(chan struct{}), whole: make(chan struct{}),
+		damage: make(chan error, 1), closed: make(chan struct{}), stopped: make(chan struct{}), firstSync: make(chan struct{}), nextSync: make(chan struct{}), whole: make(chan struct{}),
 		feeds: map[object.ID]*feed{}, synced: map[object.ID]bool{}, outboxes: map[*Outbox]struct{}{},
 	}
 	s.copies = &copier{s: s}

@@ -126,38 +126,39 @@ hub: {webSocketPort: 70000, advertiseAddresses: ["hub:10000"], coalesce: 5, maxH
 
 func TestEachEdgeFaultIsFoundAlone(t *testing.T) {
 	for path, yaml := range map[string]string{
-		"dataDir":                          "dataDir: data",
-		"cloud.servers[1]":                 `cloud: {servers: ["a:1", "a"]}`,
-		"cloud.caFile":                     `cloud: {servers: ["a:1"], caFile: ""}`,
-		"cloud.certFile":                   `cloud: {servers: ["a:1"], certFile: x}`,
-		"cloud.keyFile":                    `cloud: {servers: ["a:1"], keyFile: x}`,
-		"cloud.protocol":                   `cloud: {servers: ["a:1"], protocol: tcp}`,
-		"cloud.quicPort":                   `cloud: {servers: ["a:1"], protocol: quic, quicPort: 0}`,
-		"cloud.proxy":                      `cloud: {servers: ["a:1"], proxy: "ftp://a"}`,
-		"cloud.pingInterval":               `cloud: {servers: ["a:1"], pingInterval: 1h}`,
-		"api.bindAddress":                  `api: {bindAddress: "0.0.0.0:10550"}`,
-		"metrics.bindAddress":              `metrics: {bindAddress: "127.0.0.1"}`,
-		"log.level":                        "log: {level: loud}",
-		"log.format":                       "log: {format: xml}",
-		"devices.mqtt.usersSecret":         "devices: {mqtt: {usersSecret: {name: users}}}",
-		"store.freeSpaceFloor":             `store: {freeSpaceFloor: "2Ti"}`,
-		"store.eventQuota":                 `store: {eventQuota: lots}`,
-		"store.copyInterval":               `store: {copyInterval: 1ms}`,
-		"devices.http.bindAddress":         `devices: {http: {bindAddress: "0.0.0.0:9060"}}`,
-		"devices.http.timeout":             `devices: {http: {timeout: 301s}}`,
-		"devices.http.tls.bindAddress":     `devices: {http: {tls: {bindAddress: "9061", certFile: /c, keyFile: /k}}}`,
-		"devices.http.tls.certFile":        `devices: {http: {tls: {bindAddress: "0.0.0.0:9061", keyFile: /k}}}`,
-		"devices.http.tls.keyFile":         `devices: {http: {tls: {bindAddress: "0.0.0.0:9061", certFile: /c}}}`,
-		"devices.mqtt.tls.certFile":        `devices: {mqtt: {tls: {bindAddress: "0.0.0.0:8883", keyFile: /k}}}`,
-		"store.tpm":                        `store: {tpm: tpmrm0}`,
-		"kubelet.containerRuntimeEndpoint": "kubelet: {containerRuntimeEndpoint: /run/x.sock}",
-		"kubelet.imageServiceEndpoint":     "kubelet: {imageServiceEndpoint: tcp://x}",
-		"kubelet.rootDir":                  "kubelet: {rootDir: x}",
-		"kubelet.port":                     "kubelet: {port: 0}",
-		"kubelet.cgroupRoot":               "kubelet: {cgroupRoot: x}",
-		"kubelet.maxPods":                  "kubelet: {maxPods: 0}",
-		"kubelet.staticPodPath":            "kubelet: {staticPodPath: x}",
-		"kubelet.nodeIP":                   "kubelet: {nodeIP: 10.0.0.256}",
+		"dataDir":                            "dataDir: data",
+		"cloud.servers[1]":                   `cloud: {servers: ["a:1", "a"]}`,
+		"cloud.caFile":                       `cloud: {servers: ["a:1"], caFile: ""}`,
+		"cloud.certFile":                     `cloud: {servers: ["a:1"], certFile: x}`,
+		"cloud.keyFile":                      `cloud: {servers: ["a:1"], keyFile: x}`,
+		"cloud.protocol":                     `cloud: {servers: ["a:1"], protocol: tcp}`,
+		"cloud.quicPort":                     `cloud: {servers: ["a:1"], protocol: quic, quicPort: 0}`,
+		"cloud.proxy":                        `cloud: {servers: ["a:1"], proxy: "ftp://a"}`,
+		"cloud.pingInterval":                 `cloud: {servers: ["a:1"], pingInterval: 1h}`,
+		"api.bindAddress":                    `api: {bindAddress: "0.0.0.0:10550"}`,
+		"metrics.bindAddress":                `metrics: {bindAddress: "127.0.0.1"}`,
+		"log.level":                          "log: {level: loud}",
+		"log.format":                         "log: {format: xml}",
+		"devices.mqtt.usersSecret":           "devices: {mqtt: {usersSecret: {name: users}}}",
+		"devices.mqtt.users[0].passwordHash": "devices: {mqtt: {users: [{name: ann, passwordHash: hunter2}]}}",
+		"store.freeSpaceFloor":               `store: {freeSpaceFloor: "2Ti"}`,
+		"store.eventQuota":                   `store: {eventQuota: lots}`,
+		"store.copyInterval":                 `store: {copyInterval: 1ms}`,
+		"devices.http.bindAddress":           `devices: {http: {bindAddress: "0.0.0.0:9060"}}`,
+		"devices.http.timeout":               `devices: {http: {timeout: 301s}}`,
+		"devices.http.tls.bindAddress":       `devices: {http: {tls: {bindAddress: "9061", certFile: /c, keyFile: /k}}}`,
+		"devices.http.tls.certFile":          `devices: {http: {tls: {bindAddress: "0.0.0.0:9061", keyFile: /k}}}`,
+		"devices.http.tls.keyFile":           `devices: {http: {tls: {bindAddress: "0.0.0.0:9061", certFile: /c}}}`,
+		"devices.mqtt.tls.certFile":          `devices: {mqtt: {tls: {bindAddress: "0.0.0.0:8883", keyFile: /k}}}`,
+		"store.tpm":                          `store: {tpm: tpmrm0}`,
+		"kubelet.containerRuntimeEndpoint":   "kubelet: {containerRuntimeEndpoint: /run/x.sock}",
+		"kubelet.imageServiceEndpoint":       "kubelet: {imageServiceEndpoint: tcp://x}",
+		"kubelet.rootDir":                    "kubelet: {rootDir: x}",
+		"kubelet.port":                       "kubelet: {port: 0}",
+		"kubelet.cgroupRoot":                 "kubelet: {cgroupRoot: x}",
+		"kubelet.maxPods":                    "kubelet: {maxPods: 0}",
+		"kubelet.staticPodPath":              "kubelet: {staticPodPath: x}",
+		"kubelet.nodeIP":                     "kubelet: {nodeIP: 10.0.0.256}",
 		"kubelet.nodeLabels[node-role.kubernetes.io/edge]": `kubelet: {nodeLabels: {node-role.kubernetes.io/edge: ""}}`,
 		"kubelet.nodeLabels[a b]":                          `kubelet: {nodeLabels: {a b: ""}}`,
 		"kubelet.nodeLabels[a]":                            `kubelet: {nodeLabels: {a: "b c"}}`,
@@ -187,6 +188,47 @@ func TestEachEdgeFaultIsFoundAlone(t *testing.T) {
 			t.Errorf("%s: accepted", yaml)
 		} else if got := paths(t, err); !slices.Equal(got, []string{path}) {
 			t.Errorf("%s: faults at %q, expected %q\n%v", yaml, got, path, err)
+		}
+	}
+}
+
+// Users are judged where a port asks for them, whatever the mode of MQTT, and no fault shows what should have been a hash.
+func TestUsersAreJudgedWhereTheyAreUsed(t *testing.T) {
+	const (
+		bad    = "users: [{name: ann, passwordHash: hunter2}]"
+		good   = "users: [{name: ann, passwordHash: $2y$05$7dQ8cVYyJm3Y8yq2bK0u0eY8l2J6l6v2r4b0mJ8y5m0q8u3w2x4yS}]"
+		secret = "usersSecret: {namespace: plant, name: users}"
+		off    = "mode: 'off'"
+		there  = "mode: external, server: {url: 'tcp://a:1883'}"
+	)
+	const hashFault, secretFault = "devices.mqtt.users[0].passwordHash", "devices.mqtt.usersSecret"
+	for _, c := range []struct {
+		mqtt, http string
+		faults     []string
+	}{
+		{"mode: internal, " + good, "bindAddress: ''", nil},
+		{"mode: internal, " + bad, "bindAddress: ''", []string{hashFault}},
+		{off + ", " + bad, "timeout: 30s", []string{hashFault}},
+		{there + ", " + bad, "bindAddress: '', tls: {bindAddress: '0.0.0.0:9061', certFile: /c, keyFile: /k}", []string{hashFault}},
+		{off + ", " + bad, "bindAddress: ''", nil},
+		{there + ", " + bad, "bindAddress: ''", nil},
+		{off + ", " + secret, "timeout: 30s", nil},
+		{off + ", " + secret, "bindAddress: ''", []string{secretFault}},
+		{off + ", usersSecret: {name: users}", "timeout: 30s", []string{secretFault}},
+		{there + ", " + secret, "timeout: 30s", []string{secretFault}},
+	} {
+		yaml := fmt.Sprintf("devices: {mqtt: {%s}, http: {%s}}", c.mqtt, c.http)
+		_, err := DecodeEdgeCore([]byte(edgeMin + yaml))
+		if c.faults == nil {
+			if err != nil {
+				t.Errorf("%s: %v", yaml, err)
+			}
+			continue
+		}
+		if err == nil {
+			t.Errorf("%s: accepted", yaml)
+		} else if got := paths(t, err); !slices.Equal(got, c.faults) || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%s: faults at %q, expected %q\n%v", yaml, got, c.faults, err)
 		}
 	}
 }

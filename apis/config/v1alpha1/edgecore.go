@@ -3,6 +3,7 @@ package v1alpha1
 import (
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"time"
 )
@@ -167,8 +168,8 @@ type MQTT struct {
 	Anonymous   bool       `json:"anonymous"`
 	TLS         MQTTTLS    `json:"tls"`
 	Users       []MQTTUser `json:"users"`
-	// UsersSecret names a Secret with more users of the internal broker. It is used while it is at this node, which is as long
-	// as a pod of the node refers to it. Empty means none.
+	// UsersSecret names a Secret with more users of the internal broker, and of HTTP. It is used while it is at this node, which is as
+	// long as a pod of the node refers to it. Empty means none.
 	UsersSecret MQTTUsersSecret `json:"usersSecret"`
 	Server      MQTTServer      `json:"server"`
 }
@@ -377,6 +378,35 @@ func DecodeEdgeCore(data []byte) (*EdgeCore, error) {
 	return c, decode(data, c, &c.TypeMeta, c.Validate)
 }
 
+// HasUsers reports whether the users of MQTT are anybody's: the internal broker's or HTTP's.
+func (d *EdgeDevices) HasUsers() bool {
+	return d.MQTT.Mode == MQTTInternal || d.HTTP.BindAddress != "" || d.HTTP.TLS.BindAddress != ""
+}
+
+// bcryptHash is what htpasswd -B, mkpasswd and others write.
+var bcryptHash = regexp.MustCompile(`^\$2[abxy]?\$(0[4-9]|[12][0-9]|3[01])\$[./A-Za-z0-9]{53}$`)
+
+// validateUsers judges users where they are anybody's. A fault repeats no hash.
+func (d *EdgeDevices) validateUsers(f *faults) {
+	secret := d.MQTT.UsersSecret
+	switch {
+	case (secret.Namespace == "") != (secret.Name == ""):
+		f.add("devices.mqtt.usersSecret", "namespace and name, or neither", secret)
+	case secret.Name != "" && d.MQTT.Mode == MQTTExternal:
+		f.add("devices.mqtt.usersSecret", "none, since devices.mqtt.mode is external: the broker that is there has users of its own", secret)
+	case secret.Name != "" && !d.HasUsers():
+		f.add("devices.mqtt.usersSecret", "none, since devices.mqtt.mode is off, and devices.http, too", secret)
+	}
+	if !d.HasUsers() {
+		return
+	}
+	for i, u := range d.MQTT.Users {
+		if !bcryptHash.MatchString(u.PasswordHash) {
+			f.add(index("devices.mqtt.users", i)+".passwordHash", "a bcrypt hash", verbatim("something else"))
+		}
+	}
+}
+
 func (d *EdgeDevices) validate(f *faults) {
 	f.optionalPath("devices.mapperSocket", d.MapperSocket)
 	f.duration("devices.reportPause", d.ReportPause, 0, time.Hour)
@@ -386,13 +416,7 @@ func (d *EdgeDevices) validate(f *faults) {
 	case MQTTInternal:
 		f.hostPort("devices.mqtt.bindAddress", m.BindAddress)
 		m.TLS.validate(f, "devices.mqtt.tls")
-		if (m.UsersSecret.Namespace == "") != (m.UsersSecret.Name == "") {
-			f.add("devices.mqtt.usersSecret", "namespace and name, or neither", m.UsersSecret)
-		}
 	case MQTTExternal:
-		if m.UsersSecret.Name != "" {
-			f.add("devices.mqtt.usersSecret", "none, since devices.mqtt.mode is external: the broker that is there has users of its own", m.UsersSecret)
-		}
 		if m.Server.URL == "" {
 			f.add("devices.mqtt.server.url", "tcp://host:port or ssl://host:port, since devices.mqtt.mode is external", m.Server.URL)
 		}
@@ -400,6 +424,7 @@ func (d *EdgeDevices) validate(f *faults) {
 			f.optionalPath("devices.mqtt.server."+name, path)
 		}
 	}
+	d.validateUsers(f)
 	if d.HTTP.BindAddress != "" {
 		f.loopback("devices.http.bindAddress", d.HTTP.BindAddress)
 	}

@@ -40,9 +40,9 @@ type Deps struct {
 // Devices are the parts, made with New.
 type Devices struct {
 	Engine    *device.Engine
-	mappers   *mapper.Server  // nil for none
-	mqtt      *mqtt.Service   // nil for none
-	mqttUsers *mqttUsers      // nil for none
+	mappers   *mapper.Server // nil for none
+	mqtt      *mqtt.Service  // nil for none
+	mqttUsers *mqttUsers
 	methods   *methods.Server // nil for none
 	log       *slog.Logger
 }
@@ -52,9 +52,12 @@ func New(node string, cfg v1alpha1.EdgeDevices, deps Deps) (*Devices, error) {
 	d := &Devices{log: deps.Log}
 	d.Engine = device.New(device.Config{Node: node, Pause: cfg.ReportPause.Std()}, device.Deps{Store: deviceStore{deps.Store, deps.Happened, d.part("device")}, Listeners: []device.Listener{&ear{d}},
 		Log: d.part("device"), Now: deps.Now, Registerer: deps.Registerer})
-	users, err := mqtt.NewUsers(usersOf(cfg.MQTT.Users), cfg.MQTT.Anonymous, cfg.MQTT.UsersSecret.Name != "")
-	if err != nil {
-		return nil, fmt.Errorf("devices.mqtt: %w", err)
+	var users *mqtt.Users
+	var err error
+	if cfg.HasUsers() {
+		if users, err = mqtt.NewUsers(usersOf(cfg.MQTT.Users), cfg.MQTT.Anonymous, cfg.MQTT.UsersSecret.Name != ""); err != nil {
+			return nil, fmt.Errorf("devices.mqtt: %w", err)
+		}
 	}
 	given := d.buildMethods(cfg.HTTP, users, deps)
 	if cfg.MapperSocket != "" {
@@ -75,9 +78,12 @@ func New(node string, cfg v1alpha1.EdgeDevices, deps Deps) (*Devices, error) {
 			return nil, fmt.Errorf("devices.mqtt: %w", err)
 		}
 		d.mqtt = mqtt.New(c, mqtt.Deps{Users: users, Devices: mqttDevices{d.Engine}, Memory: mqttMemory{deps.Store}, Log: d.part("mqtt"), Registry: deps.Registerer, Now: deps.Now})
-		if s := cfg.MQTT.UsersSecret; s.Name != "" {
-			d.mqttUsers = &mqttUsers{key: object.Key{Kind: object.Secrets, Namespace: s.Namespace, Name: s.Name}, node: node, store: deps.Store, set: d.mqtt.SetUsers,
-				shown: deps.Happened, log: d.part("mqtt"), now: deps.Now}
+	}
+	d.mqttUsers = &mqttUsers{node: node, store: deps.Store, write: deps.Store.Keep, shown: deps.Happened, log: d.part("mqtt"), now: deps.Now}
+	if s := cfg.MQTT.UsersSecret; s.Name != "" && users != nil {
+		d.mqttUsers.key = object.Key{Kind: object.Secrets, Namespace: s.Namespace, Name: s.Name}
+		if d.mqttUsers.set = users.Set; d.mqtt != nil {
+			d.mqttUsers.set = d.mqtt.SetUsers
 		}
 	}
 	return d, nil
@@ -98,9 +104,7 @@ func (d *Devices) Add(group *run.Group) {
 			return Persistent("the socket for mappers", d.mappers.Start, d.part("mapper"))(ctx)
 		}))
 	}
-	if d.mqttUsers != nil {
-		group.Add("mqtt-users", d.mqttUsers)
-	}
+	group.Add("mqtt-users", d.mqttUsers)
 	if d.mqtt != nil {
 		group.Add("mqtt", run.Func(Persistent("MQTT", d.mqtt.Start, d.part("mqtt"))))
 	}

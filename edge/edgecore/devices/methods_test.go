@@ -448,6 +448,55 @@ func TestAWrongUserIsSaid(t *testing.T) {
 	}
 }
 
+// Users whom no port asks for are not judged: they must not keep a node down.
+func TestUsersThatAreNobodysAreNotJudged(t *testing.T) {
+	for _, mode := range []v1alpha1.MQTTMode{v1alpha1.MQTTOff, v1alpha1.MQTTExternal} {
+		if _, err := made(func(cfg *v1alpha1.EdgeDevices) {
+			cfg.HTTP.BindAddress, cfg.MQTT.Mode, cfg.MQTT.Server.URL = "", mode, "tcp://127.0.0.1:1883"
+			cfg.MQTT.Users = []v1alpha1.MQTTUser{{Name: "ann", PasswordHash: "secret"}}
+		}); err != nil {
+			t.Errorf("%s: %v", mode, err)
+		}
+	}
+}
+
+// The users of a Secret are those of HTTP also where no broker runs.
+func TestUsersOfASecretCallWithoutABroker(t *testing.T) {
+	hash, err := bcrypt.GenerateFromPassword([]byte("secret"), bcrypt.MinCost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := newGateway(t, func(cfg *v1alpha1.EdgeCore) {
+		cfg.Devices.MQTT.UsersSecret = v1alpha1.MQTTUsersSecret{Namespace: "plant", Name: "users"}
+	})
+	ask := func() int {
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+g.core.methods.Addresses()[0]+"/v1/devices", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.SetBasicAuth("ann", "secret")
+		response, err := g.client.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		return response.StatusCode
+	}
+	if code := ask(); code != http.StatusUnauthorized {
+		t.Errorf("before the Secret has come: %d", code)
+	}
+	list := strings.Replace(goodList, annsHash, string(hash), 1)
+	if err := g.store.ApplyBatch(t.Context(), []store.Incoming{userSecret(t, 1, map[string]string{v1alpha1.MQTTUsersKey: list})}); err != nil {
+		t.Fatal(err)
+	}
+	g.eventually("ann is let in", func() error {
+		if code := ask(); code != http.StatusOK {
+			return fmt.Errorf("found %d", code)
+		}
+		return nil
+	})
+}
+
 func TestWithoutAPortNoMethodIsCalled(t *testing.T) {
 	d, err := made(func(cfg *v1alpha1.EdgeDevices) { cfg.HTTP.BindAddress = "" })
 	if err != nil {

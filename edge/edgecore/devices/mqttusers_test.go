@@ -4,6 +4,10 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -46,10 +50,66 @@ type usersWorld struct {
 	dir   string
 	store *store.Store
 	stop  func()
+	// seal and secret are those of the next start: which key seals, and the name of the Secret; "" for none.
+	seal   sealer
+	secret string
 
-	mu     sync.Mutex
+	mu     sync.Mutex // guards what follows
 	users  string
 	events []string
+	full   bool // nothing can be written
+	failed int  // writes
+}
+
+// A sealer seals with the key of that id. Others it does not have.
+type sealer int64
+
+func turned(b []byte) []byte {
+	b = append([]byte{}, b...)
+	slices.Reverse(b)
+	return b
+}
+
+func (s sealer) Seal(plain, _ []byte) (int64, []byte)             { return int64(s), turned(plain) }
+func (s sealer) Unseal(_ int64, sealed, _ []byte) ([]byte, error) { return turned(sealed), nil }
+func (s sealer) Keys() []int64                                    { return []int64{int64(s)} }
+func (s sealer) Keep([]int64) error                               { return nil }
+
+func newUsersWorld(t *testing.T) *usersWorld {
+	return &usersWorld{t: t, dir: t.TempDir(), seal: 1, secret: "users"}
+}
+
+func (w *usersWorld) write(ctx context.Context, notes []store.Note, out ...object.Outgoing) error {
+	w.mu.Lock()
+	full := w.full
+	if full {
+		w.failed++
+	}
+	w.mu.Unlock()
+	if full {
+		return object.ErrFull
+	}
+	return w.store.Keep(ctx, notes, out...)
+}
+
+// keeps waits until the notes of MQTT's users are these, by key.
+func (w *usersWorld) keeps(what string, notes map[string]string) {
+	w.t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		found := map[string]string{}
+		err := w.store.Notes(w.t.Context(), bucketMQTTUsers, func(key string, value []byte) error {
+			found[key] = string(value)
+			return nil
+		})
+		if err == nil && maps.Equal(found, notes) {
+			return
+		}
+		if time.Now().After(deadline) {
+			w.t.Fatalf("%s: %q is kept, %v, expected %q", what, found, err, notes)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
 }
 
 func (w *usersWorld) set(users []mqtt.User) error {
@@ -79,7 +139,8 @@ func (w *usersWorld) shown(_ context.Context, o object.Outgoing) error {
 
 func (w *usersWorld) start() {
 	w.t.Helper()
-	s, err := store.Open(w.t.Context(), store.Config{Dir: w.dir, NodeName: "edge-1", EventQuota: 64 << 10, CopyInterval: time.Hour}, store.Deps{Log: slog.New(slog.DiscardHandler)})
+	s, err := store.Open(w.t.Context(), store.Config{Dir: w.dir, NodeName: "edge-1", EventQuota: 64 << 10, CopyInterval: time.Hour}, store.Deps{Log: slog.New(slog.DiscardHandler),
+		Seal: func(context.Context) (store.Sealer, error) { return w.seal, nil }})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -91,7 +152,7 @@ func (w *usersWorld) start() {
 			w.t.Error(err)
 		}
 	})
-	u := &mqttUsers{key: object.Key{Kind: object.Secrets, Namespace: "plant", Name: "users"}, node: "edge-1", store: s, set: w.set, shown: w.shown,
+	u := &mqttUsers{key: object.Key{Kind: object.Secrets, Namespace: "plant", Name: w.secret}, node: "edge-1", store: s, write: w.write, set: w.set, shown: w.shown,
 		log: slog.New(slog.DiscardHandler), now: time.Now}
 	running.Go(func() { _ = u.Start(ctx) })
 	w.stop = sync.OnceFunc(func() {
@@ -131,7 +192,7 @@ func (w *usersWorld) has(what, users string, events int) {
 }
 
 func TestMQTTUsersAreAsTheirSecretSays(t *testing.T) {
-	w := &usersWorld{t: t, dir: t.TempDir()}
+	w := newUsersWorld(t)
 	w.start()
 	const ann = "ann " + annsHash + " [{a/# true false}]"
 	w.comes(userSecret(t, 1, map[string]string{v1alpha1.MQTTUsersKey: goodList}))
@@ -174,4 +235,105 @@ func TestMQTTUsersAreAsTheirSecretSays(t *testing.T) {
 	w.stop()
 	w.start()
 	w.has("after another restart", "", 7)
+}
+
+const (
+	inUse = "ann " + annsHash + " [{a/# true false}]"
+	noted = `[{"name":"ann","passwordHash":"` + annsHash + `","acl":[{"filter":"a/#","read":true,"write":false}]}]`
+)
+
+// Of a Secret the disk has names, hashes and rights, and those no longer than its name is in the configuration.
+func TestNothingButUsersIsKeptOfTheirSecret(t *testing.T) {
+	w := newUsersWorld(t)
+	w.start()
+	const planted = "planted-Zq7fWv3kXr"
+	users := userSecret(t, 1, map[string]string{v1alpha1.MQTTUsersKey: goodList + "# " + planted + "\n", "other": planted})
+	w.comes(users)
+	w.has("the Secret came", inUse, 0)
+	key := object.Key{Kind: object.Secrets, Namespace: "plant", Name: "users"}.String()
+	w.keeps("the Secret came", map[string]string{key: noted})
+	files, err := os.ReadDir(w.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		if body, err := os.ReadFile(filepath.Join(w.dir, f.Name())); err == nil && strings.Contains(string(body), planted) {
+			t.Errorf("%s shows what else the Secret has", f.Name())
+		}
+	}
+	// A former version kept it all.
+	if err := w.store.Keep(t.Context(), []store.Note{{Bucket: bucketMQTTUsers, Key: key, Value: []byte(goodList + "# comment\n")}}); err != nil {
+		t.Fatal(err)
+	}
+	w.stop()
+	w.set(nil)
+	w.start()
+	w.has("after a restart", inUse, 0)
+	w.keeps("after a restart", map[string]string{key: noted})
+
+	for _, other := range []string{"renamed", ""} {
+		if err := w.store.Keep(t.Context(), []store.Note{{Bucket: bucketMQTTUsers, Key: key, Value: []byte(noted)}}); err != nil {
+			t.Fatal(err)
+		}
+		w.stop()
+		w.set(nil)
+		w.secret = other
+		w.start()
+		w.keeps("with the Secret "+other, map[string]string{})
+		w.has("with the Secret "+other, "", 0)
+	}
+}
+
+// A list that could not be kept is kept as soon as there is room.
+func TestUsersThatFoundNoRoomAreKeptLater(t *testing.T) {
+	w := newUsersWorld(t)
+	w.full = true
+	w.start()
+	w.comes(userSecret(t, 1, map[string]string{v1alpha1.MQTTUsersKey: goodList}))
+	w.has("the Secret came to a full disk", inUse, 0)
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		w.mu.Lock()
+		failed := w.failed
+		w.full = failed == 0
+		w.mu.Unlock()
+		if failed > 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("nothing was written")
+		}
+	}
+	w.keeps("there is room", map[string]string{object.Key{Kind: object.Secrets, Namespace: "plant", Name: "users"}.String(): noted})
+}
+
+// A Secret whose key is lost says nothing of its users: they stay until the cloud has said whether it is still there.
+func TestUsersOfALostKeyStayUntilTheNextSync(t *testing.T) {
+	for name, again := range map[string]bool{"sent again": true, "gone": false} {
+		t.Run(name, func(t *testing.T) {
+			w := newUsersWorld(t)
+			w.start()
+			w.comes(userSecret(t, 1, map[string]string{v1alpha1.MQTTUsersKey: goodList}))
+			w.has("the Secret came", inUse, 0)
+			synced := func() {
+				if err := w.store.MarkSynced(t.Context(), []object.ID{object.Secrets}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			synced()
+			w.stop()
+			w.set(nil)
+			w.seal = 2
+			w.start()
+			w.has("without the key", inUse, 0)
+			if again {
+				w.comes(userSecret(t, 1, map[string]string{v1alpha1.MQTTUsersKey: strings.Replace(goodList, "ann", "bob", 1)}))
+				w.has("the cloud has it", strings.Replace(inUse, "ann", "bob", 1), 0)
+				synced()
+				return
+			}
+			synced()
+			w.has("the cloud does not have it", "", 0)
+			w.keeps("the cloud does not have it", map[string]string{})
+		})
+	}
 }

@@ -42,11 +42,12 @@ type plant struct {
 	unread  error
 	server  *Server
 	block   chan struct{} // if set, Desire waits for it
+	leaving map[id]bool   // devices that go once they were looked at
 	ready   chan struct{}
 }
 
 func newPlant() *plant {
-	p := &plant{devices: map[id]Device{}, notes: map[string]string{}, away: map[id]bool{}, ready: make(chan struct{})}
+	p := &plant{devices: map[id]Device{}, notes: map[string]string{}, away: map[id]bool{}, leaving: map[id]bool{}, ready: make(chan struct{})}
 	close(p.ready)
 	return p
 }
@@ -68,6 +69,9 @@ func (p *plant) Device(namespace, name string) (Device, bool) {
 	defer p.mu.Unlock()
 	d, ok := p.devices[common.ID(namespace, name)]
 	d.Properties = maps.Clone(d.Properties)
+	if p.leaving[common.ID(namespace, name)] {
+		delete(p.devices, common.ID(namespace, name))
+	}
 	return d, ok
 }
 

@@ -41,17 +41,21 @@ type call struct {
 	settings map[string]setting
 	// stored: what it desires is on the disk. Before that nothing that happens concerns the call.
 	stored bool
-	// told are the properties of which the mapper was told what the call desires.
-	told map[string]bool
-	// offered counts the reports with what it desires that are being stored.
-	offered int
-	// lost is what took the place of a desire before it was read back; empty for nothing.
-	lost string
+	// told is by which call, by property, a value that is the same was desired when the mapper was told of it last; "" for no call.
+	// by is by which call it is desired now: another than this one where the same was desired since. met: that is known, for a call
+	// of a former process.
+	told, by map[string]string
+	met      bool
+	// offered: a report with what it desires is being stored.
+	offered bool
+	// lost is what took the place of a desire before it was read back, by property.
+	lost map[string]string
 	// refused is why nothing of it was done, nil otherwise.
 	refused *refusal
-	// outcome is how it ended, nil before. kept: that is on the disk.
-	outcome *outcome
-	kept    bool
+	// outcome is how it ended, nil before. kept: that is on the disk; settling is who brings it there, nil for nobody.
+	outcome  *outcome
+	kept     bool
+	settling *settling
 	// waiting counts the requests that wait for it. What is waited for is not forgotten.
 	waiting int
 	expires time.Time
@@ -157,7 +161,7 @@ func (d *desk) take(a ask) (visit, *refusal) {
 		return visit{}, away
 	}
 	c := &call{name: newName(), key: key, namespace: a.namespace, device: a.name, uid: uid, method: a.method, digest: sum, asked: time.Now(), timeout: a.timeout,
-		settings: settings, told: map[string]bool{}, turn: make(chan struct{}), over: make(chan struct{}), done: make(chan struct{})}
+		settings: settings, told: map[string]string{}, by: map[string]string{}, lost: map[string]string{}, turn: make(chan struct{}), over: make(chan struct{}), done: make(chan struct{})}
 	free, full := d.enter(c.id(), protocol) // for run: the call goes on when its request is gone
 	if full != nil {
 		return visit{}, full
@@ -383,12 +387,14 @@ func (d *desk) answer(c *call, refused *refusal) answer {
 		a.Properties[name] = written{Written: s.Value, Reported: s.Reported}
 	}
 	switch {
+	case o != nil && d.settle(c) != nil:
+		a.Code = http.StatusServiceUnavailable
+		a.Reasons = []string{"the edge cannot store what became of the call; its log says why. Ask again, with the same Idempotency-Key"}
 	case o != nil:
 		a.Code = o.Code
 		if o.Reason != "" {
 			a.Reasons = []string{o.Reason}
 		}
-		d.settle(c)
 	case refused != nil:
 		a.Code, a.Reasons = refused.code, refused.reasons
 		if !stored {

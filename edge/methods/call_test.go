@@ -41,27 +41,6 @@ func TestACallAnswersOnceTheDeviceHasWhatItDesires(t *testing.T) {
 	}
 }
 
-// A report may be on its way since before the call, or come before the mapper's answer that it took what is desired.
-func TestAReportCountsOnlyForWhatItWasMadeFor(t *testing.T) {
-	w := newWorld(t)
-	c := w.posting("b1", "set", "", "", `{"setpoint": 40}`)
-	w.desires("b1 setpoint=40")
-	w.report("b1", "setpoint", "40", "") // nobody told the mapper yet
-	w.report("b1", "setpoint", "40", "50")
-	w.given("b1", "setpoint", "50")
-	w.report("b1", "setpoint", "40", "")
-	w.waits("b1")
-	w.given("b1", "setpoint", "40")
-	w.report("b1", "setpoint", "40", "50")
-	w.waits("b1")
-	w.report("b1", "setpoint", "40", "")
-	w.gets(c, http.StatusOK, "")
-	c = w.posting("b1", "set", "", "", `{"setpoint": "41"}`)
-	w.desires("b1 setpoint=40", "b1 setpoint=41")
-	w.report("b1", "setpoint", "41", "+41")
-	w.gets(c, http.StatusOK, "")
-}
-
 func TestACallThatIsNotReadBackInTimeGoesOn(t *testing.T) {
 	w := newWorld(t)
 	r := w.late("b1", "set", "k", `{"setpoint": 50}`)
@@ -182,41 +161,8 @@ func TestWhatReplacesADesireEndsTheCall(t *testing.T) {
 	c = w.posting("b1", "set", "", "", `{"setpoint": 50}`)
 	w.desires("b1 setpoint=50", "b1 fan=true", "b1 setpoint=50")
 	w.cloud("b1", "setpoint", "+50")
+	w.given("b1", "setpoint", "+50", "")
 	w.report("b1", "setpoint", "50", "+50")
-	w.gets(c, http.StatusOK, "")
-}
-
-// A report and a change of the cloud's meet: the report is being stored when the desire is replaced.
-func TestAReportThatIsBeingStoredIsWaitedFor(t *testing.T) {
-	for _, failing := range []error{nil, errors.New("the disk is full")} {
-		w := newWorld(t)
-		c := w.posting("b1", "set", "", "k", `{"setpoint": 50}`)
-		w.desires("b1 setpoint=50")
-		_, said, err := w.plant.server.Reporting(t.Context(), "plant", "b1", twinsOf("setpoint", "50", "50"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		w.cloud("b1", "setpoint", "60")
-		w.waits("b1")
-		said(failing)
-		if failing == nil {
-			w.gets(c, http.StatusOK, "")
-		} else {
-			w.gets(c, http.StatusConflict, "desired now")
-		}
-		w.stop()
-	}
-}
-
-func TestAReportThatCannotBeStoredReadsNothingBack(t *testing.T) {
-	w := newWorld(t)
-	c := w.posting("b1", "set", "", "k", `{"setpoint": 50}`)
-	w.desires("b1 setpoint=50")
-	if err := w.reportFails("b1", errors.New("the disk is full"), "setpoint", "50", "50"); err != nil {
-		t.Fatal(err)
-	}
-	w.waits("b1")
-	w.report("b1", "setpoint", "50", "50")
 	w.gets(c, http.StatusOK, "")
 }
 

@@ -3,6 +3,7 @@ package methods
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"sync"
@@ -34,6 +35,8 @@ type desk struct {
 	ofMapper map[string]int // places taken, by protocol
 	// pending are the calls of a device that have no outcome yet.
 	pending map[id]map[*call]bool
+	// storing has the devices of which a report with something that calls desire is being stored; closed once it is.
+	storing map[id]chan struct{}
 	keys    map[keyID]*call
 	order   []*call // those with keys, the oldest first
 	bytes   int     // that their notes take
@@ -42,7 +45,7 @@ type desk struct {
 }
 
 func newDesk(cfg Config, deps Deps) *desk {
-	return &desk{cfg: cfg, deps: deps, loaded: make(chan struct{}), lanes: map[id]*lane{}, ofMapper: map[string]int{}, pending: map[id]map[*call]bool{}, keys: map[keyID]*call{}}
+	return &desk{cfg: cfg, deps: deps, loaded: make(chan struct{}), lanes: map[id]*lane{}, ofMapper: map[string]int{}, pending: map[id]map[*call]bool{}, storing: map[id]chan struct{}{}, keys: map[keyID]*call{}}
 }
 
 // add takes a call in. Called with mu held.
@@ -137,25 +140,53 @@ func (d *desk) remembered() int {
 func nobody(error) {}
 
 // reporting hears what a mapper reports of a device, before it is stored. The notes are to be stored with it; then said is called
-// with how that went. It waits until the calls of former processes are known.
+// with how that went. It waits until the calls of former processes are known, and for the report before that calls of the device
+// heard of: each note has what those before it have, so the last that is stored is the whole truth.
 func (d *desk) reporting(ctx context.Context, namespace, name string, twins []v1beta1.Twin) (notes []Note, said func(error), err error) {
 	select {
 	case <-d.loaded:
 	case <-ctx.Done():
 		return nil, nil, fmt.Errorf("wait for the calls of methods to be known: %w", ctx.Err())
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	device := common.ID(namespace, name)
+	d.meet(namespace, name)
+	for {
+		d.mu.Lock()
+		offers := d.offers(device, twins)
+		before := d.storing[device]
+		if len(offers) == 0 || before == nil {
+			defer d.mu.Unlock()
+			return d.hold(device, offers)
+		}
+		d.mu.Unlock()
+		select {
+		case <-before:
+		case <-ctx.Done():
+			return nil, nil, fmt.Errorf("wait for an earlier report of the device to be stored: %w", ctx.Err())
+		}
+	}
+}
+
+// offers are what a report reads back of the calls of a device. Called with mu held.
+func (d *desk) offers(device id, twins []v1beta1.Twin) map[*call]map[string]string {
 	offers := map[*call]map[string]string{}
-	for c := range d.pending[common.ID(namespace, name)] {
+	for c := range d.pending[device] {
 		if !c.stored {
 			continue
 		}
-		offer := c.offer(twins)
-		if len(offer) == 0 {
-			continue
+		if offer := c.offer(twins); len(offer) > 0 {
+			offers[c] = offer
 		}
-		offers[c] = offer
+	}
+	return offers
+}
+
+// hold makes the notes of what is offered, and has the next such report of the device wait until said is called. Called with mu held.
+func (d *desk) hold(device id, offers map[*call]map[string]string) (notes []Note, said func(error), err error) {
+	if len(offers) == 0 {
+		return nil, nobody, nil
+	}
+	for c, offer := range offers {
 		if c.key == (keyID{}) {
 			continue
 		}
@@ -165,26 +196,26 @@ func (d *desk) reporting(ctx context.Context, namespace, name string, twins []v1
 		}
 		notes = append(notes, n)
 	}
-	if len(offers) == 0 {
-		return nil, nobody, nil
-	}
 	for c := range offers {
-		c.offered++
+		c.offered = true
 	}
-	return notes, func(err error) { d.reported(offers, err) }, nil
+	d.storing[device] = make(chan struct{})
+	return notes, func(err error) { d.reported(device, offers, err) }, nil
 }
 
 // reported takes what was offered, unless it could not be stored.
-func (d *desk) reported(offers map[*call]map[string]string, err error) {
+func (d *desk) reported(device id, offers map[*call]map[string]string, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	close(d.storing[device])
+	delete(d.storing, device)
 	for c, offer := range offers {
-		c.offered--
+		c.offered = false
 		if err == nil {
 			c.accept(offer)
 		}
 		if c.readBack() {
-			c.kept = true
+			c.kept = true // with the report
 			d.end(c, http.StatusOK, "")
 		} else {
 			d.giveUp(c)
@@ -194,13 +225,14 @@ func (d *desk) reported(offers map[*call]map[string]string, err error) {
 
 // giveUp ends a call that lost a desire before it was read back; a report that is being stored is waited for. Called with mu held.
 func (d *desk) giveUp(c *call) {
-	if c.lost != "" && c.offered == 0 {
-		d.end(c, http.StatusConflict, c.lost)
+	if len(c.lost) > 0 && !c.offered {
+		first := slices.Min(slices.Collect(maps.Keys(c.lost)))
+		d.end(c, http.StatusConflict, c.lost[first])
 	}
 }
 
-// offer returns what a report reads back of a call. A report counts whose mapper says that it saw this value desired, or, where it
-// says nothing of that, one that came after the mapper was told.
+// offer returns what a report reads back of a call. A report counts whose mapper says that it saw the desire of this call, or, where
+// it names no call, as others' mappers do, one that came after the mapper was told and says of no other value that it was desired.
 func (c *call) offer(twins []v1beta1.Twin) map[string]string {
 	offer := map[string]string{}
 	for i := range twins {
@@ -209,16 +241,26 @@ func (c *call) offer(twins []v1beta1.Twin) map[string]string {
 		if !ok || s.Reported != nil || t.Reported == nil || !s.same(t.Reported.Value) {
 			continue
 		}
+		desire, ok := c.told[t.PropertyName]
 		if seen := t.ObservedDesired; seen != nil && seen.Value != "" {
-			ok = s.same(seen.Value)
-		} else {
-			ok = c.told[t.PropertyName]
+			if !s.same(seen.Value) {
+				continue
+			}
+			if named := seen.Metadata[common.MetadataCall]; named != "" {
+				desire, ok = named, true
+			}
 		}
-		if ok {
+		if ok && c.means(t.PropertyName, desire) {
 			offer[t.PropertyName] = t.Reported.Value
 		}
 	}
 	return offer
+}
+
+// means says whether the value that a call desires, "" for no call, is desired by c or since c.
+func (c *call) means(property, desire string) bool {
+	by, known := c.by[property]
+	return desire == c.name || known && desire == by
 }
 
 func (c *call) accept(offer map[string]string) {
@@ -226,6 +268,7 @@ func (c *call) accept(offer map[string]string) {
 		s := c.settings[name]
 		s.Reported = &value
 		c.settings[name] = s
+		delete(c.lost, name)
 	}
 }
 
@@ -239,8 +282,9 @@ func (d *desk) given(device *dmi.Device) {
 	}
 	for _, p := range device.GetSpec().GetProperties() {
 		for c := range calls {
-			if s, ok := c.settings[p.GetName()]; ok && c.stored && s.same(p.GetDesired().GetValue()) {
-				c.told[p.GetName()] = true
+			s, ok := c.settings[p.GetName()]
+			if ok && c.stored && s.same(p.GetDesired().GetValue()) {
+				c.told[p.GetName()] = p.GetDesired().GetMetadata()[common.MetadataCall]
 			}
 		}
 	}
@@ -257,8 +301,50 @@ func (d *desk) changed(namespace, name string, current map[string]*twin.Property
 			}
 		}
 		if c.stored {
+			maps.Copy(c.by, c.desires(current))
 			c.lose(current)
 			d.giveUp(c)
+		}
+	}
+}
+
+// desires returns by which calls the properties of c are desired now, "" for none, by property.
+func (c *call) desires(current map[string]*twin.Property) map[string]string {
+	by := map[string]string{}
+	for property := range c.settings {
+		if p := current[property]; p != nil && p.Desired() != nil {
+			by[property] = p.Desired().Call
+		}
+	}
+	return by
+}
+
+// meet looks up by what the properties of calls of former processes are desired now: they hear of changes only.
+func (d *desk) meet(namespace, name string) {
+	d.mu.Lock()
+	strange := false
+	for c := range d.pending[common.ID(namespace, name)] {
+		strange = strange || c.over == nil && !c.met
+	}
+	d.mu.Unlock()
+	if !strange {
+		return
+	}
+	device, ok := d.deps.Devices.Device(namespace, name)
+	if !ok {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for c := range d.pending[common.ID(namespace, name)] {
+		if c.over != nil {
+			continue
+		}
+		c.met = true
+		for property, call := range c.desires(device.Properties) {
+			if _, heard := c.by[property]; !heard { // which is later than this
+				c.by[property] = call
+			}
 		}
 	}
 }
@@ -275,7 +361,7 @@ func (c *call) lose(current map[string]*twin.Property) {
 			now = p.Desired().Value
 		}
 		if !s.same(now) {
-			c.lost = fmt.Sprintf("property %s: %s is desired now, before the device had %s", quoted(property), quoted(now), quoted(s.Value))
+			c.lost[property] = fmt.Sprintf("property %s: %s is desired now, before the device had %s", quoted(property), quoted(now), quoted(s.Value))
 		}
 	}
 }

@@ -9,15 +9,15 @@ import (
 	"sync"
 )
 
-// A gate bounds the connections. One that has no request under way gives way to a newer one, the oldest first: who opens
-// connections and says nothing keeps nobody out.
+// A gate bounds the connections. One that has no request under way of somebody who may ask gives way to a newer one, the oldest
+// first: who opens connections and says nothing, or has no password, keeps nobody out.
 type gate struct {
 	limit int
 	m     *metrics
 
 	mu    sync.Mutex // guards what follows
 	open  map[*guest]bool
-	quiet []*guest // without a request under way, the oldest first
+	quiet []*guest // without such a request, the oldest first
 }
 
 func newGate(limit int) *gate { return &gate{limit: limit, open: map[*guest]bool{}} }
@@ -117,7 +117,7 @@ func (g *gate) known(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, guestKey{}, guestOf(c))
 }
 
-// busy notes that a request was read and is worked for: its connection does not give way.
+// busy notes that a request of somebody known is worked for: its connection does not give way.
 func (g *gate) busy(ctx context.Context) {
 	if c, ok := ctx.Value(guestKey{}).(*guest); ok {
 		g.mu.Lock()
@@ -132,6 +132,7 @@ func (g *gate) state(c net.Conn, state http.ConnState) {
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		if g.open[guest] {
+			g.hush(guest) // it may not have been busy
 			g.quiet = append(g.quiet, guest)
 		}
 	}

@@ -37,7 +37,11 @@ type written struct {
 type handler struct{ *Server }
 
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	h.gate.busy(r.Context())
+	control := http.NewResponseController(w)
+	if r.ContentLength != 0 {
+		// Who sends slowly is not waited for; net/http too reads what is left of a body.
+		_ = control.SetReadDeadline(time.Now().Add(h.cfg.Patience))
+	}
 	at, found := parsePath(r.URL.EscapedPath())
 	label := string(at.what)
 	if !found {
@@ -50,42 +54,56 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			}
 			h.m.panics.Inc()
 			h.deps.Log.Error("a request met a fault of edgecore's own", "path", quoted(r.URL.Path), "fault", fault, "stack", string(debug.Stack()))
-			h.refuse(w, label, refuse(http.StatusInternalServerError, "a fault of the edge; its log says more"))
+			h.turnAway(w, label, refuse(http.StatusInternalServerError, "a fault of the edge; its log says more"))
 		}
 	}()
-	control := http.NewResponseController(w)
 	_ = control.SetWriteDeadline(time.Time{}) // the last answer's; all connections can
 	if foreign := fromPage(r); foreign != nil {
-		h.refuse(w, label, foreign)
+		h.turnAway(w, label, foreign)
 		return
 	}
 	user, refused := h.login(w, r)
 	if refused == nil {
+		h.gate.busy(r.Context()) // a stranger's connection gives way whatever he asks
 		refused = h.admit(w, r, at, found, user)
 	}
 	if refused != nil {
-		h.refuse(w, label, refused)
+		h.turnAway(w, label, refused)
 		return
 	}
 	if at.what == method {
-		_ = control.SetReadDeadline(time.Now().Add(h.cfg.Patience)) // who sends slowly is not waited for
+		_ = control.SetReadDeadline(time.Now().Add(h.cfg.Patience)) // anew: the password may have taken its time
 		a, refused := h.ask(r, at, user)
 		if refused != nil {
-			h.refuse(w, label, refused)
+			h.turnAway(w, label, refused)
 			return
 		}
 		_ = control.SetReadDeadline(time.Time{}) // that a client goes is noticed by reading
 		h.call(w, r, a)
 		return
 	}
+	var d Device
+	if at.what == device {
+		var known bool
+		if d, known = h.deps.Devices.Device(at.namespace, at.name); !known {
+			h.turnAway(w, label, refuse(http.StatusNotFound, "this node has no device %s in namespace %s", quoted(at.name), quoted(at.namespace)))
+			return
+		}
+	}
 	h.m.requests.WithLabelValues(label, "200").Inc()
 	w.Header().Set("Content-Type", "application/json")
 	if at.what == device {
-		d, _ := h.deps.Devices.Device(at.namespace, at.name)
 		h.write(w, h.show(d))
 		return
 	}
 	h.list(w, user)
+}
+
+// turnAway refuses a request whose body may not have been read: the connection ends with it, else net/http would wait for the
+// body before it answers.
+func (h *handler) turnAway(w http.ResponseWriter, label string, r *refusal) {
+	w.Header().Set("Connection", "close")
+	h.refuse(w, label, r)
 }
 
 // fromPage refuses what a page in a browser of this machine asks for: it comes from loopback as everybody here, on behalf of a
@@ -139,11 +157,6 @@ func (h *handler) admit(w http.ResponseWriter, r *http.Request, at route, found 
 	case <-h.deps.Devices.Ready():
 	default:
 		return refuse(http.StatusServiceUnavailable, "the edge is starting and does not know its devices yet: ask again")
-	}
-	if at.what == device {
-		if _, ok := h.deps.Devices.Device(at.namespace, at.name); !ok {
-			return refuse(http.StatusNotFound, "this node has no device %s in namespace %s", quoted(at.name), quoted(at.namespace))
-		}
 	}
 	return nil
 }

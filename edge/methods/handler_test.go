@@ -1,6 +1,7 @@
 package methods
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
@@ -232,6 +233,41 @@ func TestSilentConnectionsGiveWay(t *testing.T) {
 	}
 }
 
+func TestADeviceThatGoesWhileItIsAskedForIsNoFault(t *testing.T) {
+	w := newWorld(t)
+	w.edit(func() { w.leaving["plant/b1"] = true })
+	if d := w.get("/v1/devices/plant/b1", ""); d["name"] != "b1" {
+		t.Errorf("found %v", d)
+	}
+	w.is(w.do(t.Context(), "GET", "/v1/devices/plant/b1", ""), http.StatusNotFound, "no device")
+	if n := w.metric("panics_total"); n != 0 {
+		t.Errorf("%v faults", n)
+	}
+}
+
+// Who has no password is answered at once, and holds no place, though the body that he announced never comes.
+func TestStrangersKeepNobodyOut(t *testing.T) {
+	w := newWorld(t, func(c *Config) { c.MaxConnections, c.Patience = 2, time.Hour })
+	address := strings.TrimPrefix(w.url, "http://")
+	for _, ask := range []string{"GET /v1/devices", "GET /v1/devices", "POST /v1/devices/plant/b1/methods/set"} {
+		conn, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := io.WriteString(conn, ask+" HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Basic YW5uOndyb25n\r\nContent-Length: 1000\r\n\r\n{"); err != nil {
+			t.Fatal(err)
+		}
+		if err := conn.SetReadDeadline(time.Now().Add(deadline)); err != nil {
+			t.Fatal(err)
+		}
+		if said, err := bufio.NewReader(conn).ReadString('\n'); err != nil || !strings.Contains(said, "401") {
+			t.Fatalf("%s: found %q, %v", ask, said, err)
+		}
+	}
+	w.get("/v1/devices", "")
+}
+
 func TestRequestsThatWaitTakePlacesAndNoMore(t *testing.T) {
 	w := newWorld(t, func(c *Config) { c.MaxConnections = 1 })
 	c := w.posting("b1", "set", "", "", `{"setpoint": 1}`)
@@ -246,7 +282,9 @@ func TestRequestsThatWaitTakePlacesAndNoMore(t *testing.T) {
 
 func TestWhoSendsSlowlyIsNotWaitedFor(t *testing.T) {
 	w := newWorld(t, func(c *Config) { c.Patience = time.Second })
-	for _, begin := range []string{"GET /v1/devices HTTP/1.1\r\n", "POST /v1/devices/plant/b1/methods/set HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\n{"} {
+	const hundred = " HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n"
+	for _, begin := range []string{"GET /v1/devices HTTP/1.1\r\n", "POST /v1/devices/plant/b1/methods/set" + hundred + "\r\n{", "GET /v1/devices" + hundred + "\r\n",
+		"GET /v1/devices/plant/none" + hundred + "\r\n", "GET /v1/devices" + hundred + "Authorization: Basic YW5uOndyb25n\r\n\r\n"} {
 		conn, err := net.Dial("tcp", strings.TrimPrefix(w.url, "http://"))
 		if err != nil {
 			t.Fatal(err)

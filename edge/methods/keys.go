@@ -95,7 +95,7 @@ func parseNote(key string, value []byte) (*call, error) {
 		return nil, err
 	}
 	c := &call{name: r.Call, seq: r.Seq, namespace: r.Namespace, device: r.Device, uid: r.UID, method: r.Method, settings: r.Settings, outcome: r.Outcome,
-		told: map[string]bool{}, stored: true, kept: r.Outcome != nil, done: make(chan struct{}), bytes: len(value)}
+		told: map[string]string{}, by: map[string]string{}, lost: map[string]string{}, stored: true, kept: r.Outcome != nil, done: make(chan struct{}), bytes: len(value)}
 	if id, err := hex.DecodeString(strings.TrimSuffix(key, "/"+c.name)); err != nil || copy(c.key[:], id) != len(c.key) || c.noteKey() != key {
 		return nil, fmt.Errorf("expected a key of %d bytes and the name of the call", len(c.key))
 	}
@@ -231,20 +231,30 @@ func (d *desk) compare(c *call, device Device) {
 	d.giveUp(c)
 }
 
-// settle stores an outcome that is not on the disk yet, before anybody is told it.
-func (d *desk) settle(c *call) {
+// A settling is the writing of an outcome.
+type settling struct {
+	done chan struct{} // closed once it went as err says
+	err  error
+}
+
+// settle stores an outcome that is not on the disk yet, before anybody is told it. Who comes while it is being stored waits for that
+// too. After an error the next one tries again.
+func (d *desk) settle(c *call) error {
 	d.mu.Lock()
-	var n Note
-	var err error
-	due := !c.kept && c.key != (keyID{}) && d.keys[c.key] == c
-	if due {
-		c.kept = true
-		n, err = c.note(nil)
+	if c.kept || c.key == (keyID{}) || d.keys[c.key] != c {
+		d.mu.Unlock()
+		return nil
 	}
+	s := c.settling
+	if s != nil {
+		d.mu.Unlock()
+		<-s.done
+		return s.err
+	}
+	s = &settling{done: make(chan struct{})}
+	c.settling = s
+	n, err := c.note(nil)
 	d.mu.Unlock()
-	if !due {
-		return
-	}
 	if err == nil {
 		// The client may be gone; the outcome is for all who ask.
 		ctx, cancel := context.WithTimeout(context.Background(), backstop)
@@ -253,6 +263,11 @@ func (d *desk) settle(c *call) {
 	}
 	if err != nil {
 		d.m.failures.Inc()
-		d.deps.Log.Warn("the outcome of a method call cannot be stored", "device", c.id(), "method", c.method, "error", err)
+		d.deps.Log.Error("the outcome of a method call cannot be stored", "device", c.id(), "method", c.method, "error", err)
 	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	c.kept, c.settling, s.err = err == nil, nil, err
+	close(s.done)
+	return err
 }

@@ -40,7 +40,8 @@ func New(cfg Config, deps Deps) *Server {
 }
 
 // Reporting hears what a mapper reports of a device, before it is stored. The notes are to be stored in the same transaction; said
-// is to be called with how that went. It waits until the calls of former processes are known; the error is ctx's.
+// is to be called with how that went, whatever happens: the next report of the device that calls wait for waits for it. Reporting
+// also waits until the calls of former processes are known. The error is ctx's.
 func (s *Server) Reporting(ctx context.Context, namespace, name string, twins []v1beta1.Twin) (notes []Note, said func(error), err error) {
 	return s.desk.reporting(ctx, namespace, name, twins)
 }

@@ -38,15 +38,17 @@ type plant struct {
 	notes   map[string]string
 	desired []string // each desire, as device property=value
 	away    map[id]bool
+	writes  int // by Keep
 	failing error
 	unread  error
 	server  *Server
-	block   chan struct{} // if set, Desire waits for it
+	block   chan struct{} // if set, Desire and Keep wait for it
+	leaving map[id]bool   // devices that go once they were looked at
 	ready   chan struct{}
 }
 
 func newPlant() *plant {
-	p := &plant{devices: map[id]Device{}, notes: map[string]string{}, away: map[id]bool{}, ready: make(chan struct{})}
+	p := &plant{devices: map[id]Device{}, notes: map[string]string{}, away: map[id]bool{}, leaving: map[id]bool{}, ready: make(chan struct{})}
 	close(p.ready)
 	return p
 }
@@ -68,6 +70,9 @@ func (p *plant) Device(namespace, name string) (Device, bool) {
 	defer p.mu.Unlock()
 	d, ok := p.devices[common.ID(namespace, name)]
 	d.Properties = maps.Clone(d.Properties)
+	if p.leaving[common.ID(namespace, name)] {
+		delete(p.devices, common.ID(namespace, name))
+	}
 	return d, ok
 }
 
@@ -78,12 +83,7 @@ func (p *plant) Status(namespace, name string) ([]metav1.Condition, bool) {
 }
 
 func (p *plant) Desire(_ context.Context, namespace, name, uid, call string, values map[string]string, notes ...Note) error {
-	p.mu.Lock()
-	block := p.block
-	p.mu.Unlock()
-	if block != nil {
-		<-block
-	}
+	p.wait()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	d, ok := p.devices[common.ID(namespace, name)]
@@ -105,6 +105,15 @@ func (p *plant) Desire(_ context.Context, namespace, name, uid, call string, val
 	return nil
 }
 
+func (p *plant) wait() {
+	p.mu.Lock()
+	block := p.block
+	p.mu.Unlock()
+	if block != nil {
+		<-block
+	}
+}
+
 func (p *plant) keep(notes []Note) {
 	for _, n := range notes {
 		if n.Value == nil {
@@ -116,8 +125,10 @@ func (p *plant) keep(notes []Note) {
 }
 
 func (p *plant) Keep(_ context.Context, notes ...Note) error {
+	p.wait()
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.writes++
 	if p.failing == nil {
 		p.keep(notes)
 	}
@@ -351,7 +362,8 @@ func (w *world) desires(want ...string) {
 	})
 }
 
-// report is a mapper's: property, value, and the value that it saw desired; "" for none.
+// report is a mapper's: property, value, and the value that it saw desired; "" for none. As Tether's do, it names the call that
+// desires that value; after a # it names another, or none.
 func (w *world) report(device string, values ...string) {
 	w.t.Helper()
 	if err := w.reportFails(device, nil, values...); err != nil {
@@ -361,7 +373,7 @@ func (w *world) report(device string, values ...string) {
 
 // reportFails is a report that the disk does not take, if failing is not nil.
 func (w *world) reportFails(device string, failing error, values ...string) error {
-	twins := twinsOf(values...)
+	twins := w.twins(device, values...)
 	notes, said, err := w.plant.server.Reporting(w.t.Context(), "plant", device, twins)
 	if err != nil {
 		return err
@@ -380,20 +392,49 @@ func (w *world) reportFails(device string, failing error, values ...string) erro
 	return nil
 }
 
-func twinsOf(values ...string) (twins []v1beta1.Twin) {
+func (p *plant) twins(device string, values ...string) (twins []v1beta1.Twin) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	for i := 0; i < len(values); i += 3 {
 		t := v1beta1.Twin{PropertyName: values[i], Reported: &v1beta1.TwinProperty{Value: values[i+1]}}
-		if values[i+2] != "" {
-			t.ObservedDesired = &v1beta1.TwinProperty{Value: values[i+2]}
+		if seen, call, named := strings.Cut(values[i+2], "#"); seen != "" {
+			if !named {
+				call = p.callOf(device, values[i], seen)
+			}
+			t.ObservedDesired = &v1beta1.TwinProperty{Value: seen, Metadata: calledBy(call)}
 		}
 		twins = append(twins, t)
 	}
 	return twins
 }
 
-// given is a mapper that takes what is desired of a property now.
-func (w *world) given(device, property, value string) {
-	w.plant.server.Given(&dmi.Device{Namespace: "plant", Name: device, Spec: &dmi.DeviceSpec{Properties: []*dmi.DeviceProperty{{Name: property, Desired: &dmi.TwinProperty{Value: value}}}}})
+// callOf returns the call that desires a value of a property, "" for none. Called with mu held.
+func (p *plant) callOf(device, property, value string) string {
+	own := p.devices["plant/"+device].Properties[property]
+	if own == nil || own.Desired() == nil || !common.Same(own.Type, own.Desired().Value, value) {
+		return ""
+	}
+	return own.Desired().Call
+}
+
+func calledBy(call string) map[string]string {
+	if call == "" {
+		return map[string]string{"timestamp": "1"}
+	}
+	return map[string]string{"timestamp": "1", common.MetadataCall: call}
+}
+
+// given is a mapper that takes what is desired of a property, by a call or none.
+func (w *world) given(device, property, value, call string) {
+	w.plant.server.Given(&dmi.Device{Namespace: "plant", Name: device, Spec: &dmi.DeviceSpec{Properties: []*dmi.DeviceProperty{{Name: property,
+		Desired: &dmi.TwinProperty{Value: value, Metadata: calledBy(call)}}}}})
+}
+
+// calls is the call that desires a property of a device.
+func (w *world) calls(device, property string) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.devices["plant/"+device].Properties[property].Desired().Call
 }
 
 // cloud desires something else.

@@ -156,7 +156,7 @@ func (s *system) seesDevices() {
 	for _, who := range []string{"keadm", "kubectl"} {
 		s.expects(0, "power=3.5", "", who, "get", "devices")
 		s.expects(0, "value: \"3.5\"", "", who, "get", "device", "meter-1", "-o", "yaml")
-		s.expects(0, "setpoint=55", "", who, "get", "dev", "-o", "wide")
+		s.expects(0, "setpoint=57", "", who, "get", "dev", "-o", "wide")
 		s.expects(0, "meter-1", "", who, "get", "devicestatuses")
 		s.expects(0, "propertyName: power", "", who, "get", "devst", "meter-1", "-o", "yaml")
 		s.expects(0, "power", "", who, "describe", "device", "meter-1")

@@ -335,8 +335,9 @@ func (d mapperDevices) Report(ctx context.Context, namespace, name string, twins
 	if err != nil {
 		return err
 	}
+	err = errors.New("the report was not stored") // until it is: said is called whatever happens
+	defer func() { said(err) }()
 	err = d.Engine.Report(ctx, namespace, name, twins, notesOf(notes)...)
-	said(err)
 	return err
 }
 

@@ -158,8 +158,8 @@ SLOTS ?= 5
 .PHONY: chaos chaos-docs
 chaos: build mapper $(STATE)/bin/chaos ## break a whole system by a seed and check what is left: SEED=n, SEEDS=n whole ones (root)
 	@TETHER_BIN=$(BIN) $(STATE)/bin/chaos -commit $(COMMIT) -seed $(SEED) $(if $(SEEDS),-seeds $(SEEDS),-slots $(SLOTS)) $(if $(ONLY),-only $(ONLY))
-chaos-docs: $(STATE)/bin/chaos ## write the results of chaos runs into docs/reliability.md
-	@$(STATE)/bin/chaos -write-docs docs/reliability.md
+chaos-docs: $(STATE)/bin/chaos ## write the results in docs/reliability.jsonl into docs/reliability.md
+	@$(STATE)/bin/chaos -results docs/reliability.jsonl -write-docs docs/reliability.md
 
 .PHONY: ci
 ci: ## lint, build, policy, test, chaos: what .ci/run runs

@@ -151,13 +151,23 @@ func (g *gateway) start() {
 
 func (g *gateway) eventually(what string, ask func() error) {
 	g.t.Helper()
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(2 * time.Millisecond) {
+	eventually(g.t, what, ask)
+}
+
+// eventually waits until ask returns nil.
+func eventually(t *testing.T, what string, ask func() error) {
+	t.Helper()
+	tick, over := time.NewTicker(2*time.Millisecond), time.After(30*time.Second)
+	defer tick.Stop()
+	for {
 		err := ask()
 		if err == nil {
 			return
 		}
-		if time.Now().After(end) {
-			g.t.Fatalf("%s: %v", what, err)
+		select {
+		case <-tick.C:
+		case <-over:
+			t.Fatalf("%s: %v", what, err)
 		}
 	}
 }

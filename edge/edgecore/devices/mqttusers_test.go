@@ -2,6 +2,7 @@ package devices
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -95,21 +96,17 @@ func (w *usersWorld) write(ctx context.Context, notes []store.Note, out ...objec
 // keeps waits until the notes of MQTT's users are these, by key.
 func (w *usersWorld) keeps(what string, notes map[string]string) {
 	w.t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for {
+	eventually(w.t, what, func() error {
 		found := map[string]string{}
 		err := w.store.Notes(w.t.Context(), bucketMQTTUsers, func(key string, value []byte) error {
 			found[key] = string(value)
 			return nil
 		})
-		if err == nil && maps.Equal(found, notes) {
-			return
+		if err == nil && !maps.Equal(found, notes) {
+			err = fmt.Errorf("%q is kept, expected %q", found, notes)
 		}
-		if time.Now().After(deadline) {
-			w.t.Fatalf("%s: %q is kept, %v, expected %q", what, found, err, notes)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
+		return err
+	})
 }
 
 func (w *usersWorld) set(users []mqtt.User) error {
@@ -175,20 +172,14 @@ func (w *usersWorld) comes(in ...store.Incoming) {
 // has waits for users and for how many events there were.
 func (w *usersWorld) has(what, users string, events int) {
 	w.t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for {
+	eventually(w.t, what, func() error {
 		w.mu.Lock()
-		found, said := w.users, strings.Join(w.events, "\n")
-		n := len(w.events)
-		w.mu.Unlock()
-		if found == users && n == events {
-			return
+		defer w.mu.Unlock()
+		if w.users != users || len(w.events) != events {
+			return fmt.Errorf("users %q and %d events, expected %q and %d:\n%s", w.users, len(w.events), users, events, strings.Join(w.events, "\n"))
 		}
-		if time.Now().After(deadline) {
-			w.t.Fatalf("%s: users %q and %d events, expected %q and %d:\n%s", what, found, n, users, events, said)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
+		return nil
+	})
 }
 
 func TestMQTTUsersAreAsTheirSecretSays(t *testing.T) {
@@ -291,18 +282,14 @@ func TestUsersThatFoundNoRoomAreKeptLater(t *testing.T) {
 	w.start()
 	w.comes(userSecret(t, 1, map[string]string{v1alpha1.MQTTUsersKey: goodList}))
 	w.has("the Secret came to a full disk", inUse, 0)
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	eventually(t, "a write that fails", func() error {
 		w.mu.Lock()
-		failed := w.failed
-		w.full = failed == 0
-		w.mu.Unlock()
-		if failed > 0 {
-			break
+		defer w.mu.Unlock()
+		if w.full = w.failed == 0; w.full {
+			return errors.New("there was none")
 		}
-		if time.Now().After(deadline) {
-			t.Fatal("nothing was written")
-		}
-	}
+		return nil
+	})
 	w.keeps("there is room", map[string]string{object.Key{Kind: object.Secrets, Namespace: "plant", Name: "users"}.String(): noted})
 }
 

@@ -152,14 +152,22 @@ status cut heal down:
 bench: build mapper $(STATE)/bin/bench ## measure, into .tether/bench.json and a table (root)
 	@$(STATE)/bin/bench
 
-# Without SEEDS a short run of one seed; SLOTS=0 runs the whole of it. ONLY=NAME,NAME draws from those faults alone.
-SEED  ?= 1
+# Without SEEDS a short run of one seed, of which this one needs no build and is short; SLOTS=0 runs the whole of it. ONLY=NAME,NAME draws from those faults alone.
+SEED  ?= $(if $(SEEDS),1,6)
 SLOTS ?= 5
-.PHONY: chaos chaos-docs
+.PHONY: chaos chaos-docs chaos-mutants
 chaos: build mapper $(STATE)/bin/chaos ## break a whole system by a seed and check what is left: SEED=n, SEEDS=n whole ones (root)
 	@TETHER_BIN=$(BIN) $(STATE)/bin/chaos -commit $(COMMIT) -seed $(SEED) $(if $(SEEDS),-seeds $(SEEDS),-slots $(SLOTS)) $(if $(ONLY),-only $(ONLY))
+chaos-mutants: build mapper $(STATE)/bin/chaos ## take mechanisms of Tether away, one at a time, and see that the chaos suite notices: MUTANT=name (root)
+	@TETHER_BIN=$(BIN) $(STATE)/bin/chaos -seed $(SEED) -mutants $(or $(MUTANT),all)
 chaos-docs: $(STATE)/bin/chaos ## write the results in docs/reliability.jsonl into docs/reliability.md
 	@$(STATE)/bin/chaos -results docs/reliability.jsonl -write-docs docs/reliability.md
+
+# SCENARIO=NAME,NAME runs those alone; OPTIONS are further flags, such as OPTIONS=--small.
+NODES ?= 10000
+.PHONY: fleet
+fleet: build $(STATE)/bin/fleet ## put simulated edges through idle, storm, rollout and more, into .tether/fleet.json and tables: NODES=n SCENARIO=name,name (root)
+	@TETHER_BIN=$(BIN) $(STATE)/bin/fleet --commit $(COMMIT) --nodes $(NODES) $(if $(SCENARIO),--scenarios $(SCENARIO)) $(OPTIONS)
 
 .PHONY: ci
 ci: ## lint, build, policy, test, chaos: what .ci/run runs

@@ -28,6 +28,7 @@ import (
 	"github.com/tether-edge/tether/cloud/hub"
 	"github.com/tether-edge/tether/cloud/issuer"
 	"github.com/tether-edge/tether/cloud/node"
+	"github.com/tether-edge/tether/cloud/replica"
 	"github.com/tether-edge/tether/cloud/state"
 	"github.com/tether-edge/tether/cloud/tunnel"
 	"github.com/tether-edge/tether/cloud/upstream"
@@ -83,6 +84,7 @@ func New(cfg *v1alpha1.CloudCore, deps Deps) (*CloudCore, error) {
 	}
 	c.rest.UserAgent = version.String("cloudcore")
 	c.rest.QPS = -1
+	countRequests(c.rest, c.reg)
 	if c.client, err = kubernetes.NewForConfig(c.rest); err != nil {
 		return nil, fmt.Errorf("make client: %w", err)
 	}
@@ -101,7 +103,7 @@ func New(cfg *v1alpha1.CloudCore, deps Deps) (*CloudCore, error) {
 		return nil, err
 	}
 	c.devices = device.New(device.Config{DeviceRate: cfg.Devices.RatePerDevice, ClusterRate: cfg.Devices.RateOfAll, DeviceBurst: burst(cfg.Devices.RatePerDevice), ClusterBurst: 2 * burst(cfg.Devices.RateOfAll)},
-		device.Deps{API: api, Cache: c.cache, IsEdge: node.IsEdge, Log: deps.Log.With("part", "device"), Now: deps.Now, Registerer: c.reg})
+		device.Deps{API: api, Cache: c.cache, IsEdge: node.IsEdge, Holds: c.holds, Log: deps.Log.With("part", "device"), Now: deps.Now, Registerer: c.reg})
 	c.up, err = upstream.New(upstream.Config{Impersonation: upstream.Impersonation(cfg.Impersonation)}, upstream.Deps{RESTConfig: c.rest,
 		Objects: c.cache, Compressor: c.codec, Present: c.present, Devices: c.deviceStatus, Log: deps.Log.With("part", "upstream"), Clock: clock(deps.Now), Registerer: c.reg})
 	if err != nil {
@@ -129,6 +131,7 @@ func (c *CloudCore) Start(ctx context.Context) error {
 	group.Add("node", c.nodes)
 	group.Add("device", c.devices)
 	group.Add("hub", run.Func(c.serveEdges))
+	group.Add("replica", run.Func(c.knowReplicas))
 	group.Add("join", run.Func(c.serveJoins))
 	group.Add("trust", run.Func(c.followTrust))
 	if c.tunnel != nil {
@@ -208,6 +211,28 @@ func (c *CloudCore) serveEdges(ctx context.Context) error {
 	c.hub.Store(h)
 	c.deps.Log.Info("listening for edges", "address", listener.Addr().String(), "quicPort", c.cfg.Hub.QUICPort)
 	return h.Start(ctx)
+}
+
+// knowReplicas tells the other CloudCores of this one once edges are let in, and sends edges to them where they have fewer.
+func (c *CloudCore) knowReplicas(ctx context.Context) error {
+	if err := c.cache.WaitSynced(ctx); err != nil {
+		return nil
+	}
+	sessions := func() int {
+		if h := c.hub.Load(); h != nil {
+			return h.Count()
+		}
+		return 0
+	}
+	return replica.New(replica.Config{Namespace: trust.Namespace, Address: c.address(), MaxSessions: c.cfg.Hub.MaxSessions, Move: c.cfg.Hub.Balance}, replica.Deps{
+		Client: c.client, Sessions: sessions, Now: c.deps.Now, Log: c.deps.Log.With("part", "replica"), Registerer: c.reg,
+		Move: func(ctx context.Context, n int, over time.Duration) int {
+			h := c.hub.Load()
+			if h == nil {
+				return 0
+			}
+			return h.Move(ctx, n, over)
+		}}).Start(ctx)
 }
 
 // listenPackets opens the port for QUIC; nil if there is to be none.

@@ -3,6 +3,7 @@ package cloudcore
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"strconv"
@@ -13,6 +14,7 @@ import (
 	"github.com/tether-edge/tether/cloud/tunnel"
 	"github.com/tether-edge/tether/common/object"
 	"github.com/tether-edge/tether/common/session"
+	"github.com/tether-edge/tether/common/transport"
 )
 
 // buildTunnel makes the kubelet endpoint, if there is to be one.
@@ -35,8 +37,8 @@ func (c *CloudCore) buildTunnel() error {
 	if t.ServingCertificate == v1alpha1.ServingCertificateCluster {
 		c.serving = tunnel.NewServing(c.client, address, c.deps.Now, c.deps.Log.With("part", "tunnel"))
 	}
-	c.tunnel = tunnel.New(tunnel.Config{Address: address, BindAddress: c.cfg.Hub.BindAddress, FirstPort: t.FirstPort, LastPort: t.LastPort},
-		tunnel.Deps{Client: c.client, Cache: c.cache, IsEdge: node.IsEdge, Open: c.open, Holds: c.holds, Holder: c.holder, Doubt: c.nodes.Doubt, LastHeard: c.nodes.LastHeard, Callers: callers,
+	c.tunnel = tunnel.New(tunnel.Config{Address: address, BindAddress: c.cfg.Hub.BindAddress, FirstPort: t.FirstPort, LastPort: t.LastPort, MaxRequests: transport.MaxStreams},
+		tunnel.Deps{Client: c.client, Cache: c.cache, IsEdge: node.IsEdge, Open: c.open, Holds: c.holds, Holder: c.holder, Doubt: c.nodes.Doubt, LastHeard: c.nodes.LastHeard, Busy: func(err error) bool { return errors.Is(err, hub.ErrStreams) }, Callers: callers,
 			Certificate: c.kubeletCertificate, Log: c.deps.Log.With("part", "tunnel"), Registerer: c.reg})
 	return nil
 }

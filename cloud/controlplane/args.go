@@ -3,6 +3,7 @@ package controlplane
 import (
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 )
 
@@ -50,6 +51,9 @@ func (cp *ControlPlane) etcdFlags() []string {
 	}
 }
 
+// addressTypes is the order in which the API server tries a node's addresses.
+const addressTypes = "--kubelet-preferred-address-types="
+
 func (cp *ControlPlane) apiServerFlags() []string {
 	p, c := cp.pki, &cp.cfg
 	addresses := c.serveAddresses()
@@ -70,7 +74,6 @@ func (cp *ControlPlane) apiServerFlags() []string {
 		"--allow-privileged=true",
 		"--kubelet-client-certificate=" + p.cert(certKubeletClient),
 		"--kubelet-client-key=" + p.key(certKubeletClient),
-		"--kubelet-preferred-address-types=InternalIP,ExternalIP,Hostname",
 		"--service-account-issuer=https://kubernetes.default.svc.cluster.local",
 		"--service-account-signing-key-file=" + p.key(serviceAccountKey),
 		"--service-account-key-file=" + p.pub(serviceAccountKey),
@@ -83,6 +86,10 @@ func (cp *ControlPlane) apiServerFlags() []string {
 		"--proxy-client-key-file=" + p.key(certFrontProxy),
 		// No kube-proxy runs beside this API server, so it must find endpoints of extension servers by itself.
 		"--enable-aggregator-routing=true",
+	}
+	// A second one would be added to the end, and the order is what it is about.
+	if !slices.ContainsFunc(c.ComponentArgs[nameAPIServer], func(a string) bool { return strings.HasPrefix(a, addressTypes) }) {
+		flags = append(flags, addressTypes+"InternalIP,ExternalIP,Hostname")
 	}
 	for _, a := range addresses[1:] {
 		flags = append(flags, alsoListen+a)

@@ -101,3 +101,22 @@ func TestLoopbackIsAlwaysServedAndNeverAdvertised(t *testing.T) {
 		}
 	}
 }
+
+// What is given for an order takes the place of ours: the flag adds to a list, so that a second one would come last.
+func TestTheOrderOfAddressesCanBeGiven(t *testing.T) {
+	for given, want := range map[string]string{"": "InternalIP,ExternalIP,Hostname", "Hostname,InternalIP": "Hostname,InternalIP"} {
+		cp := &ControlPlane{cfg: Config{BindAddress: "127.0.0.1"}, pki: &pki{}}
+		if given != "" {
+			cp.cfg.ComponentArgs = map[string][]string{nameAPIServer: {addressTypes + given}}
+		}
+		var got []string
+		for _, f := range cp.componentFlags(nameAPIServer) {
+			if value, ok := strings.CutPrefix(f, addressTypes); ok {
+				got = append(got, value)
+			}
+		}
+		if len(got) != 1 || got[0] != want {
+			t.Errorf("given %q: %q, expected %q alone", given, got, want)
+		}
+	}
+}

@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
@@ -20,25 +22,33 @@ const fieldManager = "cloudcore"
 // requestTimeout bounds one request.
 const requestTimeout = 15 * time.Second
 
-type api struct{ client *rest.RESTClient }
+type api struct{ client, events *rest.RESTClient }
 
 // NewAPI returns the API of a server that config reaches as CloudCore. It makes no request. config's rate limits are not used:
 // the Controller has its own.
 func NewAPI(config *rest.Config) (API, error) {
-	scheme := runtime.NewScheme()
-	if err := v1beta1.AddToScheme(scheme); err != nil {
-		return nil, fmt.Errorf("kinds of devices: %w", err)
-	}
-	cfg := rest.CopyConfig(config)
-	cfg.QPS, cfg.Timeout = -1, requestTimeout
-	cfg.APIPath, cfg.GroupVersion = "/apis", &v1beta1.GroupVersion
-	cfg.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
-	cfg.ContentType, cfg.AcceptContentTypes = runtime.ContentTypeJSON, runtime.ContentTypeJSON
-	client, err := rest.RESTClientFor(cfg)
+	client, err := clientOf(config, "/apis", v1beta1.GroupVersion, v1beta1.AddToScheme)
 	if err != nil {
 		return nil, fmt.Errorf("make the client for devices: %w", err)
 	}
-	return api{client}, nil
+	events, err := clientOf(config, "/api", corev1.SchemeGroupVersion, corev1.AddToScheme)
+	if err != nil {
+		return nil, fmt.Errorf("make the client for Events: %w", err)
+	}
+	return api{client, events}, nil
+}
+
+func clientOf(config *rest.Config, path string, group schema.GroupVersion, add func(*runtime.Scheme) error) (*rest.RESTClient, error) {
+	scheme := runtime.NewScheme()
+	if err := add(scheme); err != nil {
+		return nil, err
+	}
+	cfg := rest.CopyConfig(config)
+	cfg.QPS, cfg.Timeout = -1, requestTimeout
+	cfg.APIPath, cfg.GroupVersion = path, &group
+	cfg.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
+	cfg.ContentType, cfg.AcceptContentTypes = runtime.ContentTypeJSON, runtime.ContentTypeJSON
+	return rest.RESTClientFor(cfg)
 }
 
 func (a api) Device(ctx context.Context, key types.NamespacedName) (*v1beta1.Device, error) {
@@ -60,6 +70,10 @@ func (a api) Patch(ctx context.Context, key types.NamespacedName, patch []byte) 
 
 func (a api) Delete(ctx context.Context, key types.NamespacedName, uid types.UID) error {
 	return a.status(a.client.Delete(), key.Namespace).Name(key.Name).Body(&metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}}).Do(ctx).Error()
+}
+
+func (a api) Happened(ctx context.Context, e *corev1.Event) error {
+	return a.events.Post().Namespace(e.Namespace).Resource("events").Param("fieldManager", fieldManager).MaxRetries(0).Body(e).Do(ctx).Error()
 }
 
 // status addresses DeviceStatuses. An answer of "too many requests" is the caller's to heed, not to be waited for here.

@@ -73,6 +73,8 @@ type API interface {
 	Patch(ctx context.Context, key types.NamespacedName, patch []byte) (*v1beta1.DeviceStatus, error)
 	// Delete deletes the DeviceStatus of that uid.
 	Delete(ctx context.Context, key types.NamespacedName, uid types.UID) error
+	// Happened records an Event.
+	Happened(ctx context.Context, e *corev1.Event) error
 }
 
 // Deps are what a Controller works with. All but Now are required; a nil Now is time.Now.
@@ -80,7 +82,9 @@ type Deps struct {
 	API   API
 	Cache Cache
 	// IsEdge tells the Nodes of edges.
-	IsEdge     func(*corev1.Node) bool
+	IsEdge func(*corev1.Node) bool
+	// Holds reports whether the node has its session with this CloudCore. It does not block.
+	Holds      func(node string) bool
 	Log        *slog.Logger
 	Now        func() time.Time
 	Registerer prometheus.Registerer

@@ -52,6 +52,7 @@ type entry struct {
 	// These are the worker's.
 	turn    turn
 	contest contest
+	memory  memory
 }
 
 // A pending report waits for its turn.

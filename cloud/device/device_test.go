@@ -158,9 +158,15 @@ func TestANodeIsNewsToItsDevicesWhenItComesOrGoes(t *testing.T) {
 
 func TestAnotherReasonIsNoTransition(t *testing.T) {
 	v := view{device: newDevice("pump", "edge-1"), model: newModel("44")}
-	s := desire(v, nil, nil, testTime)
+	s, err := desire(v, nil, nil, testTime)
+	if err != nil {
+		t.Fatal(err)
+	}
 	v.model = nil
-	again := desire(v, s, nil, testTime.Add(time.Hour))
+	again, err := desire(v, s, nil, testTime.Add(time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
 	was, is := s.Status.Conditions[indexOf(s.Status.Conditions, "Ready")], again.Status.Conditions[indexOf(again.Status.Conditions, "Ready")]
 	if was.Reason == is.Reason || !is.LastTransitionTime.Equal(&was.LastTransitionTime) {
 		t.Errorf("Ready was %v and is %v", was, is)

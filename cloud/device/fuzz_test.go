@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tether-edge/tether/apis/devices/v1beta1"
 	"github.com/tether-edge/tether/common/device"
@@ -37,16 +38,26 @@ func FuzzReport(f *testing.F) {
 		d.UID = "uid-1"
 		v := view{device: d, model: newModel("60")}
 		now := testTime
-		first := desire(v, nil, r, now)
-		kept, err := patched(first, []byte(`{}`)) // as JSON has it
+		desired := func(current *v1beta1.DeviceStatus, r *Report, now time.Time) *v1beta1.DeviceStatus {
+			s, err := desire(v, current, r, now)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s
+		}
+		kept, err := patched(desired(nil, r, now), []byte(`{}`)) // as JSON has it
 		if err != nil {
 			t.Fatal(err)
 		}
-		if patch, err := makePatch(kept, desire(v, kept, r, now.Add(1e9)), true); err != nil || patch != nil {
+		if patch, err := makePatch(kept, desired(kept, r, now.Add(1e9)), true); err != nil || patch != nil {
 			t.Errorf("the same report again is a patch: %s, %v", patch, err)
 		}
-		if patch, err := makePatch(kept, desire(v, kept, nil, now.Add(1e9)), true); err != nil || patch != nil {
+		if patch, err := makePatch(kept, desired(kept, nil, now.Add(1e9)), true); err != nil || patch != nil {
 			t.Errorf("no report is a patch: %s, %v", patch, err)
+		}
+		m := memory{}
+		if lost, err := m.look(d, kept, true); err != nil || lost != nil || !m.of(d) {
+			t.Errorf("what was kept is taken for somebody else's: %+v, %v", lost, err)
 		}
 	})
 }
@@ -109,7 +120,10 @@ func TestATransitionIsWhenTheEdgeSawItAndNeverInTheFuture(t *testing.T) {
 		if refused != nil {
 			t.Fatal(refused)
 		}
-		s := desire(view{device: newDevice("pump", "edge-1")}, nil, r, testTime)
+		s, err := desire(view{device: newDevice("pump", "edge-1")}, nil, r, testTime)
+		if err != nil {
+			t.Fatal(err)
+		}
 		if got := s.Status.Conditions[indexOf(s.Status.Conditions, "Reported")].LastTransitionTime.UTC().Format("2006-01-02T15:04:05Z"); got != want {
 			t.Errorf("an edge that says %s gives %s, expected %s", said, got, want)
 		}

@@ -68,6 +68,8 @@ type view struct {
 	node   nodeFault
 	// reported: the node of the device has reported it.
 	reported bool
+	// last is the seal of the last report that this CloudCore knows of.
+	last seal
 }
 
 // ready is the Ready condition. What the operator has to mend comes first: it is also true of a node that is away.
@@ -98,7 +100,7 @@ func (v view) awaiting() string {
 
 // desire returns the DeviceStatus as it should be. current is the one that is there, nil if none; report is the node's newest,
 // nil if there is nothing new. What is not CloudCore's to say, such as extensions, stays as it is.
-func desire(v view, current *v1beta1.DeviceStatus, report *Report, now time.Time) *v1beta1.DeviceStatus {
+func desire(v view, current *v1beta1.DeviceStatus, report *Report, now time.Time) (*v1beta1.DeviceStatus, error) {
 	s := &v1beta1.DeviceStatus{TypeMeta: metav1.TypeMeta{APIVersion: v1beta1.GroupVersion.String(), Kind: v1beta1.DeviceStatusKind}}
 	s.Namespace, s.Name = v.device.Namespace, v.device.Name
 	if current != nil {
@@ -114,12 +116,13 @@ func desire(v view, current *v1beta1.DeviceStatus, report *Report, now time.Time
 	s.Status.Conditions = nil
 	set := func(c metav1.Condition) { s.Status.Conditions = append(s.Status.Conditions, carry(says, c, now)) }
 	set(v.ready())
-	if text := device.UnsupportedPushes(v.device); text != "" {
-		set(metav1.Condition{Type: v1beta1.ConditionPushSupported, Status: metav1.ConditionFalse, Reason: device.ReasonNotSupportedYet, Message: text, ObservedGeneration: v.device.Generation})
+	if reason, text := device.JudgePushes(v.device); reason != "" {
+		set(metav1.Condition{Type: v1beta1.ConditionPushSupported, Status: metav1.ConditionFalse, Reason: reason, Message: text, ObservedGeneration: v.device.Generation})
 	}
 	switch {
 	case !v.reported:
 		delete(s.Annotations, AnnotationNode)
+		delete(s.Annotations, AnnotationReport)
 		for _, t := range edgeConditions {
 			set(metav1.Condition{Type: t, Status: metav1.ConditionUnknown, Reason: ReasonAwaitingReport, Message: v.awaiting(), ObservedGeneration: v.device.Generation})
 		}
@@ -137,7 +140,10 @@ func desire(v view, current *v1beta1.DeviceStatus, report *Report, now time.Time
 	}
 	// One order, whoever writes: else two CloudCores would find a difference in each other's.
 	slices.SortFunc(s.Status.Conditions, func(a, b metav1.Condition) int { return strings.Compare(a.Type, b.Type) })
-	return s
+	if report == nil {
+		return s, nil
+	}
+	return s, v.last.put(s, current)
 }
 
 // carry gives a condition the time of its last transition.

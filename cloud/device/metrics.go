@@ -14,6 +14,7 @@ type metrics struct {
 	conflicts  prometheus.Counter
 	unchanged  prometheus.Counter
 	superseded prometheus.Counter
+	restored   *prometheus.CounterVec
 	failures   prometheus.Counter
 	panics     prometheus.Counter
 }
@@ -38,10 +39,11 @@ func newMetrics(r prometheus.Registerer, waiting func() float64, ready func(stat
 		conflicts:  one("conflicts_total", "Writes computed again because the DeviceStatus had changed."),
 		unchanged:  one("reports_unchanged_total", "Reports that changed nothing: they cost a read and no write."),
 		superseded: one("reports_superseded_total", "Reports whose place a newer one of the same device took while they waited."),
+		restored:   vec("statuses_restored_total", "DeviceStatuses put right with what the node reported last, by what somebody had done to them (deleted, changed).", "what"),
 		failures:   one("failures_total", "Tries to bring a DeviceStatus in order that failed and are repeated."),
 		panics:     one("panics_total", "Devices on which cloudcore failed. Any increase is a defect."),
 	}
-	r.MustRegister(m.reports, m.refused, m.seconds, m.writes, m.conflicts, m.unchanged, m.superseded, m.failures, m.panics,
+	r.MustRegister(m.reports, m.refused, m.seconds, m.writes, m.conflicts, m.unchanged, m.superseded, m.restored, m.failures, m.panics,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts(opts("reports_waiting", "Reports that wait for their turn.")), waiting))
 	for _, status := range []string{"True", "False", "Unknown"} {
 		o := opts("devices", "Devices, by the status of their Ready condition.")

@@ -2,13 +2,11 @@ package device
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"regexp"
 	"slices"
 	"time"
-	"unicode/utf8"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -76,8 +74,8 @@ func decode(body []byte, r *Report) error {
 	if len(body) > maxBody {
 		return fmt.Errorf("expected at most %d bytes, found %d", maxBody, len(body))
 	}
-	if !utf8.Valid(body) { // the decoder would put other characters in their place
-		return errors.New("expected UTF-8")
+	if err := device.CheckJSON(body); err != nil {
+		return err
 	}
 	if err := object.VetValues(body, maxValues); err != nil {
 		return err

@@ -28,12 +28,18 @@ func makePatch(current, desired *v1beta1.DeviceStatus, untrack bool) ([]byte, er
 	set("lastOnlineTime", a.LastOnlineTime, b.LastOnlineTime)
 	set("conditions", a.Conditions, b.Conditions)
 	meta := map[string]any{}
-	if was, is := reporter(current), reporter(desired); was != is {
-		annotation := map[string]any{AnnotationNode: is}
-		if is == "" {
-			annotation[AnnotationNode] = nil
+	annotations := map[string]any{}
+	for _, key := range []string{AnnotationNode, AnnotationReport} {
+		was, is := current.Annotations[key], desired.Annotations[key]
+		if was == is {
+			continue
 		}
-		meta["annotations"] = annotation
+		if annotations[key] = is; is == "" {
+			annotations[key] = nil
+		}
+	}
+	if len(annotations) > 0 {
+		meta["annotations"] = annotations
 	}
 	if !apiequality.Semantic.DeepEqual(current.OwnerReferences, desired.OwnerReferences) {
 		meta["ownerReferences"] = desired.OwnerReferences
@@ -73,21 +79,10 @@ func printOf(s *v1beta1.DeviceStatus) (print, error) {
 	if reporter(s) == "" {
 		return "", nil
 	}
-	said := Report{UID: string(s.UID), Twins: s.Status.Twins, State: s.Status.State, LastOnlineTime: s.Status.LastOnlineTime}
-	for _, t := range edgeConditions {
-		if i := indexOf(s.Status.Conditions, t); i >= 0 {
-			c := s.Status.Conditions[i]
-			c.LastTransitionTime = metav1.Time{}
-			said.Conditions = append(said.Conditions, c)
-		}
-	}
-	raw, err := json.Marshal(struct {
-		Node string
-		Report
-	}{reporter(s), said})
+	raw, err := encodeSaid(s)
 	if err != nil {
-		return "", fmt.Errorf("encode what was reported: %w", err)
+		return "", err
 	}
-	sum := sha256.Sum256(raw)
+	sum := sha256.Sum256(append(raw, s.UID...))
 	return print(sum[:]), nil
 }

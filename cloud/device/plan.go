@@ -23,29 +23,41 @@ type plan struct {
 	patch   []byte
 	// blocked: the object is of an earlier Device, and is being deleted.
 	blocked bool
-	// foreign: somebody else wrote a report after this one had come, and it may be the newer.
+	// foreign: another CloudCore wrote a report after this one had come, and it may be the newer.
 	foreign bool
+	// restores: what the node reported last is not there any more, and is written again.
+	restores bool
 }
 
-func (c *Controller) plan(v view, e *entry, current *v1beta1.DeviceStatus, p *pending) (plan, error) {
-	if current != nil && metav1.GetControllerOf(current) != nil && !ownedBy(current, v.device) {
-		return plan{verb: verbDelete, desired: desire(v, nil, nil, c.deps.Now()), current: current, blocked: current.DeletionTimestamp != nil}, nil
+func (c *Controller) plan(v view, e *entry, current *v1beta1.DeviceStatus, p *pending) (w plan, err error) {
+	lost, err := e.memory.look(v.device, current, c.deps.Holds(v.device.Spec.NodeName))
+	if err != nil {
+		return w, err
 	}
-	report := (*Report)(nil)
+	v.last = e.memory.seal
+	w.current = current
+	if current != nil && metav1.GetControllerOf(current) != nil && !ownedBy(current, v.device) {
+		w.verb, w.blocked = verbDelete, current.DeletionTimestamp != nil
+		w.desired, err = desire(v, nil, nil, c.deps.Now())
+		return w, err
+	}
+	report := lost
 	if p != nil {
 		report = p.report
 	}
-	w := plan{verb: verbCreate, desired: desire(v, current, report, c.deps.Now()), current: current}
+	w.restores = report != nil && p == nil
+	if w.desired, err = desire(v, current, report, c.deps.Now()); err != nil {
+		return w, err
+	}
 	if current == nil {
+		w.verb = verbCreate
 		return w, nil
 	}
-	var err error
 	if w.patch, err = makePatch(current, w.desired, c.tracked(e)); err != nil || w.patch == nil {
-		w.verb = ""
 		return w, err
 	}
 	w.verb = verbPatch
-	if p != nil {
+	if p != nil && lost == nil { // what is no CloudCore's is no report
 		now, err := printOf(current)
 		w.foreign = now != "" && now != p.base
 		return w, err
@@ -61,8 +73,8 @@ func (w plan) ready() metav1.Condition {
 	return c
 }
 
-// A contest is with another writer that undoes what this CloudCore judged, such as a CloudCore of another release with other words
-// for it. The first time it is said again at once, then less and less often. One goroutine at a time may use it.
+// A contest is with another writer that undoes what this CloudCore judged or put right, such as a CloudCore of another release with
+// other words for it. The first time it is said again at once, then less and less often. One goroutine at a time may use it.
 type contest struct {
 	said  metav1.Condition
 	again int       // how often the same was said again

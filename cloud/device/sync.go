@@ -70,7 +70,7 @@ func (c *Controller) sync(ctx context.Context, key types.NamespacedName) (after 
 		if w.verb == "" {
 			continue // the cache may be behind another CloudCore's report: what is acknowledged was seen in the API server
 		}
-		done, err := c.write(ctx, key, e, p, w)
+		done, err := c.write(ctx, d, e, p, w)
 		if !done && (err == nil || apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err)) && try < maxTries {
 			if w.verb != verbDelete {
 				c.m.conflicts.Inc()
@@ -83,6 +83,9 @@ func (c *Controller) sync(ctx context.Context, key types.NamespacedName) (after 
 			return 0, c.fail(key, p, err)
 		}
 		e.contest.wrote(w, p != nil)
+		if w.restores {
+			c.sayRestored(ctx, d, w, time.Until(e.contest.until))
+		}
 		return 0, nil
 	}
 }
@@ -180,7 +183,8 @@ func (c *Controller) fail(key types.NamespacedName, p *pending, err error) error
 }
 
 // write makes a plan's write. done says that the object is now as it should be.
-func (c *Controller) write(ctx context.Context, key types.NamespacedName, e *entry, p *pending, w plan) (done bool, err error) {
+func (c *Controller) write(ctx context.Context, d *v1beta1.Device, e *entry, p *pending, w plan) (done bool, err error) {
+	key := types.NamespacedName{Namespace: d.Namespace, Name: d.Name}
 	var s *v1beta1.DeviceStatus
 	switch w.verb {
 	case verbCreate:
@@ -202,6 +206,9 @@ func (c *Controller) write(ctx context.Context, key types.NamespacedName, e *ent
 	}
 	base, err := printOf(s)
 	if err != nil {
+		return false, err
+	}
+	if _, err := e.memory.take(d, s); err != nil {
 		return false, err
 	}
 	c.note(e, s)

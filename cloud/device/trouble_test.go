@@ -154,7 +154,7 @@ func TestACacheThatIsBehindCostsAReadAndLosesNothing(t *testing.T) {
 		w.startCache()
 		eventually(t, "it is made again", func() bool {
 			s, err := w.Status(t.Context(), named("pump"))
-			return err == nil && condition(s, "Ready") == "Unknown AwaitingReport"
+			return err == nil && value(s) == "48"
 		})
 	})
 }

@@ -41,6 +41,10 @@ type world struct {
 	// writes are those of DeviceStatuses that were asked for, "patch plant/pump"; fails answers them, where it returns an error.
 	writes []string
 	fails  func(verb string) error
+	// away are the CloudCores that hold no node.
+	away map[int]bool
+	// events are those that were recorded, "pump StatusRestored: message".
+	events []string
 	// before is called ahead of each write that is not refused, without any lock.
 	before func(verb string)
 }
@@ -248,6 +252,38 @@ func (w *world) Delete(_ context.Context, key types.NamespacedName, uid types.UI
 	return nil
 }
 
+func (w *world) Happened(_ context.Context, e *corev1.Event) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.events = append(w.events, e.InvolvedObject.Name+" "+e.Reason+": "+e.Message)
+	return nil
+}
+
+// leave has the nodes have no session with these CloudCores.
+func (w *world) leave(all ...int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.away = map[int]bool{}
+	for _, cloudcore := range all {
+		w.away[cloudcore] = true
+	}
+}
+
+func (w *world) holds(cloudcore int) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return !w.away[cloudcore]
+}
+
+// happened returns the Events since the last call.
+func (w *world) happened() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	all := w.events
+	w.events = nil
+	return all
+}
+
 // patched applies a merge patch as RFC 7386 says.
 func patched(s *v1beta1.DeviceStatus, patch []byte) (*v1beta1.DeviceStatus, error) {
 	raw, err := json.Marshal(s)
@@ -333,8 +369,9 @@ func run(t *testing.T, n int, cfg Config, test func(t *testing.T, w *world, all 
 		ctx, stop := context.WithCancel(t.Context())
 		var all []*Controller
 		var running sync.WaitGroup
-		for range n {
+		for i := range n {
 			c := New(cfg, Deps{API: w, Cache: w, Log: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(),
+				Holds:  func(string) bool { return w.holds(i) },
 				IsEdge: func(n *corev1.Node) bool { return strings.HasPrefix(n.Spec.ProviderID, "tether://") }})
 			running.Go(func() {
 				if err := c.Start(ctx); err != nil {

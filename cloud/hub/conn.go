@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -31,6 +32,8 @@ type conn struct {
 	node  string
 	id    string
 	store string
+	// process is the edge's own name for its process; empty from older edges.
+	process string
 	// software is what the edge says that it runs.
 	software string
 	stream   transport.Stream
@@ -54,15 +57,15 @@ type conn struct {
 	room     *sync.Cond    // signalled when queue, calls or writes shrink or the session ends
 	flushing bool          // a goroutine writes
 	timer    *time.Timer   // next Poll
-	received time.Time
-	waiting  bool // the reader waits for room: what the edge says meanwhile is not heard
+	pong     uint64        // the id of the last one
+	waiting  bool          // the reader waits for room: what the edge says meanwhile is not heard
 	ending   *session.Close
 	over     bool
 }
 
 func (h *Hub) newConn(node string, s transport.Stream, hello *wire.Hello, log *slog.Logger) *conn {
 	id := fmt.Sprintf("%s-%d", h.instance, h.serial.Add(1))
-	c := &conn{hub: h, node: node, id: id, store: hello.Store, software: hello.Software, stream: s, log: log.With("session", id), done: make(chan struct{})}
+	c := &conn{hub: h, node: node, id: id, store: hello.Store, process: hello.Process, software: hello.Software, stream: s, log: log.With("session", id), done: make(chan struct{})}
 	c.room = sync.NewCond(&c.mu)
 	return c
 }
@@ -147,8 +150,10 @@ func (c *conn) receive(f *wire.Frame) error {
 		c.waiting = false
 	}
 	now := c.hub.deps.Now()
-	c.received = time.Now() // by the clock that counts whatever is set
-	c.room.Broadcast()      // for answers, which waits for a sign of life
+	if pong, ok := f.Body.(*wire.Frame_Pong); ok {
+		c.pong = pong.Pong.GetId()
+		c.room.Broadcast() // for answers, which waits for it
+	}
 	effects, err := c.machine.Receive(now, f)
 	if err != nil {
 		return err
@@ -188,7 +193,7 @@ func (c *conn) flush() {
 		frames, bye := c.next()
 		if frames == nil {
 			if bye != nil {
-				goodbye(c.stream, bye.Reason, bye.Message, comeBack(bye.Reason))
+				goodbye(c.stream, bye.Reason, bye.Message, c.hub.comeBack(bye.Reason))
 			}
 			return
 		}
@@ -242,14 +247,6 @@ func (c *conn) fail(err error) {
 	c.room.Broadcast()
 	c.mu.Unlock()
 	_ = c.stream.Close()
-}
-
-// comeBack spreads the edges of a hub that shuts down; an edge in another trouble decides for itself.
-func comeBack(r wire.Reason) time.Duration {
-	if r == wire.Reason_REASON_DRAIN {
-		return spread(2 * time.Second)
-	}
-	return 0
 }
 
 // next returns the frames to write now. Without any the flusher ends: with a goodbye to say if the session is ending.
@@ -410,22 +407,51 @@ func (c *conn) closed() bool {
 	}
 }
 
-// answers asks the edge for a sign of life and reports whether one came within three seconds.
-func (c *conn) answers(ctx context.Context) bool {
-	deadline := time.AfterFunc(3*time.Second, func() {
+// How long a session may take to show that its edge is there before another takes its place.
+const (
+	strangerDoubt = 3 * time.Second
+	// copyDoubt is short: most often the edge was restarted, and nobody told its former connection.
+	copyDoubt = time.Second
+)
+
+// doubt is how long to wait for a sign of life of c before next, of the same node, may take its place; 0 if there is no doubt that
+// it may.
+func (c *conn) doubt(next *conn) time.Duration {
+	switch {
+	case c.store != next.store:
+		return strangerDoubt
+	case c.process != "" && next.process != "" && c.process != next.process:
+		return copyDoubt // a copy of the machine's disk has the same store
+	}
+	return 0
+}
+
+// insists is when next, which c was held to be alive against, is to come back: soon if it may be the same machine, whose former
+// connection something on the way kept alive, so that its Lease does not run out.
+func (c *conn) insists(next *conn) time.Duration {
+	if c.store == next.store {
+		return 5 * time.Second
+	}
+	return time.Minute
+}
+
+// answers asks the edge for a sign of life and reports whether it came in time. What else comes may have been on its way since before
+// the edge died.
+func (c *conn) answers(ctx context.Context, wait time.Duration) bool {
+	deadline := time.AfterFunc(wait, func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.room.Broadcast()
 	})
 	defer deadline.Stop()
-	until := time.Now().Add(3 * time.Second)
+	until := time.Now().Add(wait)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	before := c.received
-	c.queue = append(c.queue, &wire.Frame{Body: &wire.Frame_Ping{Ping: &wire.Ping{LeaseAgeMs: -1}}})
+	id := rand.Uint64() | 1<<63 // none of the machine's, which count
+	c.queue = append(c.queue, &wire.Frame{Body: &wire.Frame_Ping{Ping: &wire.Ping{Id: id, LeaseAgeMs: -1}}})
 	c.kick()
-	for c.received.Equal(before) && !c.over && ctx.Err() == nil && time.Now().Before(until) {
+	for c.pong != id && !c.over && ctx.Err() == nil && time.Now().Before(until) {
 		c.room.Wait()
 	}
-	return !c.received.Equal(before) && !c.over
+	return c.pong == id && !c.over
 }

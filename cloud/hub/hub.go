@@ -110,7 +110,11 @@ type Hub struct {
 	// restoredAt is when the epoch last changed.
 	restoredAt time.Time
 	draining   bool
-	open       sync.WaitGroup
+	// within is the time in which the edges of a hub that is draining come back.
+	within time.Duration
+	// moved is when edges were sent to other CloudCores, by node.
+	moved map[string]time.Time
+	open  sync.WaitGroup
 }
 
 // New returns a Hub that does not yet listen.
@@ -118,7 +122,7 @@ func New(cfg Config, deps Deps) *Hub {
 	if deps.Now == nil {
 		deps.Now = time.Now
 	}
-	h := &Hub{cfg: cfg, deps: deps, instance: fmt.Sprintf("%08x", rand.Uint32()), sessions: map[string]*conn{}, epoch: cfg.Epoch}
+	h := &Hub{cfg: cfg, deps: deps, instance: fmt.Sprintf("%08x", rand.Uint32()), sessions: map[string]*conn{}, moved: map[string]time.Time{}, epoch: cfg.Epoch}
 	h.metrics = newMetrics(deps.Registry, h.countBy)
 	return h
 }
@@ -131,7 +135,7 @@ func (h *Hub) Start(ctx context.Context) error {
 	srv := transport.NewServer(transport.ServerConfig{
 		TLS:           pki.ServerTLS(h.deps.Identity, h.deps.Clients, h.deps.Now),
 		MaxHandshakes: h.cfg.MaxHandshakes, HandshakeTimeout: h.cfg.HandshakeTimeout,
-		Admit: h.admit, Tunnel: h.tunnelFor, Revoked: h.revokedPeer, Log: h.deps.Log,
+		Admit: h.admit, Tunnel: h.tunnelFor, Revoked: h.revokedPeer, Left: h.metrics.abandoned.Inc, Log: h.deps.Log,
 	}, func(s transport.Stream, greeted func()) { h.accept(sctx, s, greeted) })
 	err := h.serve(ctx, srv)
 	h.drain()
@@ -165,7 +169,7 @@ func (h *Hub) admit() time.Duration {
 	case !h.deps.Caches.Synced():
 		h.metrics.refused.WithLabelValues("not_ready").Inc()
 		return time.Second
-	case h.count() >= h.cfg.MaxSessions:
+	case h.Count() >= h.cfg.MaxSessions:
 		h.metrics.refused.WithLabelValues("overloaded").Inc()
 		return spread(time.Minute)
 	}
@@ -177,7 +181,8 @@ func spread(d time.Duration) time.Duration {
 	return d/2 + time.Duration(rand.Int64N(int64(d/2)+1))
 }
 
-func (h *Hub) count() int {
+// Count is how many sessions there are.
+func (h *Hub) Count() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return len(h.sessions)
@@ -212,7 +217,7 @@ func (h *Hub) Answering(ctx context.Context, node string) *x509.Certificate {
 	h.mu.Lock()
 	c := h.sessions[node]
 	h.mu.Unlock()
-	if c == nil || c.closed() || !c.answers(ctx) {
+	if c == nil || c.closed() || !c.answers(ctx, strangerDoubt) {
 		return nil
 	}
 	return c.stream.Peer()
@@ -234,7 +239,7 @@ func (h *Hub) End(node, session string) {
 // accept reads the Hello, takes the node's place and serves the session until it ends.
 func (h *Hub) accept(ctx context.Context, s transport.Stream, greeted func()) {
 	if !h.begin() {
-		goodbye(s, wire.Reason_REASON_DRAIN, "the hub shuts down", spread(2*time.Second))
+		goodbye(s, wire.Reason_REASON_DRAIN, "the hub shuts down", h.afterDrain())
 		return
 	}
 	defer h.open.Done()
@@ -258,6 +263,7 @@ func (h *Hub) accept(ctx context.Context, s transport.Stream, greeted func()) {
 		err = fmt.Errorf("%w: the first frame is a %s, expected a hello", session.ErrProtocol, wire.Name(first))
 	}
 	if errors.Is(err, io.EOF) {
+		h.metrics.abandoned.Inc()
 		log.Info("the edge went away before it said hello: it found another way")
 		_ = s.Close() // the peer is gone already
 		return
@@ -318,14 +324,14 @@ func (h *Hub) Recheck() {
 	}
 }
 
-// take makes c the session of its node. An older session of the same store gives way at once: the edge reconnected. One
-// of another store stays if it still answers: two machines share a name, and taking turns would help neither.
+// take makes c the session of its node. An older session of the same process gives way at once: the edge reconnected. One
+// of another process or store stays if it still answers: two machines share a name, and taking turns would help neither.
 func (h *Hub) take(ctx context.Context, c *conn) bool {
 	for {
 		h.mu.Lock()
 		if h.draining {
 			h.mu.Unlock()
-			goodbye(c.stream, wire.Reason_REASON_DRAIN, "the hub shuts down", spread(2*time.Second))
+			goodbye(c.stream, wire.Reason_REASON_DRAIN, "the hub shuts down", h.afterDrain())
 			return false
 		}
 		old := h.sessions[c.node]
@@ -335,11 +341,11 @@ func (h *Hub) take(ctx context.Context, c *conn) bool {
 			return true
 		}
 		h.mu.Unlock()
-		if old.store != c.store && old.answers(ctx) {
+		if wait := old.doubt(c); wait > 0 && old.answers(ctx, wait) {
 			h.metrics.refused.WithLabelValues("duplicate").Inc()
 			c.log.Error("a second edge uses this node's name: refused", "present", old.stream.RemoteAddr(), "session", old.id)
 			goodbye(c.stream, wire.Reason_REASON_REFUSED, fmt.Sprintf("another edge is connected as node %q from %s: "+
-				"each machine needs a name and a certificate of its own", c.node, old.stream.RemoteAddr()), time.Minute)
+				"each machine needs a name and a certificate of its own", c.node, old.stream.RemoteAddr()), old.insists(c))
 			return false
 		}
 		old.end(wire.Reason_REASON_REPLACED, "the edge connected again")
@@ -364,19 +370,6 @@ func (h *Hub) begin() bool {
 	}
 	h.open.Add(1)
 	return true
-}
-
-func (h *Hub) drain() {
-	h.mu.Lock()
-	h.draining = true
-	var all []*conn
-	for _, c := range h.sessions {
-		all = append(all, c)
-	}
-	h.mu.Unlock()
-	for _, c := range all {
-		c.end(wire.Reason_REASON_DRAIN, "the hub shuts down")
-	}
 }
 
 // restoreQuiet is how long further reports of a restore belong to the same one.

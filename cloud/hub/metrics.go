@@ -12,10 +12,10 @@ import (
 
 // metrics are the hub's. Nothing is labelled by node but what edges report of losses, which is rare.
 type metrics struct {
-	restores, bytesOut, items, streams prometheus.Counter
-	connects, refused, frames, writes  *prometheus.CounterVec
-	dropped                            *prometheus.GaugeVec
-	writeSeconds                       prometheus.Histogram
+	restores, bytesOut, items, streams, abandoned, moved prometheus.Counter
+	connects, refused, frames, writes                    *prometheus.CounterVec
+	dropped                                              *prometheus.GaugeVec
+	writeSeconds                                         prometheus.Histogram
 }
 
 func newMetrics(reg prometheus.Registerer, sessions func(transport.Protocol) int) *metrics {
@@ -26,14 +26,16 @@ func newMetrics(reg prometheus.Registerer, sessions func(transport.Protocol) int
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "tether", Subsystem: "hub", Name: name, Help: help}, labels)
 	}
 	m := &metrics{
-		connects: vec("connects_total", "Sessions that were opened.", "protocol"),
-		restores: counter("restores_total", "Times the API server was found older than what an edge had seen."),
-		bytesOut: counter("sent_bytes_total", "Bytes of frames sent to edges, before TLS."),
-		streams:  counter("tunnel_streams_total", "Streams opened to the kubelets of edges."),
-		items:    counter("sent_items_total", "Objects and deletes sent to edges."),
-		refused:  vec("refused_total", "Connections that were refused or ended for a fault of the edge.", "reason"),
-		frames:   vec("frames_total", "Frames by direction and type.", "direction", "type"),
-		writes:   vec("writes_total", "Edge writes applied to the API server.", "op", "code"),
+		connects:  vec("connects_total", "Sessions that were opened.", "protocol"),
+		restores:  counter("restores_total", "Times the API server was found older than what an edge had seen."),
+		bytesOut:  counter("sent_bytes_total", "Bytes of frames sent to edges, before TLS."),
+		streams:   counter("tunnel_streams_total", "Streams opened to the kubelets of edges."),
+		abandoned: counter("abandoned_total", "Connections that their edges left before the Hello: mostly attempts of which another one was first."),
+		moved:     counter("moved_total", "Sessions ended so that their edges connect to another CloudCore, which has fewer."),
+		items:     counter("sent_items_total", "Objects and deletes sent to edges."),
+		refused:   vec("refused_total", "Connections that were refused or ended for a fault of the edge.", "reason"),
+		frames:    vec("frames_total", "Frames by direction and type.", "direction", "type"),
+		writes:    vec("writes_total", "Edge writes applied to the API server.", "op", "code"),
 		dropped: prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "tether", Subsystem: "hub", Name: "edge_dropped_messages",
 			Help: "Queued messages that an edge dropped since its store was made, as it reports them."}, []string{"node", "class"}),
 		writeSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: "tether", Subsystem: "hub", Name: "write_seconds",
@@ -43,7 +45,7 @@ func newMetrics(reg prometheus.Registerer, sessions func(transport.Protocol) int
 		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "tether", Subsystem: "hub", Name: "sessions",
 			Help: "Edges connected now.", ConstLabels: prometheus.Labels{"protocol": string(p)}}, func() float64 { return float64(sessions(p)) }))
 	}
-	reg.MustRegister(m.connects, m.restores, m.streams, m.bytesOut, m.items, m.refused, m.frames, m.writes, m.dropped, m.writeSeconds)
+	reg.MustRegister(m.connects, m.restores, m.abandoned, m.moved, m.streams, m.bytesOut, m.items, m.refused, m.frames, m.writes, m.dropped, m.writeSeconds)
 	return m
 }
 

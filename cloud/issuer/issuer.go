@@ -365,6 +365,12 @@ func (i *Issuer) sign(ctx context.Context, id trust.Identity, csr []byte, issued
 	if err := i.deps.Trust.Record(ctx, id, check); err != nil {
 		return nil, err
 	}
+	signed, err := pki.ParseCertificates(cert)
+	if err != nil {
+		return nil, err
+	}
+	// The node says in time that it cannot come back by itself after that.
+	cert = pki.WithRenewable(cert, signed[0].NotAfter.Add(i.cfg.Grace))
 	return &join.Response{Certificate: string(cert), CA: string(a.Bundle()), Servers: i.cfg.Servers, QUICPort: i.cfg.QUICPort}, nil
 }
 

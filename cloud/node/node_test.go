@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 
+	"github.com/tether-edge/tether/common/drill"
 	"github.com/tether-edge/tether/common/object"
 	"github.com/tether-edge/tether/common/transport"
 )
@@ -364,7 +365,7 @@ func TestACopyGivesTheNodeBack(t *testing.T) {
 	now := metav1.Now()
 	n := &corev1.Node{
 		ObjectMeta: metav1.ObjectMeta{Name: "n1", Labels: map[string]string{"zone": "a"},
-			Annotations: map[string]string{"owner": "x", corev1.LastAppliedConfigAnnotation: "{}", "big": strings.Repeat("x", maxAnnotation+1)}},
+			Annotations: map[string]string{"owner": "x", corev1.LastAppliedConfigAnnotation: "{}", drill.AnnotationState: "{}", "big": strings.Repeat("x", maxAnnotation+1)}},
 		Spec: corev1.NodeSpec{ProviderID: "tether://n1", Unschedulable: true, PodCIDR: "10.1.0.0/24", PodCIDRs: []string{"10.1.0.0/24"},
 			Taints: []corev1.Taint{{Key: "z", Effect: "NoSchedule", TimeAdded: &now}, {Key: "a", Value: "1", Effect: "NoExecute"}, {Key: corev1.TaintNodeNotReady, Effect: "NoExecute"}}},
 	}

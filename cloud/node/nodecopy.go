@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/tether-edge/tether/common/drill"
 	"github.com/tether-edge/tether/common/object"
 )
 
@@ -84,7 +85,8 @@ func makeCopy(n *corev1.Node) ([]byte, error) {
 	}
 	for _, key := range slices.Sorted(maps.Keys(n.Annotations)) {
 		value := n.Annotations[key]
-		if key == corev1.LastAppliedConfigAnnotation || len(value) > maxAnnotation {
+		// What a node says of a drill it says again.
+		if key == corev1.LastAppliedConfigAnnotation || key == drill.AnnotationState || len(value) > maxAnnotation {
 			continue
 		}
 		// JSON writes a byte as at most 6 (\u003c).

@@ -66,6 +66,51 @@ func TestAnotherCloudCorePassesItsCallersOn(t *testing.T) {
 	}
 }
 
+// TestACallerFollowsTheNode: an API server keeps its connections, and one of before, which was passed on, still ends at the CloudCore
+// that held the node then. That one ends it, so that the next goes to the one that holds the node now.
+func TestACallerFollowsTheNode(t *testing.T) {
+	n := newNodes()
+	n.edge("a", "")
+	held := newWorldAt(t, n, "127.0.0.2", firstPort+70, firstPort+71)
+	holds := newWorld(t, n, firstPort+70, firstPort+71)
+	holds.lead("127.0.0.2")
+	listens(t, "127.0.0.2", holds.ready("a"))
+	way := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+	defer way.CloseIdleConnections()
+	ask := func() int {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, fmt.Sprintf("https://127.0.0.1:%d/pods", holds.ready("a")), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Authorization", "Bearer get/proxy")
+		resp, err := way.RoundTrip(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+			t.Fatal(err)
+		}
+		return resp.StatusCode
+	}
+	if got := ask(); got != http.StatusOK {
+		t.Fatalf("passed on: status %d", got)
+	}
+	// The node changes its CloudCore, and its streams end with the session.
+	held.lead("127.0.0.1")
+	holds.lead("")
+	held.mu.Lock()
+	held.away = true
+	held.mu.Unlock()
+	held.kubelet.CloseClientConnections()
+	if got := ask(); got != http.StatusBadGateway {
+		t.Fatalf("by the connection of before: status %d, expected %d", got, http.StatusBadGateway)
+	}
+	if got := ask(); got != http.StatusOK {
+		t.Errorf("after it: status %d, expected a connection to the holder", got)
+	}
+}
+
 // listens waits until a CloudCore at another address listens on a node's port.
 func listens(t *testing.T, host string, port int) {
 	t.Helper()

@@ -60,6 +60,25 @@ func (s *Server) tls() *tls.Config {
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.deps.Certificate(), nil }}
 }
 
+// maxHeader bounds the head of a request, in bytes: the command of an exec is in its query, where a byte may take three, and one argument
+// may have 128 KiB.
+const maxHeader = 512 << 10
+
+// callersOf are the places for requests to a node: three quarters of its streams for one caller, so that whoever has many execs open through
+// the API server leaves some to those who scrape.
+func (s *Server) callersOf(node string) *transport.Places {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.nodes[node]
+	if p == nil {
+		return transport.NewPlaces(s.cfg.MaxRequests) // it is gone, and what asks for it is told so
+	}
+	if p.callers == nil {
+		p.callers = transport.NewPlaces(s.cfg.MaxRequests)
+	}
+	return p.callers
+}
+
 // server is the HTTP server behind every port.
 func (s *Server) server() *http.Server {
 	config := s.tls()
@@ -74,7 +93,7 @@ func (s *Server) server() *http.Server {
 			return ctx
 		},
 		// Of the TLS handshake, too.
-		ReadHeaderTimeout: handshakeTimeout, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		ReadHeaderTimeout: handshakeTimeout, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: maxHeader,
 		ErrorLog: slog.NewLogLogger(s.deps.Log.Handler(), slog.LevelDebug),
 	}
 }
@@ -118,6 +137,15 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, fmt.Sprintf("Forbidden (user=%s, verb=%s, resource=nodes, subresource(s)=%v)", caller.User.GetName(), attrs[0].GetVerb(), subresources), http.StatusForbidden)
 		return
 	}
+	callers := s.callersOf(node)
+	who := caller.User.GetName()
+	if !callers.Take(who) {
+		s.m.requests.WithLabelValues("busy").Inc()
+		http.Error(w, fmt.Sprintf("%q cannot be asked: %s has as many requests under way to it as one caller may, or all have together: %d and %d",
+			node, who, s.cfg.MaxRequests-s.cfg.MaxRequests/4, s.cfg.MaxRequests), http.StatusBadGateway)
+		return
+	}
+	defer callers.Give(who)
 	s.m.requests.WithLabelValues("relayed").Inc()
 	s.m.open.Inc()
 	defer s.m.open.Dec()
@@ -219,8 +247,13 @@ func (s *Server) failed(w http.ResponseWriter, r *http.Request, err error) {
 	// kubectl before 1.36 reads a text as YAML, and of one that is a map, "a: b", it shows nothing. Behind a quoted word it is
 	// none.
 	text := fmt.Sprintf("%q cannot be asked: %v", node, err)
-	if at := s.deps.LastHeard(node); !at.IsZero() {
+	if at := s.deps.LastHeard(node); !at.IsZero() && !s.deps.Busy(err) {
 		text += fmt.Sprintf("; it was last heard of at %s, %s ago", at.UTC().Format(time.RFC3339), time.Since(at).Round(time.Second))
+	}
+	if !s.deps.Holds(node) {
+		// Another CloudCore may hold it by now, and the caller's next connection goes there. An API server keeps this one for as
+		// long as it is used, and would be told the same for ever.
+		w.Header().Set("Connection", "close")
 	}
 	// Of a 503 kube-apiserver would drop the text.
 	http.Error(w, text, http.StatusBadGateway)

@@ -41,6 +41,8 @@ type Config struct {
 	BindAddress string
 	// FirstPort to LastPort are given to nodes, the lowest that is free first.
 	FirstPort, LastPort int
+	// MaxRequests bounds the requests to one node that are under way, three quarters of it those of one caller.
+	MaxRequests int
 }
 
 // Cache is the cluster as the shared cache knows it.
@@ -67,6 +69,8 @@ type Deps struct {
 	Holder func(ctx context.Context, node string) (host string, err error)
 	// Doubt is told of a node that this CloudCore holds and that does not answer: another may hold it by now.
 	Doubt func(node string)
+	// Busy reports whether an error of Open says that the node is there and has no room.
+	Busy func(error) bool
 	// LastHeard is when a node was last heard of; zero if that is not known.
 	LastHeard   func(node string) time.Time
 	Callers     Callers
@@ -104,6 +108,8 @@ type port struct {
 	asked  time.Time
 	// given is closed once the node has a port.
 	given chan struct{}
+	// callers has a place for each request under way; nil before the first.
+	callers *transport.Places
 }
 
 // New returns a Server that does not listen yet.

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -81,6 +82,42 @@ func TestANodeKeepsItsPort(t *testing.T) {
 	eventually(t, "the port of a Node that is gone to be closed", func() bool { return !open(before) })
 	n.edge("a", strconv.Itoa(before))
 	eventually(t, "it to be open again", func() bool { return open(before) })
+}
+
+// TestATakeoverWritesNoNode: a CloudCore that starts where another was, and finds every Node as that one left it, leaves it so.
+func TestATakeoverWritesNoNode(t *testing.T) {
+	n := newNodes()
+	names := []string{"a", "b", "c"}
+	for _, name := range names {
+		n.edge(name, "")
+	}
+	given := map[string]int{}
+	noted := func(w *world, name string) {
+		t.Helper()
+		given[name] = w.ready(name)
+		eventually(t, "the port to be noted on the Node", func() bool { return n.port(name) == strconv.Itoa(given[name]) })
+	}
+	w := newWorld(t, n, firstPort, firstPort+5)
+	for _, name := range names {
+		noted(w, name)
+	}
+	w.stop()
+	before := n.written()
+	if before == 0 {
+		t.Fatal("nothing was written for three new nodes: the test counts nothing")
+	}
+	w = newWorld(t, n, firstPort, firstPort+5)
+	for _, name := range names {
+		if port := w.ready(name); port != given[name] {
+			t.Errorf("%s has port %d, had %d", name, port, given[name])
+		}
+	}
+	// By the time that a new node is noted, what the others had to have written is.
+	n.edge("new", "")
+	noted(w, "new")
+	if after := n.written(); after != before+1 {
+		t.Errorf("%d writes of Nodes, expected one, for the new node", after-before)
+	}
 }
 
 // A noted port that something else holds is the node's all the same: its Node is shown, and the port is opened when it can be.
@@ -196,6 +233,59 @@ func TestWhyANodeCannotBeAskedIsSaid(t *testing.T) {
 	code, body := w.ask("a", "/pods", "get/proxy")
 	if code != http.StatusBadGateway || !strings.Contains(body, `"a" cannot be asked: a went away`) || !strings.Contains(body, "1h0m0s ago") || readsAsMap(body) {
 		t.Errorf("status %d: %s", code, body)
+	}
+}
+
+func TestANodeWithoutRoomIsNotSaidToBeAway(t *testing.T) {
+	n := newNodes()
+	n.edge("busy", "")
+	w := newWorld(t, n, firstPort+32, firstPort+33)
+	code, body := w.ask("busy", "/pods", "get/proxy")
+	if code != http.StatusBadGateway || !strings.Contains(body, "as many streams open as it may") || strings.Contains(body, "last heard") || readsAsMap(body) {
+		t.Errorf("status %d: %s", code, body)
+	}
+}
+
+// All that kubectl asks comes from one caller, the API server. Those who scrape are others.
+func TestOneCallerLeavesRoomForOthers(t *testing.T) {
+	n := newNodes()
+	n.edge("a", "")
+	const all, most = 64, 48
+	w := newWorldAt(t, n, "127.0.0.1", firstPort+34, firstPort+35, func(c *Config) { c.MaxRequests = all })
+	ctx, end := context.WithCancel(t.Context())
+	var slow sync.WaitGroup
+	defer slow.Wait()
+	defer end()
+	for range most {
+		r, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("https://127.0.0.1:%d/slow", w.ready("a")), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Authorization", "Bearer get/proxy")
+		slow.Go(func() {
+			if resp, err := insecure.Do(r); err == nil {
+				_ = resp.Body.Close()
+			}
+		})
+	}
+	eventually(t, "all are with the kubelet", func() bool { return len(w.requests()) == most })
+	if code, body := w.ask("a", "/pods", "get/proxy"); code != http.StatusBadGateway || !strings.Contains(body, "get/proxy has as many requests under way") || readsAsMap(body) {
+		t.Errorf("one more of the same caller: status %d: %s", code, body)
+	}
+	if code, body := w.ask("a", "/metrics", "get/metrics"); code != http.StatusOK {
+		t.Errorf("another caller: status %d: %s", code, body)
+	}
+	end()
+	slow.Wait()
+	eventually(t, "the places are free again", func() bool { code, _ := w.ask("a", "/pods", "get/proxy"); return code == http.StatusOK })
+}
+
+func TestALongCommandIsRelayed(t *testing.T) {
+	n := newNodes()
+	n.edge("a", "")
+	w := newWorld(t, n, firstPort+36, firstPort+37)
+	if code, body := w.ask("a", "/pods?command="+strings.Repeat("%22", 128<<10), "get/proxy"); code != http.StatusOK {
+		t.Errorf("status %d: %.200s", code, body)
 	}
 }
 

@@ -88,6 +88,13 @@ func (n *nodes) Follow(_ []object.ID, notify func([]object.Key)) (cancel func())
 	}
 }
 
+// written counts the patches so far.
+func (n *nodes) written() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.patches
+}
+
 // set puts a Node, or removes it where n is nil.
 func (n *nodes) set(name string, node *corev1.Node) {
 	n.mu.Lock()
@@ -231,7 +238,8 @@ func newWorld(t *testing.T, n *nodes, first, last int) *world {
 	return newWorldAt(t, n, "127.0.0.1", first, last)
 }
 
-func newWorldAt(t *testing.T, n *nodes, bind string, first, last int) *world {
+// newWorldAt serves them at an address. Without change a node takes more requests than any test makes.
+func newWorldAt(t *testing.T, n *nodes, bind string, first, last int, change ...func(*Config)) *world {
 	t.Helper()
 	w := &world{t: t, nodes: n}
 	w.kubelet = httptest.NewServer(http.HandlerFunc(w.answer))
@@ -254,9 +262,13 @@ func newWorldAt(t *testing.T, n *nodes, bind string, first, last int) *world {
 	client := fake.NewClientset()
 	client.PrependReactor("patch", "nodes", n.patch)
 	client.PrependReactor("get", "nodes", n.get)
-	w.server = New(Config{Address: "192.0.2.1", BindAddress: bind, FirstPort: first, LastPort: last}, Deps{
+	cfg := Config{Address: "192.0.2.1", BindAddress: bind, FirstPort: first, LastPort: last, MaxRequests: 1 << 20}
+	for _, f := range change {
+		f(&cfg)
+	}
+	w.server = New(cfg, Deps{
 		Client: client, Cache: n, IsEdge: w.isEdge,
-		Open: w.open, Holds: func(string) bool { return w.holder() == "" }, Holder: func(context.Context, string) (string, error) { return w.holder(), nil }, LastHeard: func(string) time.Time { return time.Now().Add(-time.Hour) }, Doubt: w.doubt, Callers: callers(),
+		Open: w.open, Holds: func(string) bool { return w.holder() == "" }, Holder: func(context.Context, string) (string, error) { return w.holder(), nil }, Busy: func(err error) bool { return errors.Is(err, errBusy) }, LastHeard: func(string) time.Time { return time.Now().Add(-time.Hour) }, Doubt: w.doubt, Callers: callers(),
 		Certificate: func() *tls.Certificate { return &cert }, Log: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry()})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -270,6 +282,9 @@ func newWorldAt(t *testing.T, n *nodes, bind string, first, last int) *world {
 	t.Cleanup(w.stop)
 	return w
 }
+
+// errBusy: a node has no room for another stream.
+var errBusy = errors.New("it has as many streams open as it may")
 
 func (w *world) open(ctx context.Context, node string) (net.Conn, error) {
 	w.mu.Lock()
@@ -288,6 +303,8 @@ func (w *world) open(ctx context.Context, node string) (net.Conn, error) {
 			w.mu.Lock()
 		}
 		return nil, errors.New("its session was lost")
+	case node == "busy":
+		return nil, errBusy
 	case away:
 		return nil, fmt.Errorf("%s went away", node)
 	}
@@ -331,6 +348,10 @@ func (w *world) answer(rw http.ResponseWriter, r *http.Request) {
 		defer c.Close()
 		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n")
 		_, _ = io.Copy(c, rest)
+		return
+	}
+	if r.URL.Path == "/slow" {
+		<-r.Context().Done()
 		return
 	}
 	fmt.Fprintf(rw, "kubelet: %s %s", r.Method, r.URL)

@@ -150,7 +150,7 @@ func ownNode(node string, c *wire.Call) ([]byte, error) {
 	n.Spec.ProviderID = ProviderIDPrefix + node
 	// CloudCore's own words, and what it shows in the place of the kubelet's address, are not the edge's to say: its first status
 	// brings both, by the way of every other.
-	own := func(key, _ string) bool { return strings.HasPrefix(key, ownKeys) }
+	own := func(key, _ string) bool { return strings.HasPrefix(key, object.OwnKeys) }
 	maps.DeleteFunc(n.Labels, own)
 	maps.DeleteFunc(n.Annotations, own)
 	n.Status.Addresses, n.Status.DaemonEndpoints = nil, corev1.NodeDaemonEndpoints{}

@@ -13,9 +13,6 @@ import (
 	"github.com/tether-edge/tether/common/object"
 )
 
-// ownKeys begin the labels and annotations that CloudCore writes.
-const ownKeys = "tether.io/"
-
 // maxOverlayNames bounds each list of names in an overlay. A Node or Pod has a few dozen.
 const maxOverlayNames = 1000
 
@@ -39,7 +36,7 @@ func (j *job) parseOverlay() error {
 	}
 	for _, keys := range []map[string]*string{o.Labels, o.Annotations} {
 		for key := range keys {
-			if strings.HasPrefix(key, ownKeys) {
+			if strings.HasPrefix(key, object.OwnKeys) && key != object.AnnotationAutonomyUntil {
 				delete(keys, key)
 			}
 		}

@@ -206,14 +206,14 @@ func TestANodeDoesNotWriteWhatCloudCoreNotesOnIt(t *testing.T) {
 			return nil
 		}
 		body, err := object.EncodeOverlay(&object.Overlay{Node: &corev1.NodeStatus{Phase: corev1.NodeRunning},
-			Labels: map[string]*string{"tether.io/edge": new("x"), "zone": new("north")}, Annotations: map[string]*string{"tether.io/kubelet-port": new("20001"), "mine": new("too")}})
+			Labels: map[string]*string{"tether.io/edge": new("x"), "zone": new("north")}, Annotations: map[string]*string{"tether.io/kubelet-port": new("20001"), "tether.io/autonomy-until": new("unbounded"), "mine": new("too")}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		if r := a.Apply(background(t), "n1", &wire.Write{Id: 1, Kind: "nodes", Name: "n1", Op: wire.Op_OP_OVERLAY, Uid: "u1", Body: body}); r.Code != 200 {
 			t.Fatalf("got %v", r)
 		}
-		if strings.Contains(sent, "kubelet-port") || strings.Contains(sent, "tether.io/edge") || !strings.Contains(sent, "mine") || !strings.Contains(sent, "north") || strings.Contains(sent, "tether.io/addresses") == fails {
+		if strings.Contains(sent, "kubelet-port") || strings.Contains(sent, "tether.io/edge") || !strings.Contains(sent, "mine") || !strings.Contains(sent, `"tether.io/autonomy-until":"unbounded"`) || !strings.Contains(sent, "north") || strings.Contains(sent, "tether.io/addresses") == fails {
 			t.Errorf("the presenter fails: %v; sent %s", fails, sent)
 		}
 	}

@@ -24,7 +24,8 @@ func ParseID(id string) (namespace, name string, err error) {
 
 // ToDMI returns what the device's mapper is told of it. Name and namespace go in fields of their own. What the model says of
 // protocol and visitors is merged in, the device's own keys first; a nil model says nothing. Of the device's status nothing goes
-// but whether and how often the state is reported.
+// but whether and how often the state is reported. Mappers of KubeEdge's framework report nothing without reportToCloud, so what is absent is
+// told as true, as it holds at the edge.
 //
 // Existing mappers read spec, status, protocol and its configData, and of each property desired, visitors and its
 // configData, without asking whether they are there, so they always are. The error names what cannot be told. What comes
@@ -56,13 +57,8 @@ func ToDMI(d *v1beta1.Device, m *v1beta1.DeviceModel) (*dmi.Device, error) {
 	for i, method := range d.Spec.Methods {
 		spec.Methods[i] = &dmi.DeviceMethod{Name: method.Name, Description: method.Description, PropertyNames: method.PropertyNames}
 	}
-	status := &dmi.DeviceStatus{}
-	switch {
-	case d.Spec.StateReport != nil:
-		status.ReportToCloud, status.ReportCycle = d.Spec.StateReport.ReportToCloud, d.Spec.StateReport.ReportCycle
-	case d.Status != nil:
-		status.ReportToCloud, status.ReportCycle = d.Status.ReportToCloud, d.Status.ReportCycle
-	}
+	toCloud, cycle := stateReport(d)
+	status := &dmi.DeviceStatus{ReportToCloud: toDMI(toCloud), ReportCycle: cycle}
 	return &dmi.Device{Name: d.Name, Namespace: d.Namespace, Spec: spec, Status: status}, nil
 }
 
@@ -80,7 +76,7 @@ func propertyToDMI(p *v1beta1.DeviceProperty, m *v1beta1.ModelProperty) (*dmi.De
 		return nil, fmt.Errorf("pushMethod: %w", err)
 	}
 	return &dmi.DeviceProperty{
-		Name: p.Name, Desired: valueToDMI(p.Desired), ReportCycle: p.ReportCycle, CollectCycle: p.CollectCycle, ReportToCloud: p.ReportToCloud,
+		Name: p.Name, Desired: valueToDMI(p.Desired), ReportCycle: p.ReportCycle, CollectCycle: p.CollectCycle, ReportToCloud: toDMI(p.ReportToCloud),
 		Visitors: &dmi.VisitorConfig{ProtocolName: protocol, ConfigData: &dmi.CustomizedValue{Data: config}}, PushMethod: push,
 	}, nil
 }
@@ -110,8 +106,8 @@ func FromDMI(d *dmi.Device) (*v1beta1.Device, error) {
 	for _, method := range spec.GetMethods() {
 		out.Spec.Methods = append(out.Spec.Methods, v1beta1.DeviceMethod{Name: method.GetName(), Description: method.GetDescription(), PropertyNames: method.GetPropertyNames()})
 	}
-	if s := d.GetStatus(); s.GetReportToCloud() || s.GetReportCycle() != 0 {
-		out.Spec.StateReport = &v1beta1.StateReport{ReportToCloud: s.GetReportToCloud(), ReportCycle: s.GetReportCycle()}
+	if s := d.GetStatus(); s != nil && (!s.GetReportToCloud() || s.GetReportCycle() != 0) {
+		out.Spec.StateReport = &v1beta1.StateReport{ReportToCloud: fromDMI(s.GetReportToCloud()), ReportCycle: s.GetReportCycle()}
 	}
 	return out, nil
 }
@@ -127,12 +123,22 @@ func propertyFromDMI(p *dmi.DeviceProperty) (*v1beta1.DeviceProperty, error) {
 	}
 	out := &v1beta1.DeviceProperty{
 		Name: p.GetName(), Desired: valueFromDMI(p.GetDesired()), ReportCycle: p.GetReportCycle(), CollectCycle: p.GetCollectCycle(),
-		ReportToCloud: p.GetReportToCloud(), PushMethod: push,
+		ReportToCloud: fromDMI(p.GetReportToCloud()), PushMethod: push,
 	}
 	if name := p.GetVisitors().GetProtocolName(); name != "" || config != nil {
 		out.Visitors = &v1beta1.VisitorConfig{ProtocolName: name, ConfigData: config}
 	}
 	return out, nil
+}
+
+// toDMI and fromDMI convert reportToCloud, which is absent where it is true.
+func toDMI(reportToCloud *bool) bool { return reportToCloud == nil || *reportToCloud }
+
+func fromDMI(reportToCloud bool) *bool {
+	if reportToCloud {
+		return nil
+	}
+	return new(false)
 }
 
 func rawFromDMI(v *dmi.CustomizedValue) (*runtime.RawExtension, error) {

@@ -170,6 +170,10 @@ func draw(rt *rapid.T, v reflect.Value) {
 	switch {
 	case v.Type() == reflect.TypeFor[runtime.RawExtension]():
 		v.Set(reflect.ValueOf(runtime.RawExtension{Raw: []byte(compact(rt, rapid.MapOfN(rapid.String(), anyJSON(3), 1, 3).Draw(rt, "config")))}))
+	case v.Type() == reflect.TypeFor[*bool](): // absent is true
+		if rapid.Bool().Draw(rt, "kept") {
+			v.Set(reflect.ValueOf(new(false)))
+		}
 	case v.Kind() == reflect.Pointer:
 		if rapid.Bool().Draw(rt, "there") {
 			v.Set(reflect.New(v.Type().Elem()))

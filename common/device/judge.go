@@ -21,11 +21,13 @@ const (
 	ReasonReportedTooLarge  = "ReportedTooLarge"
 	// These concern one property.
 	ReasonUnknownProperty   = "UnknownProperty"
+	ReasonNameTooLong       = "NameTooLong"
 	ReasonDuplicateProperty = "DuplicateProperty"
 	ReasonInvalidLimit      = "InvalidLimit"
 	ReasonReadOnlyDesired   = "ReadOnlyDesired"
 	ReasonInvalidValue      = "InvalidValue"
 	ReasonValueOutOfRange   = "ValueOutOfRange"
+	ReasonMetadataTooLarge  = "MetadataTooLarge"
 	// ReasonFits is that of a device without findings.
 	ReasonFits = "Fits"
 	// These concern one method.
@@ -152,6 +154,10 @@ func (f *findings) protocol(d *v1beta1.Device, m *v1beta1.DeviceModel) {
 
 // propertyOf judges a device's property; inModel is nil where the model has none of the name, m where there is no model.
 func (f *findings) propertyOf(p *v1beta1.DeviceProperty, inModel *v1beta1.ModelProperty, m *v1beta1.DeviceModel) {
+	if n := len(p.Name); n > v1beta1.MaxPropertyName {
+		f.property(p.Name, ReasonNameTooLong, "expected a name of at most %d bytes, found %d", v1beta1.MaxPropertyName, n)
+		return
+	}
 	if _, err := propertyToDMI(p, inModel); err != nil {
 		f.property(p.Name, ReasonInvalidConfig, "%v", err)
 	}
@@ -175,6 +181,8 @@ func (f *findings) propertyOf(p *v1beta1.DeviceProperty, inModel *v1beta1.ModelP
 		f.property(p.Name, ReasonInvalidValue, "%v", err)
 	} else if err := CheckRange(*inModel, p.Desired.Value); err != nil {
 		f.property(p.Name, ReasonValueOutOfRange, "%v", err)
+	} else if err := CheckMetadata(p.Desired.Metadata); err != nil {
+		f.property(p.Name, ReasonMetadataTooLarge, "%v", err)
 	}
 }
 

@@ -24,12 +24,15 @@ spec:
   - {name: odd, type: DOUBLE, minimum: low, maximum: "0x10"}
   - {name: empty, type: INT, minimum: "9223372036854775807", maximum: "9223372036854775806"}
   - {name: note, type: STRING, minimum: z, maximum: a}
+  - {name: beyond, type: DOUBLE, minimum: "-1e400", maximum: "1e999"}
+  - {name: wide, type: FLOAT, minimum: "1e3", maximum: "1e2"}
 `
 
 // head of a device that fits the boiler.
 const fits = "deviceModelRef: {name: boiler}, protocol: {protocolName: modbus}"
 
 func TestJudgements(t *testing.T) {
+	long := strings.Repeat("n", 254)
 	for _, c := range []struct {
 		spec    string
 		model   string // none if empty
@@ -59,16 +62,28 @@ func TestJudgements(t *testing.T) {
 		{fits + `, properties: [{name: fan, desired: {value: "yes"}}]`, boiler, []string{`InvalidValue: property "fan": expected true or false (BOOLEAN), found "yes"`}, "fan"},
 		{fits + `, properties: [{name: setpoint, desired: {value: "61"}}]`, boiler, []string{`ValueOutOfRange: property "setpoint": expected at most 60, found "61"`}, "setpoint"},
 		{fits + `, properties: [{name: setpoint, desired: {value: "-45"}}]`, boiler, []string{`ValueOutOfRange: property "setpoint": expected at least 20, found "-45"`}, "setpoint"},
+		{fits + `, properties: [{name: ` + strings.Repeat("n", 253) + `}]`, boiler + "  - {name: " + strings.Repeat("n", 253) + "}\n", nil, ""},
+		{fits + `, properties: [{name: ` + long + `}]`, boiler + "  - {name: " + long + "}\n", []string{`NameTooLong: property "nnnnn`}, long},
 		{fits + `, properties: [{name: fan}, {name: fan}]`, boiler, []string{`DuplicateProperty: property "fan": expected it once, found it again`}, "fan"},
 		{fits + `, properties: [{name: odd, desired: {value: "1"}}]`, boiler, []string{
 			`InvalidLimit: property "odd": minimum in the model: expected a decimal number of 64 bits (DOUBLE), found "low"`,
 			`InvalidLimit: property "odd": maximum in the model: expected a decimal number of 64 bits (DOUBLE), found "0x10"`,
 		}, "odd"},
+		{fits + `, properties: [{name: beyond}]`, boiler, []string{
+			`InvalidLimit: property "beyond": minimum in the model: expected a decimal number of 64 bits (DOUBLE), found "-1e400"`,
+			`InvalidLimit: property "beyond": maximum in the model: expected a decimal number of 64 bits (DOUBLE), found "1e999"`,
+		}, ""},
+		{fits + `, properties: [{name: wide}]`, boiler, []string{`InvalidLimit: property "wide": expected a minimum in the model of at most its maximum, 1e2, found 1e3`}, "wide"},
+		{fits + `, properties: [{name: note, desired: {value: x, metadata: {a: "1", b: "2", c: "3", d: "4", e: "5", f: "6", g: "7", h: "8"}}}]`, boiler, nil, ""},
+		{fits + `, properties: [{name: note, desired: {value: x, metadata: {a: "1", b: "2", c: "3", d: "4", e: "5", f: "6", g: "7", h: "8", i: "9"}}}]`, boiler,
+			[]string{`MetadataTooLarge: property "note": expected at most 8 entries of metadata with 4096 bytes, found 9 with 18`}, "note"},
 		{fits + `, properties: [{name: empty}]`, boiler, []string{`InvalidLimit: property "empty": expected a minimum in the model of at most its maximum, 9223372036854775806, found 9223372036854775807`}, "empty"},
 		{fits + `, properties: [{name: fan, visitors: {configData: [1]}}]`, boiler, []string{`InvalidConfig: property "fan": configData: expected an object, found JSON of another kind (array)`}, "fan"},
 		{"deviceModelRef: {name: boiler}, protocol: {configData: text}", boiler, []string{"InvalidConfig: configData of the protocol: expected an object"}, ""},
 		{fits + `, methods: [{name: m, propertyNames: [fan, gone]}], properties: [{name: fan}]`, boiler, []string{`MethodProperty: method "m": expected properties that the device has, found "gone"`}, "m"},
 		{fits + `, methods: [{name: m, propertyNames: [flow]}], properties: [{name: flow}]`, boiler, []string{`MethodProperty: method "m": expected properties that can be set, found "flow", which is ReadOnly in the model`}, "m"},
+		{fits + `, properties: [{name: ` + long + `}]`, "metadata: {name: boiler, namespace: site}\nspec: {properties: [{name: " + long + "}]}",
+			[]string{"NameTooLong: property " + quote(long) + ": expected a name of at most 253 bytes, found 254"}, long},
 
 		// Several at once, those of the whole device first.
 		{"deviceModelRef: {name: boiler}, protocol: {protocolName: opcua}, properties: [{name: gone}, {name: fan, desired: {value: '2'}}]", boiler, []string{"ProtocolMismatch: ", "UnknownProperty: ", "InvalidValue: "}, ""},
@@ -122,17 +137,21 @@ func twinsOf(d *v1beta1.Device) (out []v1beta1.Twin) {
 	return out
 }
 
-// TestLimitsNameThemselvesAndWhatWasFound: what the design asks for fits, and nothing beyond the limits is cut.
-func TestPushesThatAreNotSupportedYetAreSaid(t *testing.T) {
-	for spec, want := range map[string]string{
-		`properties: [{name: a}, {name: b, pushMethod: {http: {hostName: x}, mqtt: {topic: t}}}]`: "",
-		`properties: [{name: a, pushMethod: {dbMethod: {}}}]`:                                     "",
-		`properties: [{name: a, pushMethod: {otel: {endpointURL: x}, http: {hostName: x}}}, {name: b}, {name: c, pushMethod: {dbMethod: {influxdb2: {}, redis: {}, TDEngine: {}, mysql: {}}}}]`: `of property "a" (otel), "c" (influxdb2, redis, TDEngine, mysql)`,
+func TestPushesThatCannotWorkAreSaid(t *testing.T) {
+	const others = "expected pushMethod http or mqtt, found others, which Tether's mappers do not support yet: of property "
+	const scheme = "expected hostName with http:// or https://, port and requestPath, found "
+	for spec, want := range map[string][2]string{
+		`properties: [{name: a}, {name: b, pushMethod: {http: {hostName: "http://x", port: 80, requestPath: /p}, mqtt: {address: "tcp://x:1", topic: t}}}]`: {},
+		`properties: [{name: a, pushMethod: {dbMethod: {}}}]`:             {},
+		`properties: [{name: a, pushMethod: {anomalyDetection: {k: 1}}}]`: {"NotSupportedYet", others + `"a" (anomalyDetection)`},
+		`properties: [{name: a, pushMethod: {otel: {endpointURL: x}, http: {hostName: "https://x"}}}, {name: b}, {name: c, pushMethod: {dbMethod: {influxdb2: {}, redis: {}, TDEngine: {}, mysql: {}}}}]`: {
+			"NotSupportedYet", others + `"a" (otel), "c" (influxdb2, redis, TDEngine, mysql)`},
+		`properties: [{name: a, pushMethod: {http: {hostName: 192.0.2.1, port: 80, requestPath: /p}}}, {name: b, pushMethod: {otel: {}, mqtt: {address: "x:1", topic: t}}}, {name: c, pushMethod: {mqtt: {address: "tcp://x:1"}}}]`: {
+			"InvalidPush", `property "a": http: ` + scheme + `"192.0.2.1:80/p"; property "b": mqtt: expected an address such as tcp://192.0.2.1:1883, found "x:1"; property "c": mqtt: expected a topic without the wildcards + and # and a qos of 0 to 2, found "" and 0; ` + others + `"b" (otel)`},
 	} {
 		d := from[v1beta1.Device](t, "spec: {"+spec+"}")
-		got := UnsupportedPushes(d)
-		if (got == "") != (want == "") || !strings.HasSuffix(got, want) {
-			t.Errorf("%s: %q, expected %q", spec, got, want)
+		if reason, message := JudgePushes(d); reason != want[0] || message != want[1] {
+			t.Errorf("%s:\nfound    %s %s\nexpected %s %s", spec, reason, message, want[0], want[1])
 		}
 		for _, f := range Judge(d, nil) {
 			if f.Property != "" {
@@ -142,13 +161,15 @@ func TestPushesThatAreNotSupportedYetAreSaid(t *testing.T) {
 	}
 	var many v1beta1.Device
 	for i := range v1beta1.MaxProperties {
-		many.Spec.Properties = append(many.Spec.Properties, v1beta1.DeviceProperty{Name: fmt.Sprint(i, strings.Repeat("n", 60000)), PushMethod: &v1beta1.PushMethod{OTEL: &v1beta1.PushMethodOTEL{}}})
+		many.Spec.Properties = append(many.Spec.Properties, v1beta1.DeviceProperty{Name: fmt.Sprint(i, strings.Repeat("n", 60000)),
+			PushMethod: &v1beta1.PushMethod{OTEL: &v1beta1.PushMethodOTEL{}, HTTP: &v1beta1.PushMethodHTTP{HostName: strings.Repeat("h", 60000)}}})
 	}
-	if got := UnsupportedPushes(&many); len(got) > 32<<10 || !strings.HasSuffix(got, ", and 990 more") {
+	if _, got := JudgePushes(&many); len(got) > 32<<10 || strings.Count(got, ", and 990 more") != 2 {
 		t.Errorf("%d bytes, at the end %q; a condition takes 32,768", len(got), got[len(got)-40:])
 	}
 }
 
+// TestLimitsNameThemselvesAndWhatWasFound: what the design asks for fits, and nothing beyond the limits is cut.
 func TestLimitsNameThemselvesAndWhatWasFound(t *testing.T) {
 	if v1beta1.MaxProperties < 500 || v1beta1.MaxDesiredBytes < 32<<10 || v1beta1.MaxReportedBytes < 32<<10 {
 		t.Errorf("limits of %d properties, %d and %d bytes", v1beta1.MaxProperties, v1beta1.MaxDesiredBytes, v1beta1.MaxReportedBytes)
@@ -185,11 +206,14 @@ func TestASummaryFitsIntoACondition(t *testing.T) {
 		t.Errorf("of nothing: %q, %q", reason, message)
 	}
 	d := sized(1000, 60_000)
-	for i := range d.Spec.Properties {
-		d.Spec.Properties[i].Name += strings.Repeat("é\x00", 2000)
-	}
 	m := modelOf(sized(0, 0))
 	m.Name = strings.Repeat("\x00", 200)
+	if reason, message := Summary(Judge(d, m)); reason != ReasonUnknownProperty || !strings.HasSuffix(message, "; and 990 more") || len(message) > 12_000 {
+		t.Errorf("%s, %d bytes that end with %q", reason, len(message), message[max(0, len(message)-40):])
+	}
+	for i := range d.Spec.Properties {
+		d.Spec.Properties[i].Name += strings.Repeat("é\x00", 80)
+	}
 	reason, message := Summary(Judge(d, m))
 	if reason != ReasonUnknownProperty || !strings.HasSuffix(message, "; and 990 more") || len(message) > 12_000 || !utf8.ValidString(message) {
 		t.Errorf("%s, %d bytes that end with %q", reason, len(message), message[max(0, len(message)-40):])

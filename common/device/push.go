@@ -1,8 +1,13 @@
 package device
 
 import (
+	"errors"
 	"fmt"
+	"net/url"
+	"slices"
+	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"k8s.io/apimachinery/pkg/runtime"
 
@@ -10,31 +15,103 @@ import (
 	dmi "github.com/tether-edge/tether/apis/dmi/v1beta1"
 )
 
-// ReasonNotSupportedYet is that of a PushSupported condition.
-const ReasonNotSupportedYet = "NotSupportedYet"
+// Reasons of a PushSupported condition.
+const (
+	// ReasonNotSupportedYet: with another's mapper it may work.
+	ReasonNotSupportedYet = "NotSupportedYet"
+	// ReasonInvalidPush: with no mapper it can.
+	ReasonInvalidPush = "InvalidPush"
+)
 
-// UnsupportedPushes says, for a condition, which values Tether's own mappers cannot push yet; empty where they can push all. It is
-// no finding against the Device: it works, and so may the push with another's mapper.
-func UnsupportedPushes(d *v1beta1.Device) string {
-	var said []string
-	n := 0
+// JudgePushes says, for a condition, which values cannot be pushed as the Device says, or not by Tether's own mappers yet; the reason is
+// empty where all can. It is no finding against the Device, which works.
+func JudgePushes(d *v1beta1.Device) (reason, message string) {
+	var invalid, other sayings
 	for i := range d.Spec.Properties {
 		p := &d.Spec.Properties[i]
-		ways := unsupported(p.PushMethod)
-		if len(ways) == 0 {
+		if p.PushMethod == nil {
 			continue
 		}
-		if n++; n <= maxSaid {
-			said = append(said, cut(quote(p.Name)+" ("+strings.Join(ways, ", ")+")"))
+		if err := checkPush(p.PushMethod); err != nil {
+			invalid.add(quote(p.Name) + ": " + err.Error())
+		}
+		if ways := unsupported(p.PushMethod); len(ways) > 0 {
+			other.add(quote(p.Name) + " (" + strings.Join(ways, ", ") + ")")
 		}
 	}
-	if n == 0 {
-		return ""
+	if other.n > 0 {
+		reason, message = ReasonNotSupportedYet, "expected pushMethod http or mqtt, found others, which Tether's mappers do not support yet: of property "+other.text(", ")
 	}
-	if n > maxSaid {
-		said = append(said, fmt.Sprintf("and %d more", n-maxSaid))
+	if invalid.n > 0 {
+		if message != "" {
+			message = "; " + message
+		}
+		reason, message = ReasonInvalidPush, "property "+invalid.text("; property ")+message
 	}
-	return "expected pushMethod http or mqtt, found others, which Tether's mappers do not support yet: of property " + strings.Join(said, ", ")
+	return reason, message
+}
+
+// sayings are the first of what is to be said.
+type sayings struct {
+	said []string
+	n    int
+}
+
+func (s *sayings) add(text string) {
+	if s.n++; s.n <= maxSaid {
+		s.said = append(s.said, cut(text))
+	}
+}
+
+func (s *sayings) text(between string) string {
+	text := strings.Join(s.said, between)
+	if s.n > maxSaid {
+		text += fmt.Sprintf(", and %d more", s.n-maxSaid)
+	}
+	return text
+}
+
+// checkPush says what is wrong with a way to push that Tether's own mappers know.
+func checkPush(p *v1beta1.PushMethod) error {
+	var faults []error
+	if h := p.HTTP; h != nil {
+		_, err := PushURL(h.HostName, h.Port, h.RequestPath)
+		faults = append(faults, err)
+	}
+	if m := p.MQTT; m != nil {
+		faults = append(faults, CheckMQTTPush(m.Address, m.Topic, m.QoS))
+	}
+	return errors.Join(faults...)
+}
+
+// PushURL is where pushMethod http posts values: the host name, which has the scheme, and behind it a port, unless it is 0, and the
+// path.
+func PushURL(hostName string, port int64, path string) (string, error) {
+	address := hostName
+	if port != 0 {
+		address += ":" + strconv.FormatInt(port, 10)
+	}
+	address += path
+	u, err := url.Parse(address)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return "", fmt.Errorf("http: expected hostName with http:// or https://, port and requestPath, found %s", quote(address))
+	}
+	return address, nil
+}
+
+// mqttSchemes are those of brokers' addresses: MQTT over TCP, TLS and WebSocket.
+var mqttSchemes = []string{"tcp", "mqtt", "ssl", "tls", "tcps", "mqtts", "mqtt+ssl", "ws", "wss"}
+
+// CheckMQTTPush says what is wrong with a pushMethod mqtt. Brokers end the connection of a client that publishes to a topic with wildcards,
+// and it is one for all that is pushed there.
+func CheckMQTTPush(address, topic string, qos int32) error {
+	if u, err := url.Parse(address); err != nil || u.Host == "" || !slices.Contains(mqttSchemes, u.Scheme) {
+		return fmt.Errorf("mqtt: expected an address such as tcp://192.0.2.1:1883, found %s", quote(address))
+	}
+	if topic == "" || len(topic) > 65535 || strings.ContainsAny(topic, "+#\x00") || !utf8.ValidString(topic) || qos < 0 || qos > 2 {
+		return fmt.Errorf("mqtt: expected a topic without the wildcards + and # and a qos of 0 to 2, found %s and %d", quote(topic), qos)
+	}
+	return nil
 }
 
 // unsupported names the ways to push of p that Tether's own mappers do not know.
@@ -49,7 +126,8 @@ func unsupported(p *v1beta1.PushMethod) (ways []string) {
 	for _, way := range []struct {
 		name string
 		set  bool
-	}{{"otel", p.OTEL != nil}, {"influxdb2", db.Influxdb2 != nil}, {"redis", db.Redis != nil}, {"TDEngine", db.TDEngine != nil}, {"mysql", db.MySQL != nil}} {
+	}{{"otel", p.OTEL != nil}, {"influxdb2", db.Influxdb2 != nil}, {"redis", db.Redis != nil}, {"TDEngine", db.TDEngine != nil}, {"mysql", db.MySQL != nil},
+		{"anomalyDetection", p.AnomalyDetection != nil}} {
 		if way.set {
 			ways = append(ways, way.name)
 		}

@@ -13,6 +13,10 @@ import (
 // value of another call is desired anew.
 const MetadataCall = "call"
 
+// MetadataError is the key of an observed desired value's metadata by which a mapper says why the device does not have it: what is
+// desired cannot be written, or was written in vain.
+const MetadataError = "error"
+
 // CheckValue says whether text is a value of the type, as mappers read it:
 //
 //	INT      a decimal number of 64 bits: 42, -7, +3
@@ -47,6 +51,18 @@ func CheckValue(t v1beta1.PropertyType, text string) error {
 		return fmt.Errorf("expected no value, since its mapper handles a %s itself, found %s", t, quote(text))
 	default:
 		return fmt.Errorf("expected a type among INT, FLOAT, DOUBLE, STRING, BOOLEAN, BYTES, STREAM, found %s", quote(string(t)))
+	}
+	return nil
+}
+
+// CheckMetadata says whether a value may have these metadata.
+func CheckMetadata(metadata map[string]string) error {
+	n := 0
+	for k, text := range metadata {
+		n += len(k) + len(text)
+	}
+	if n > v1beta1.MaxMetadataBytes || len(metadata) > v1beta1.MaxMetadata {
+		return fmt.Errorf("expected at most %d entries of metadata with %d bytes, found %d with %d", v1beta1.MaxMetadata, v1beta1.MaxMetadataBytes, len(metadata), n)
 	}
 	return nil
 }
@@ -90,6 +106,17 @@ func CheckRange(p v1beta1.ModelProperty, text string) error {
 		}
 	}
 	return nil
+}
+
+// CheckDesired says whether a value can be desired of the property of a model.
+func CheckDesired(p *v1beta1.ModelProperty, text string) error {
+	if p.AccessMode == v1beta1.ReadOnly {
+		return fmt.Errorf("expected no desired value, since the model says ReadOnly, found %s", quote(text))
+	}
+	if err := CheckValue(p.Type, text); err != nil {
+		return err
+	}
+	return CheckRange(*p, text)
 }
 
 // Same says whether two texts are the same value of the type, though written in another way: 45 and +45, 1.5 and 1.50, true

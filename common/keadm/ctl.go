@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -21,7 +22,7 @@ import (
 
 func newCtl(w IO) *cobra.Command {
 	c := newGroup("ctl", "See and mend this node and its pods, with or without the cloud",
-		newCtlStatus(w), newCtlGet(w), newCtlDescribe(w), newCtlLogs(w), newCtlExec(w), newCtlRestart(w), newCtlTop(w))
+		newCtlStatus(w), newCtlGet(w), newCtlDescribe(w), newCtlLogs(w), newCtlExec(w), newCtlRestart(w), newCtlTop(w), newCtlDrill(w))
 	c.Long = "At an edge node, as root, see and mend the node and its pods. All is asked of this machine alone, so it works the same while\n" +
 		"the cloud is away. Stock kubectl works here too, with the kubeconfig admin.kubeconfig in edgecore's data directory.\n" +
 		"What belongs to the cluster is changed in the cluster: here it can be read."
@@ -60,6 +61,15 @@ func (f *ctlFlags) spaces() string {
 		return ""
 	}
 	return f.namespace
+}
+
+// none says that there is nothing to show. wide: of the whole cluster's kinds.
+func (f *ctlFlags) none(w IO, wide bool) {
+	if f.all || wide {
+		fmt.Fprintln(w.Err, "No resources found")
+		return
+	}
+	fmt.Fprintf(w.Err, "No resources found in %s namespace.\n", f.namespace)
 }
 
 // A gateway is this machine's node, as its own API shows it.
@@ -112,6 +122,22 @@ func (f *ctlFlags) open() (*gateway, error) {
 	return g, err
 }
 
+// An apiSaid is what the node's API answered instead. It is told in kubectl's words, without the name of this program.
+type apiSaid []error
+
+func (r apiSaid) Error() string {
+	var lines []string
+	for _, err := range r {
+		reason := apierrors.ReasonForError(err)
+		if reason == metav1.StatusReasonUnknown {
+			lines = append(lines, fmt.Sprintf("Error from server: %v", err))
+			continue
+		}
+		lines = append(lines, fmt.Sprintf("Error from server (%s): %v", reason, err))
+	}
+	return strings.Join(lines, "\n")
+}
+
 // explain says what to do about an edgecore that does not answer. What its API said is left as it is.
 func (g *gateway) explain(err error) error {
 	var status apierrors.APIStatus
@@ -142,6 +168,10 @@ func (f *ctlFlags) on(run func(ctx context.Context, g *gateway, args []string) e
 		if err != nil {
 			return err
 		}
-		return g.explain(run(c.Context(), g, args))
+		var status apierrors.APIStatus
+		if err = g.explain(run(c.Context(), g, args)); errors.As(err, &status) {
+			return apiSaid{err}
+		}
+		return err
 	}
 }

@@ -56,7 +56,7 @@ func waitingPod(name, reason string) corev1.Pod {
 }
 
 const offline = `{"node":"edge-1","link":{"connected":false,"since":"2030-06-01T11:00:00Z","problem":"no route to host"},
- "sealing":{"source":"tpm"},"store":{},"kubelet":{"state":"running","since":"2030-05-31T12:00:00Z","attempts":0},"held":["shop/kept"],
+ "sealing":{"source":"tpm"},"store":{},"kubelet":{"state":"running","since":"2030-05-31T12:00:00Z","attempts":0},"held":["shop/kept"],"standIns":["shop/web-stand-in-1"],"fenced":["shop/single"],
  "outbox":[{"class":"state","count":3,"bytes":4000,"oldest":"2030-06-01T11:30:00Z"},{"class":"event","count":12,"bytes":96,"oldest":"2030-06-01T11:10:00Z"}]}`
 
 func TestStatusSaysOnOneScreenHowANodeIs(t *testing.T) {
@@ -82,7 +82,7 @@ func TestStatusSaysOnOneScreenHowANodeIs(t *testing.T) {
 link         down since 2030-06-01 11:00:00 UTC (1h): no route to host; trying ` + cfg.Cloud.Servers[0] + `
 outbox       3 of class state, 12 of class event wait for the cloud, 4.0 KiB, the oldest since 2030-06-01 11:10:00 UTC (50m0s)
 kubelet      running since 2030-05-31 12:00:00 UTC (24h)
-pods         1 running, 2 waiting: shop/crashes (CrashLoopBackOff), shop/new (Pending), 1 ended, 1 held though the cluster lost the node: shop/kept
+pods         1 running, 2 waiting: shop/crashes (CrashLoopBackOff), shop/new (Pending), 1 ended, 1 held though the cluster lost the node: shop/kept, 1 stand-in for what ended while the cluster was away: shop/web-stand-in-1, 1 ended until the cloud is heard again: shop/single
 devices      3
 sealing      stored Secrets and tokens are sealed by this machine's TPM
 certificate  until 2030-06-08 12:00:00 UTC (7 days left), renewed from 2030-06-06 04:00:00 UTC on
@@ -286,141 +286,10 @@ func TestNothingIsStoppedThatNobodyWouldStart(t *testing.T) {
 	}
 }
 
-// The columns, blanks and words are kubectl's.
-func TestATableIsPrintedAsKubectlDoes(t *testing.T) {
-	const answer = `{"kind":"Table","apiVersion":"meta.k8s.io/v1","metadata":{"resourceVersion":"7"},
-		"columnDefinitions":[{"name":"Name","format":"name"},{"name":"Data"},{"name":"Extra","priority":1},{"name":"Age"}],
-		"rows":[{"cells":["a",12345678901234567890,"x","3s"],"object":{"metadata":{"name":"a","namespace":"shop","labels":{"l":"1","k":"2"}}}},
-		{"cells":["longer",null,"y\nz","5m"],"object":{"metadata":{"name":"longer","namespace":"s"}}}]}`
-	for want, p := range map[string]*tablePrinter{
-		"NAME     DATA                   AGE\na        12345678901234567890   3s\nlonger                          5m\n":                                                             {headers: true},
-		"a        12345678901234567890   3s\nlonger                          5m\n":                                                                                                  {},
-		"NAMESPACE   NAME     DATA                   EXTRA   AGE\nshop        a        12345678901234567890   x       3s\ns           longer                          y       5m\n": {headers: true, wide: true, spaces: true},
-		"cm/a        12345678901234567890   3s    k=2,l=1\ncm/longer                          5m    <none>\n":                                                                       {title: "cm", labels: true},
-		"cm/a\ncm/longer\n": {title: "cm", names: true, headers: true},
-	} {
-		table, err := readTable([]byte(answer))
-		if err != nil {
-			t.Fatal(err)
-		}
-		var out strings.Builder
-		if err := p.print(&out, table); err != nil || out.String() != want {
-			t.Errorf("printed\n%s%v\nexpected\n%s", out.String(), err, want)
-		}
-	}
-	// What a watch brings later stands below what there was, and its columns are those of the first table.
-	p := &tablePrinter{headers: true}
-	var out strings.Builder
-	for _, text := range []string{answer, `{"kind":"Table","rows":[{"cells":["b",1,"x","9m"]}]}`} {
-		table, err := readTable([]byte(text))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := p.print(&out, table); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if want := "\nb        1                      9m\n"; !strings.HasSuffix(out.String(), want) {
-		t.Errorf("printed\n%s\nexpected at the end %q", out.String(), want)
-	}
-	if _, err := readTable([]byte(`{"kind":"PodList"}`)); err == nil {
-		t.Error("a list passes for a table")
-	}
-}
-
-func TestTheContainerThatIsMeant(t *testing.T) {
-	pod := func(annotation string, names ...string) *corev1.Pod {
-		p := &corev1.Pod{}
-		if annotation != "" {
-			p.Annotations = map[string]string{defaultContainer: annotation}
-		}
-		for _, n := range names {
-			p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: n})
-		}
-		return p
-	}
-	for _, c := range []struct {
-		pod               *corev1.Pod
-		named, want, said string
-	}{
-		{pod("", "a"), "", "a", ""},
-		{pod("", "a", "b"), "", "a", "Defaulted container \"a\" out of: a, b\n"},
-		{pod("b", "a", "b"), "", "b", ""},
-		{pod("b", "a", "b"), "a", "a", ""},
-	} {
-		var said bytes.Buffer
-		if got := containerOf(IO{Err: &said}, c.pod, c.named); got != c.want || said.String() != c.said {
-			t.Errorf("%+v: %q, %q", c, got, said.String())
-		}
-	}
-}
-
 func TestSizesAreWrittenForPeople(t *testing.T) {
 	for n, want := range map[int64]string{0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 1536: "1.5 KiB", 150 << 10: "150 KiB", 5 << 20: "5.0 MiB", 252 << 30: "252 GiB", 3 << 40: "3.0 TiB"} {
 		if got := size(n); got != want {
 			t.Errorf("%d bytes are %q, expected %q", n, got, want)
-		}
-	}
-}
-
-// A description names what a person looks for when a pod does not run.
-func TestADescriptionTellsWhyAPodDoesNotRun(t *testing.T) {
-	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "web", Namespace: "shop", CreationTimestamp: metav1.Time{Time: today.Add(-time.Hour)},
-		OwnerReferences: []metav1.OwnerReference{{Kind: "ReplicaSet", Name: "web-1", Controller: new(true)}}},
-		Spec: corev1.PodSpec{NodeName: "edge-1", RestartPolicy: corev1.RestartPolicyAlways, Containers: []corev1.Container{{Name: "a", Image: "demo:1"}, {Name: "late", Image: "demo:2"}},
-			Volumes: []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "key"}}}}},
-		Status: corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionFalse, Reason: "ContainersNotReady", Message: "a", LastTransitionTime: metav1.Time{Time: today.Add(-time.Minute)}}},
-			ContainerStatuses: []corev1.ContainerStatus{{Name: "a", RestartCount: 4,
-				State:                corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff", Message: "back-off 40s"}},
-				LastTerminationState: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 137, Reason: "OOMKilled", FinishedAt: metav1.Time{Time: today.Add(-10 * time.Second)}}}}}}}
-	var d description
-	d.pod(p, true, today)
-	var out strings.Builder
-	if err := d.write(&out); err != nil {
-		t.Fatal(err)
-	}
-	plain := strings.Join(strings.Fields(out.String()), " ")
-	for _, want := range []string{
-		"Name: web Namespace: shop Node: edge-1 Created: 2030-06-01 11:00:00 UTC (1h) Held: the cluster has lost this node; the pod runs on",
-		"Controlled By: ReplicaSet/web-1", "a: Image: demo:1", "State: Waiting, CrashLoopBackOff: back-off 40s",
-		"Last State: Terminated at 2030-06-01 11:59:50 UTC (10s), exit code 137, OOMKilled", "Restart Count: 4", "late: Image: demo:2 State: not reported yet",
-		"Ready False 60s ContainersNotReady: a", "v: Secret key",
-	} {
-		if !strings.Contains(plain, want) {
-			t.Errorf("expected %q in\n%s", want, out.String())
-		}
-	}
-}
-
-// What was asked for of one kind is one table, of several kinds one below another, each with its own heading.
-func TestGetPrintsATableForEachKind(t *testing.T) {
-	table := func(name string) string {
-		return fmt.Sprintf(`{"kind":"Table","columnDefinitions":[{"name":"Name"},{"name":"Age"}],"rows":[{"cells":[%q,"1m"],"object":{"metadata":{"name":%q}}}]}`, name, name)
-	}
-	const none = `{"kind":"Table","columnDefinitions":[{"name":"Name"},{"name":"Age"}],"rows":[]}`
-	of := func(k, name string) wanted {
-		return wanted{kind{APIResource: metav1.APIResource{Kind: k, Namespaced: k == "Pod"}}, name}
-	}
-	for _, c := range []struct {
-		list           []wanted
-		answers        []string
-		flags          getFlags
-		want, wantsErr string
-	}{
-		{[]wanted{of("Pod", "a"), of("Pod", "longer")}, []string{table("a"), table("longer")}, getFlags{}, "NAME     AGE\na        1m\nlonger   1m\n", ""},
-		{[]wanted{of("Pod", ""), of("Node", "")}, []string{table("a"), table("n")}, getFlags{}, "NAME    AGE\npod/a   1m\n\nNAME     AGE\nnode/n   1m\n", ""},
-		{[]wanted{of("Pod", ""), of("Node", "")}, []string{none, table("n")}, getFlags{}, "NAME     AGE\nnode/n   1m\n", ""},
-		{[]wanted{of("Pod", ""), of("Node", "")}, []string{table("a"), table("n")}, getFlags{output: "name"}, "pod/a\nnode/n\n", ""},
-		{[]wanted{of("Pod", "")}, []string{none}, getFlags{ctlFlags: ctlFlags{namespace: "shop"}}, "", "No resources found in shop namespace.\n"},
-		{[]wanted{of("Pod", "")}, []string{none}, getFlags{ctlFlags: ctlFlags{namespace: "shop", all: true}}, "", "No resources found.\n"},
-	} {
-		var answers [][]byte
-		for _, a := range c.answers {
-			answers = append(answers, []byte(a))
-		}
-		var out, errOut bytes.Buffer
-		if _, err := c.flags.printAnswers(IO{Out: &out, Err: &errOut}, c.list, answers); err != nil || out.String() != c.want || errOut.String() != c.wantsErr {
-			t.Errorf("printed\n%s%s%v\nexpected\n%s%s", out.String(), errOut.String(), err, c.want, c.wantsErr)
 		}
 	}
 }
@@ -437,7 +306,7 @@ func TestGetShowsThoseThatAreThere(t *testing.T) {
 			answerWith(t, w, metav1.APIResourceList{TypeMeta: metav1.TypeMeta{Kind: "APIResourceList"}, GroupVersion: "v1",
 				APIResources: []metav1.APIResource{{Name: "pods", Kind: "Pod", Namespaced: true}}})
 		case "/api/v1/namespaces/default/pods/real":
-			_, _ = w.Write([]byte(`{"kind":"Table","columnDefinitions":[{"name":"Name"}],"rows":[{"cells":["real"],"object":{"metadata":{"name":"real"}}}]}`))
+			_, _ = w.Write([]byte(`{"kind":"Table","apiVersion":"meta.k8s.io/v1","columnDefinitions":[{"name":"Name"}],"rows":[{"cells":["real"]}]}`))
 		default:
 			w.Header().Set("Content-Type", "application/json")
 			w.WriteHeader(http.StatusNotFound)
@@ -447,8 +316,8 @@ func TestGetShowsThoseThatAreThere(t *testing.T) {
 		}
 	})
 	for _, c := range []struct{ names, out, errOut string }{
-		{"nope real", "NAME\nreal\n", "keadm: pods \"nope\" not found\n"},
-		{"nope none", "", "keadm: pods \"nope\" not found\npods \"none\" not found\n"},
+		{"nope real", "NAME\nreal\n", "Error from server (NotFound): pods \"nope\" not found\n"},
+		{"nope none", "", "Error from server (NotFound): pods \"nope\" not found\nError from server (NotFound): pods \"none\" not found\n"},
 	} {
 		code, out, errOut := call(t, today, append([]string{"ctl", "get", "--config", files.config, "pods"}, strings.Fields(c.names)...)...)
 		if code != 1 || out != c.out || errOut != c.errOut {

@@ -1,391 +1,164 @@
 package keadm
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"io"
-	"maps"
-	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/util/duration"
+
+	"github.com/tether-edge/tether/apis/devices/v1beta1"
 )
 
+// describeFlags are what describe is asked for.
+type describeFlags struct {
+	ctlFlags
+	labels string
+	events bool
+}
+
 func newCtlDescribe(w IO) *cobra.Command {
-	var f ctlFlags
+	var f describeFlags
 	c := &cobra.Command{
-		Use:   "describe (pod|node|device) NAME",
-		Short: "Tell about a pod, the node or a device: how it is, why, and what happened lately",
-		Long: "Tell about a pod, the node or a device: how it is, why, and what happened in the last hour (the node keeps recent events itself).\n" +
-			"Of a device: what is desired of each property, what it reported and when, and whether its mapper is connected.\n" +
-			"Other kinds: 'keadm ctl get KIND NAME -o yaml'.",
+		Use:   "describe KIND [NAME...] | describe KIND/NAME...",
+		Short: "Tell about pods, the node or devices: how they are, why, and what happened lately",
+		Long: "Tell about pods, the node or devices: how they are, why, and what happened in the last hour (the node keeps recent events\n" +
+			"itself). Of a device: what is desired of each property, what it reported and when, and whether its mapper is connected.\n" +
+			"The text is shorter than kubectl's, and names are whole. Other kinds: 'keadm ctl get KIND NAME -o yaml'.",
 		Example: "  keadm ctl describe pod web-0\n" +
-			"  keadm ctl describe node edge-1\n" +
+			"  keadm ctl describe pods -A -l app=web\n" +
+			"  keadm ctl describe node\n" +
 			"  keadm ctl describe device pump-1",
 		Args: usage(func(_ *cobra.Command, args []string) error {
-			_, _, err := described(args)
+			list, err := described(args)
+			if err == nil && f.labels != "" && list[0].name != "" {
+				err = fmt.Errorf("name cannot be provided when a selector is specified, found %s and -l %s", list[0].name, f.labels)
+			}
 			return err
 		}),
 	}
-	f.in(c)
+	f.inAny(c)
+	c.Flags().StringVarP(&f.labels, "selector", "l", "", "those with these labels, such as app=web,tier!=db")
+	c.Flags().BoolVar(&f.events, "show-events", true, "with what happened to them lately")
 	c.RunE = f.on(func(ctx context.Context, g *gateway, args []string) error {
-		kind, name, err := described(args)
+		asked, err := described(args)
 		if err != nil {
 			return err
 		}
-		var d description
-		switch kind {
-		case "device":
-			if err := g.device(ctx, &d, f.namespace, name, w.Now()); err != nil {
-				return err
-			}
-		case "pod":
-			pod, err := g.client.CoreV1().Pods(f.namespace).Get(ctx, name, metav1.GetOptions{})
+		var list []subject
+		for _, s := range asked {
+			more, err := g.subjects(ctx, &f, s)
 			if err != nil {
 				return err
 			}
-			d.pod(pod, g.held(ctx, pod), w.Now())
-			if err := g.events(ctx, &d, pod, "Pod", w.Now()); err != nil {
-				return err
+			list = append(list, more...)
+		}
+		if len(list) == 0 {
+			f.none(w, asked[0].kind == "node")
+		}
+		for i, s := range list {
+			if i > 0 {
+				fmt.Fprint(w.Out, "\n\n")
 			}
-		default:
-			if name == "" {
-				name = g.cfg.NodeName
-			}
-			node, err := g.client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
-			if err != nil {
-				return err
-			}
-			pods, err := g.client.CoreV1().Pods("").List(ctx, metav1.ListOptions{})
-			if err != nil {
-				return err
-			}
-			d.node(node, pods.Items, w.Now())
-			if err := g.events(ctx, &d, node, "Node", w.Now()); err != nil {
+			if err := g.describe(ctx, w.Out, &f, s, w.Now()); err != nil {
 				return err
 			}
 		}
-		return d.write(w.Out)
+		return nil
 	})
 	return c
 }
 
-// described reads KIND NAME or KIND/NAME: the kind is pod, node or device, and a node may have no name.
-func described(args []string) (kind, name string, err error) {
-	if len(args) == 1 {
-		kind, name, _ = strings.Cut(args[0], "/")
-	} else if len(args) == 2 {
-		kind, name = args[0], args[1]
-	}
-	switch kind {
-	case "pod", "pods", "po":
-		if name != "" {
-			return "pod", name, nil
-		}
-	case "node", "nodes", "no":
-		return "node", name, nil
-	case "device", "devices", "dev":
-		if name != "" {
-			return "device", name, nil
-		}
-	}
-	return "", "", fmt.Errorf("expected pod, node or device and a name, found %q; for others: keadm ctl get KIND NAME -o yaml", strings.Join(args, " "))
-}
+// A subject is what a description is about: a pod, a node or a device. Without a name it is all of its kind.
+type subject struct{ kind, namespace, name string }
 
-// held reports whether the pod runs on though the cluster has lost its node. It is only told where edgecore says it.
-func (g *gateway) held(ctx context.Context, pod *corev1.Pod) bool {
-	st, err := askStatus(ctx, g.cfg)
-	return err == nil && slices.Contains(st.Held, pod.Namespace+"/"+pod.Name)
-}
-
-// events adds what happened to an object, oldest first.
-func (g *gateway) events(ctx context.Context, d *description, o metav1.Object, kind string, now time.Time) error {
-	selector := fields.Set{"involvedObject.kind": kind, "involvedObject.name": o.GetName()}
-	if o.GetNamespace() != "" {
-		selector["involvedObject.namespace"] = o.GetNamespace()
-	}
-	list, err := g.client.CoreV1().Events(o.GetNamespace()).List(ctx, metav1.ListOptions{FieldSelector: selector.AsSelector().String()})
-	if err != nil {
-		return err
-	}
-	last := func(e *corev1.Event) time.Time {
-		return cmp.Or(e.LastTimestamp, e.FirstTimestamp, e.CreationTimestamp).Time
-	}
-	slices.SortStableFunc(list.Items, func(a, b corev1.Event) int { return last(&a).Compare(last(&b)) })
-	if len(list.Items) == 0 {
-		d.say(0, "Events", "<none>")
-		return nil
-	}
-	d.say(0, "Events", "")
-	rows := [][]string{{"Type", "Reason", "Age", "Message"}}
-	for _, e := range list.Items {
-		age := duration.HumanDuration(now.Sub(last(&e)))
-		if e.Count > 1 {
-			age = fmt.Sprintf("%s (x%d)", age, e.Count)
-		}
-		rows = append(rows, []string{e.Type, e.Reason, age, strings.TrimSpace(e.Message)})
-	}
-	d.table(rows)
-	return nil
-}
-
-// A description is a text of names with values, one below another.
-type description struct{ lines []string }
-
-// say adds a name and its value.
-func (d *description) say(depth int, name, value string) {
-	d.lines = append(d.lines, strings.Repeat("  ", depth)+name+":\t"+value)
-}
-
-// table adds rows.
-func (d *description) table(rows [][]string) {
-	var b strings.Builder
-	tw := tabwriter.NewWriter(&b, 0, 4, 2, ' ', 0)
-	for _, r := range rows {
-		fmt.Fprintln(tw, strings.Join(r, "\t"))
-	}
-	_ = tw.Flush() // into memory
-	for l := range strings.Lines(b.String()) {
-		d.lines = append(d.lines, "  "+strings.TrimRight(l, " \n"))
-	}
-}
-
-func (d *description) write(out io.Writer) error {
-	tw := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
-	for _, l := range d.lines {
-		fmt.Fprintln(tw, strings.TrimSuffix(l, "\t"))
-	}
-	return tw.Flush()
-}
-
-// pairs adds labels or annotations, sorted.
-func (d *description) pairs(name string, m map[string]string) {
-	if len(m) == 0 {
-		d.say(0, name, "<none>")
-	}
-	for i, k := range slices.Sorted(maps.Keys(m)) {
-		value := m[k]
-		if len(value) > 140 {
-			value = value[:140] + "..."
-		}
-		if i > 0 {
-			d.lines = append(d.lines, "\t"+k+"="+value)
+// described reads KIND [NAME...] or KIND/NAME....
+func described(args []string) (list []subject, err error) {
+	kinds := map[string]string{"pod": "pod", "pods": "pod", "po": "pod", "node": "node", "nodes": "node", "no": "node", "device": "device", "devices": "device", "dev": "device"}
+	slashed := len(args) > 0 && strings.Contains(args[0], "/")
+	for i, arg := range args {
+		kind, name := args[0], arg
+		if slashed {
+			kind, name, _ = strings.Cut(arg, "/")
+		} else if i == 0 && len(args) > 1 {
 			continue
+		} else if len(args) == 1 {
+			name = ""
 		}
-		d.say(0, name, k+"="+value)
-	}
-}
-
-func when(t metav1.Time, now time.Time) string {
-	if t.IsZero() {
-		return "<unknown>"
-	}
-	return moment(t.Time, now)
-}
-
-func (d *description) pod(p *corev1.Pod, held bool, now time.Time) {
-	d.say(0, "Name", p.Name)
-	d.say(0, "Namespace", p.Namespace)
-	d.say(0, "Node", p.Spec.NodeName)
-	d.say(0, "Created", when(p.CreationTimestamp, now))
-	if p.DeletionTimestamp != nil {
-		d.say(0, "Ends", fmt.Sprintf("asked to at %s, grace period %d s", when(*p.DeletionTimestamp, now), *cmp.Or(p.DeletionGracePeriodSeconds, new(int64(0)))))
-	}
-	if held {
-		d.say(0, "Held", "the cluster has lost this node; the pod runs on")
-	}
-	d.pairs("Labels", p.Labels)
-	d.pairs("Annotations", p.Annotations)
-	status := string(p.Status.Phase)
-	for _, s := range []string{p.Status.Reason, p.Status.Message} {
-		if s != "" {
-			status += ", " + s
+		if kinds[kind] == "" || slashed && name == "" || strings.Contains(name, "/") {
+			list = nil
+			break
 		}
+		list = append(list, subject{kind: kinds[kind], name: name})
 	}
-	d.say(0, "Status", status)
-	d.say(0, "IP", cmp.Or(p.Status.PodIP, "<none>"))
-	if owner := metav1.GetControllerOf(p); owner != nil {
-		d.say(0, "Controlled By", owner.Kind+"/"+owner.Name)
-	}
-	d.say(0, "Restart Policy", string(p.Spec.RestartPolicy))
-	d.say(0, "QoS Class", string(p.Status.QOSClass))
-	d.containers("Init Containers", p.Spec.InitContainers, p.Status.InitContainerStatuses, now)
-	d.containers("Containers", p.Spec.Containers, p.Status.ContainerStatuses, now)
-	rows := [][]string{{"Type", "Status", "Since", "Reason"}}
-	for _, c := range p.Status.Conditions {
-		rows = append(rows, []string{string(c.Type), string(c.Status), duration.HumanDuration(now.Sub(c.LastTransitionTime.Time)), told(c.Reason, c.Message)})
-	}
-	d.say(0, "Conditions", "")
-	d.table(rows)
-	d.volumes(p.Spec.Volumes)
-}
-
-// told is a reason and what is said of it.
-func told(reason, message string) string {
-	if reason == "" || message == "" {
-		return reason + message
-	}
-	return reason + ": " + message
-}
-
-func (d *description) containers(title string, specs []corev1.Container, statuses []corev1.ContainerStatus, now time.Time) {
-	if len(specs) == 0 {
-		return
-	}
-	d.say(0, title, "")
-	for _, c := range specs {
-		d.say(1, c.Name, "")
-		d.say(2, "Image", c.Image)
-		i := slices.IndexFunc(statuses, func(s corev1.ContainerStatus) bool { return s.Name == c.Name })
-		if i < 0 {
-			d.say(2, "State", "not reported yet")
-		} else {
-			s := statuses[i]
-			d.say(2, "Container ID", s.ContainerID)
-			d.say(2, "State", state(s.State, now))
-			if last := s.LastTerminationState; last != (corev1.ContainerState{}) {
-				d.say(2, "Last State", state(last, now))
-			}
-			d.say(2, "Ready", fmt.Sprint(s.Ready))
-			d.say(2, "Restart Count", fmt.Sprint(s.RestartCount))
-		}
-		if len(c.Command)+len(c.Args) > 0 {
-			d.say(2, "Command", strings.Join(append(slices.Clone(c.Command), c.Args...), " "))
-		}
-		var ports []string
-		for _, p := range c.Ports {
-			ports = append(ports, fmt.Sprintf("%d/%s", p.ContainerPort, p.Protocol))
-		}
-		if len(ports) > 0 {
-			d.say(2, "Ports", strings.Join(ports, ", "))
-		}
-		d.resources("Limits", c.Resources.Limits)
-		d.resources("Requests", c.Resources.Requests)
-		for _, m := range c.VolumeMounts {
-			d.say(2, "Mount", m.MountPath+" from "+m.Name)
-		}
-	}
-}
-
-func (d *description) resources(name string, list corev1.ResourceList) {
-	var all []string
-	for _, r := range slices.Sorted(maps.Keys(list)) {
-		q := list[r]
-		all = append(all, string(r)+"="+q.String())
-	}
-	if len(all) > 0 {
-		d.say(2, name, strings.Join(all, ", "))
-	}
-}
-
-// state tells how a container is, or how it ended.
-func state(s corev1.ContainerState, now time.Time) string {
-	switch {
-	case s.Running != nil:
-		return "Running since " + when(s.Running.StartedAt, now)
-	case s.Terminated != nil:
-		t := s.Terminated
-		text := fmt.Sprintf("Terminated at %s, exit code %d", when(t.FinishedAt, now), t.ExitCode)
-		if said := told(t.Reason, t.Message); said != "" {
-			text += ", " + said
-		}
-		return text
-	case s.Waiting != nil:
-		return "Waiting, " + told(s.Waiting.Reason, s.Waiting.Message)
-	}
-	return "Waiting"
-}
-
-// volumes names each volume with what it is made from.
-func (d *description) volumes(list []corev1.Volume) {
 	if len(list) == 0 {
-		return
+		return nil, fmt.Errorf("expected pod, node or device and names, found %q; for others: keadm ctl get KIND NAME -o yaml", strings.Join(args, " "))
 	}
-	d.say(0, "Volumes", "")
-	for _, v := range list {
-		from := "of another kind"
-		switch {
-		case v.ConfigMap != nil:
-			from = "ConfigMap " + v.ConfigMap.Name
-		case v.Secret != nil:
-			from = "Secret " + v.Secret.SecretName
-		case v.PersistentVolumeClaim != nil:
-			from = "PersistentVolumeClaim " + v.PersistentVolumeClaim.ClaimName
-		case v.HostPath != nil:
-			from = "this machine's " + v.HostPath.Path
-		case v.EmptyDir != nil:
-			from = "an empty directory that lasts as long as the pod"
-		case v.Projected != nil:
-			from = "tokens and other things projected into files"
-		case v.DownwardAPI != nil:
-			from = "the pod's own fields"
-		case v.CSI != nil:
-			from = "CSI driver " + v.CSI.Driver
-		}
-		d.say(1, v.Name, from)
-	}
+	return list, nil
 }
 
-func (d *description) node(n *corev1.Node, pods []corev1.Pod, now time.Time) {
-	d.say(0, "Name", n.Name)
-	d.say(0, "Created", when(n.CreationTimestamp, now))
-	d.pairs("Labels", n.Labels)
-	d.pairs("Annotations", n.Annotations)
-	var taints []string
-	for _, t := range n.Spec.Taints {
-		taints = append(taints, t.ToString())
-	}
-	d.say(0, "Taints", cmp.Or(strings.Join(taints, ", "), "<none>"))
-	d.say(0, "Unschedulable", fmt.Sprint(n.Spec.Unschedulable))
-	rows := [][]string{{"Type", "Status", "Since", "Heard", "Reason"}}
-	for _, c := range n.Status.Conditions {
-		rows = append(rows, []string{string(c.Type), string(c.Status), duration.HumanDuration(now.Sub(c.LastTransitionTime.Time)),
-			duration.HumanDuration(now.Sub(c.LastHeartbeatTime.Time)), told(c.Reason, c.Message)})
-	}
-	d.say(0, "Conditions", "")
-	d.table(rows)
-	for _, a := range n.Status.Addresses {
-		d.say(0, string(a.Type), a.Address)
-	}
-	rows = [][]string{{"Resource", "Capacity", "Allocatable"}}
-	for _, r := range slices.Sorted(maps.Keys(n.Status.Capacity)) {
-		all, free := n.Status.Capacity[r], n.Status.Allocatable[r]
-		rows = append(rows, []string{string(r), all.String(), free.String()})
-	}
-	d.say(0, "Resources", "")
-	d.table(rows)
-	info := n.Status.NodeInfo
-	d.say(0, "Kubelet", info.KubeletVersion)
-	d.say(0, "Runtime", info.ContainerRuntimeVersion)
-	d.say(0, "System", info.OSImage+", Linux "+info.KernelVersion+", "+info.Architecture)
-	rows = [][]string{{"Namespace", "Name", "Status", "CPU Requests", "Memory Requests", "Memory Limits"}}
-	for i := range pods {
-		p := &pods[i]
-		if p.Spec.NodeName == n.Name {
-			rows = append(rows, append([]string{p.Namespace, p.Name, string(p.Status.Phase)}, demands(p)...))
+// subjects finds those that are meant by one.
+func (g *gateway) subjects(ctx context.Context, f *describeFlags, s subject) (list []subject, err error) {
+	if s.name != "" {
+		if f.all && s.kind != "node" {
+			return nil, fmt.Errorf("%w: a name goes with one namespace: say -n instead of -A", errUsage)
 		}
+		s.namespace = f.namespace
+		return []subject{s}, nil
 	}
-	d.say(0, "Pods", fmt.Sprint(len(rows)-1))
-	d.table(rows)
+	path := map[string][]string{"pod": {"/api/v1"}, "node": {"/api/v1"}, "device": {"/apis", v1beta1.GroupVersion.Group, v1beta1.GroupVersion.Version}}[s.kind]
+	if space := f.spaces(); space != "" && s.kind != "node" {
+		path = append(path, "namespaces", space)
+	}
+	var found metav1.PartialObjectMetadataList
+	if err := g.readInto(ctx, &found, f.labels, append(path, s.kind+"s")...); err != nil {
+		return nil, err
+	}
+	for _, o := range found.Items {
+		list = append(list, subject{s.kind, o.Namespace, o.Name})
+	}
+	return list, nil
 }
 
-// demands sums up what the containers of a pod ask for: CPU requests, memory requests, memory limits.
-func demands(p *corev1.Pod) []string {
-	sum := func(of func(corev1.ResourceRequirements) corev1.ResourceList, r corev1.ResourceName) string {
-		total := of(corev1.ResourceRequirements{})[r]
-		for _, c := range p.Spec.Containers {
-			total.Add(of(c.Resources)[r])
+// describe writes about one.
+func (g *gateway) describe(ctx context.Context, out io.Writer, f *describeFlags, s subject, now time.Time) error {
+	var d description
+	var about metav1.Object
+	kind := ""
+	switch s.kind {
+	case "device":
+		device, status, err := g.device(ctx, s.namespace, s.name)
+		if err != nil {
+			return err
 		}
-		return total.String()
+		d.device(device, status, now)
+		about, kind = device, v1beta1.DeviceKind
+	case "pod":
+		pod, err := g.client.CoreV1().Pods(s.namespace).Get(ctx, s.name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		d.pod(pod, now)
+		about, kind = pod, "Pod"
+	default:
+		node, err := g.client.CoreV1().Nodes().Get(ctx, s.name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		pods, err := g.client.CoreV1().Pods("").List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		d.node(node, pods.Items, now)
+		about, kind = node, "Node"
 	}
-	requests := func(r corev1.ResourceRequirements) corev1.ResourceList { return r.Requests }
-	limits := func(r corev1.ResourceRequirements) corev1.ResourceList { return r.Limits }
-	return []string{sum(requests, corev1.ResourceCPU), sum(requests, corev1.ResourceMemory), sum(limits, corev1.ResourceMemory)}
+	if f.events {
+		if err := g.events(ctx, &d, about, kind, now); err != nil {
+			return err
+		}
+	}
+	return d.write(out)
 }

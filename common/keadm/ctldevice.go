@@ -15,29 +15,31 @@ import (
 	"github.com/tether-edge/tether/apis/devices/v1beta1"
 )
 
-// device describes a device and its twin, as this node knows them.
-func (g *gateway) device(ctx context.Context, d *description, namespace, name string, now time.Time) error {
-	var object v1beta1.Device
-	if err := g.ofDevice(ctx, "devices", namespace, name, &object); err != nil {
-		return err
+// device returns a device and its twin, as this node knows them.
+func (g *gateway) device(ctx context.Context, namespace, name string) (*v1beta1.Device, *v1beta1.DeviceStatus, error) {
+	path := []string{"/apis", v1beta1.GroupVersion.Group, v1beta1.GroupVersion.Version, "namespaces", namespace}
+	object, status := &v1beta1.Device{}, &v1beta1.DeviceStatus{}
+	if err := g.readInto(ctx, object, "", append(path, "devices", name)...); err != nil {
+		return nil, nil, err
 	}
-	var status v1beta1.DeviceStatus
-	if err := g.ofDevice(ctx, "devicestatuses", namespace, name, &status); err != nil {
-		return err
+	if err := g.readInto(ctx, status, "", append(path, "devicestatuses", name)...); err != nil {
+		return nil, nil, err
 	}
-	d.device(&object, &status, now)
-	return g.events(ctx, d, &object, v1beta1.DeviceKind, now)
+	return object, status, nil
 }
 
-// ofDevice asks for an object that belongs to a device.
-func (g *gateway) ofDevice(ctx context.Context, resource, namespace, name string, into any) error {
-	path := []string{"/apis", v1beta1.GroupVersion.Group, v1beta1.GroupVersion.Version, "namespaces", namespace, resource, name}
-	b, err := raw(ctx, g.client.Discovery().RESTClient().Get().AbsPath(path...).SetHeader("Accept", "application/json"))
+// readInto asks for a path, with a label selector unless that is empty.
+func (g *gateway) readInto(ctx context.Context, into any, labels string, path ...string) error {
+	r := g.client.Discovery().RESTClient().Get().AbsPath(path...).SetHeader("Accept", "application/json")
+	if labels != "" {
+		r = r.Param("labelSelector", labels)
+	}
+	b, err := raw(ctx, r)
 	if err != nil {
 		return err
 	}
 	if err := json.Unmarshal(b, into); err != nil {
-		return fmt.Errorf("expected an object of %s: %w", resource, err)
+		return fmt.Errorf("expected an answer for %s: %w", strings.Join(path, "/"), err)
 	}
 	return nil
 }
@@ -70,11 +72,15 @@ func (d *description) device(o *v1beta1.Device, s *v1beta1.DeviceStatus, now tim
 	d.say(0, "Conditions", "")
 	d.table(rows)
 	rows = [][]string{{"Property", "Desired", "Reported", "Age"}}
-	for _, t := range s.Status.Twins {
+	twins := s.Status.Twins
+	if o.Status != nil { // at the gateway it has what is desired now, whether the mapper has seen it or not
+		twins = o.Status.Twins
+	}
+	for _, t := range twins {
 		rows = append(rows, []string{t.PropertyName, valueText(t.ObservedDesired), valueText(t.Reported), reportedAge(t.Reported, now)})
 	}
-	d.say(0, "Twins", fmt.Sprint(len(s.Status.Twins)))
-	if len(s.Status.Twins) > 0 {
+	d.say(0, "Twins", fmt.Sprint(len(twins)))
+	if len(twins) > 0 {
 		d.table(rows)
 	}
 	for i := range o.Spec.Methods {

@@ -15,18 +15,18 @@ import (
 func TestDescribeTellsOfADevice(t *testing.T) {
 	files, _ := atGateway(t, allWell, func(w http.ResponseWriter, r *http.Request) {
 		m := metav1.ObjectMeta{Namespace: "plant", Name: "pump-1", CreationTimestamp: metav1.NewTime(today.Add(-time.Hour))}
+		reported := func(value, at string) *v1beta1.TwinProperty {
+			return &v1beta1.TwinProperty{Value: value, Metadata: map[string]string{"timestamp": at}}
+		}
+		twins := []v1beta1.Twin{{PropertyName: "speed", Reported: reported("6", "1906545480000")}, // 120 s before today
+			{PropertyName: "text", Reported: reported("\x1b[2J\n"+strings.Repeat("y", 300), "never")}}
 		switch r.URL.Path {
 		case "/apis/devices.kubeedge.io/v1beta1/namespaces/plant/devices/pump-1":
-			answerWith(t, w, v1beta1.Device{ObjectMeta: m, Spec: v1beta1.DeviceSpec{DeviceModelRef: &v1beta1.ModelReference{Name: "pump"},
+			twins[0].ObservedDesired = &v1beta1.TwinProperty{Value: "7"} // which no mapper has seen
+			answerWith(t, w, v1beta1.Device{ObjectMeta: m, Status: &v1beta1.LegacyStatus{Twins: twins}, Spec: v1beta1.DeviceSpec{DeviceModelRef: &v1beta1.ModelReference{Name: "pump"},
 				Methods: []v1beta1.DeviceMethod{{Name: "start", PropertyNames: []string{"speed"}}}}})
 		case "/apis/devices.kubeedge.io/v1beta1/namespaces/plant/devicestatuses/pump-1":
-			reported := func(value, at string) *v1beta1.TwinProperty {
-				return &v1beta1.TwinProperty{Value: value, Metadata: map[string]string{"timestamp": at}}
-			}
-			answerWith(t, w, v1beta1.DeviceStatus{ObjectMeta: m, Status: v1beta1.DeviceStatusStatus{State: "online", Twins: []v1beta1.Twin{
-				{PropertyName: "speed", ObservedDesired: &v1beta1.TwinProperty{Value: "7"}, Reported: reported("6", "1906545480000")}, // 120 s before today
-				{PropertyName: "text", Reported: reported("\x1b[2J\n"+strings.Repeat("y", 300), "never")},
-			}, Conditions: []metav1.Condition{{Type: v1beta1.ConditionMapperConnected, Status: metav1.ConditionFalse, Reason: "MapperAway", Message: "it does not answer"}}}})
+			answerWith(t, w, v1beta1.DeviceStatus{ObjectMeta: m, Status: v1beta1.DeviceStatusStatus{State: "online", Twins: twins, Conditions: []metav1.Condition{{Type: v1beta1.ConditionMapperConnected, Status: metav1.ConditionFalse, Reason: "MapperAway", Message: "it does not answer"}}}})
 		case "/api/v1/namespaces/plant/events":
 			answerWith(t, w, corev1.EventList{Items: []corev1.Event{{Type: "Warning", Reason: "DesireReplaced", Message: "50 is replaced by 60", LastTimestamp: metav1.NewTime(today.Add(-time.Minute))}}})
 		default:

@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/remotecommand"
 	utilexec "k8s.io/client-go/util/exec"
+	"k8s.io/kubectl/pkg/cmd/util/podcmd"
 )
 
 // exitStatus is the exit code of a command that ran in a container; keadm passes it on.
@@ -26,10 +27,12 @@ func (e exitStatus) Error() string {
 func newCtlExec(w IO) *cobra.Command {
 	var f ctlFlags
 	var o corev1.PodExecOptions
+	var quiet bool
 	c := &cobra.Command{
 		Use:   "exec POD -- COMMAND [ARG...]",
 		Short: "Run a command in a container of a pod",
-		Long:  "Run a command in a container of a pod. The exit code is the command's.",
+		Long: "Run a command in a container of a pod. The exit code is the command's. Flags and output are kubectl's, but that this node\n" +
+			"knows pods and not what made them (no deploy/NAME, no -f), and that it does not wait for a pod to run.",
 		Example: "  keadm ctl exec web-0 -- cat /etc/hosts\n" +
 			"  keadm ctl exec -it web-0 -c proxy -- sh",
 		Args: usage(func(c *cobra.Command, args []string) error {
@@ -44,6 +47,7 @@ func newCtlExec(w IO) *cobra.Command {
 	fl.StringVarP(&o.Container, "container", "c", "", "the container (default: the pod's first)")
 	fl.BoolVarP(&o.Stdin, "stdin", "i", false, "pass standard input on")
 	fl.BoolVarP(&o.TTY, "tty", "t", false, "give it a terminal")
+	fl.BoolVarP(&quiet, "quiet", "q", false, "write only what it writes")
 	c.RunE = f.on(func(ctx context.Context, g *gateway, args []string) error {
 		pod, err := g.pod(ctx, f.namespace, args[0])
 		if err != nil {
@@ -52,19 +56,24 @@ func newCtlExec(w IO) *cobra.Command {
 		if pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
 			return fmt.Errorf("cannot exec into a container in a completed pod; current phase is %s", pod.Status.Phase)
 		}
-		o.Container, o.Command = containerOf(w, pod, o.Container), args[1:]
-		return g.exec(ctx, w, pod, &o)
+		in, err := podcmd.FindOrDefaultContainerByName(pod, o.Container, quiet, w.Err)
+		if err != nil {
+			return err
+		}
+		o.Container, o.Command = in.Name, args[1:]
+		return g.exec(ctx, w, pod, &o, quiet)
 	})
 	return c
 }
 
 // exec runs a command and waits for its end. An exit code other than 0 is an exitStatus.
-func (g *gateway) exec(ctx context.Context, w IO, pod *corev1.Pod, o *corev1.PodExecOptions) error {
+func (g *gateway) exec(ctx context.Context, w IO, pod *corev1.Pod, o *corev1.PodExecOptions, quiet bool) error {
 	streams := remotecommand.StreamOptions{Stdout: w.Out, Stderr: w.Err}
 	if o.Stdin {
 		streams.Stdin = w.In
 	}
-	if in, ok := w.In.(*os.File); o.TTY && o.Stdin && ok && terminal.IsTerminal(int(in.Fd())) {
+	o.TTY = o.TTY && o.Stdin // there is none without a keyboard
+	if in, ok := w.In.(*os.File); o.TTY && ok && terminal.IsTerminal(int(in.Fd())) {
 		sizes, restore, err := rawTerminal(ctx, in)
 		if err != nil {
 			return err
@@ -72,8 +81,10 @@ func (g *gateway) exec(ctx context.Context, w IO, pod *corev1.Pod, o *corev1.Pod
 		defer restore()
 		streams.TerminalSizeQueue = sizes
 	} else if o.TTY {
-		fmt.Fprintln(w.Err, "Unable to use a TTY - input is not a terminal or the right kind of file")
 		o.TTY = false
+		if !quiet {
+			fmt.Fprintln(w.Err, "Unable to use a TTY - input is not a terminal or the right kind of file")
+		}
 	}
 	streams.Tty = o.TTY
 	o.Stdout, o.Stderr = true, !o.TTY // a terminal has one output

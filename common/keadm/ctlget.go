@@ -1,9 +1,7 @@
 package keadm
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,18 +10,23 @@ import (
 
 	"github.com/spf13/cobra"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/cli-runtime/pkg/printers"
 	"k8s.io/client-go/rest"
-	"sigs.k8s.io/yaml"
 )
 
 // getFlags are what get is asked for.
 type getFlags struct {
 	ctlFlags
-	output, labels, fields       string
-	watch, noHeaders, showLabels bool
+	output, labels, fields, sortBy, raw string
+	columns                             []string
+	watch, watchOnly, events            bool
+	noHeaders, showLabels, showKind     bool
+	managedFields, missingKeys          bool
+	ignoreNotFound                      bool
+	// objects prints those of a format other than tables; nil is a table.
+	objects printers.ResourcePrinter
 }
 
 func newCtlGet(w IO) *cobra.Command {
@@ -32,48 +35,68 @@ func newCtlGet(w IO) *cobra.Command {
 		Use:   "get KIND [NAME...] | get KIND/NAME...",
 		Short: "List objects that this node holds, in kubectl's formats",
 		Long: "List what this node holds of the cluster, and what its kubelet reported. KIND is a name as kubectl knows it (pods, po, pod;\n" +
-			"several with commas).",
+			"several with commas). Flags and output are kubectl's, but that there is no go-template (keadm would be 18 MB larger; jsonpath\n" +
+			"says the same), and nothing that reads manifests (-f, -k) or is for servers of many objects (--chunk-size, --server-print,\n" +
+			"--subresource). A command line that is not understood has exit code 2.",
 		Example: "  keadm ctl get pods -A -o wide\n" +
 			"  keadm ctl get nodes,configmaps\n" +
 			"  keadm ctl get po/web-0 -o yaml\n" +
+			"  keadm ctl get po/web-0 -o jsonpath={.status.podIP}\n" +
+			"  keadm ctl get pods -A --sort-by .status.startTime -o custom-columns=NAME:.metadata.name,IMAGE:.spec.containers[*].image\n" +
 			"  keadm ctl get devices",
-		Args: expects("a kind, such as pods", cobra.MinimumNArgs(1)),
+		Args: func(c *cobra.Command, args []string) error {
+			if f.raw != "" {
+				return usage(cobra.NoArgs)(c, args)
+			}
+			return expects("a kind, such as pods", cobra.MinimumNArgs(1))(c, args)
+		},
 	}
 	f.inAny(c)
 	fl := c.Flags()
-	fl.StringVarP(&f.output, "output", "o", "", "wide, json, yaml or name; without it, a table")
+	fl.StringVarP(&f.output, "output", "o", "", "wide, "+strings.Join(objectFormats, ", ")+", the last five with =EXPRESSION or =FILE; without it, a table")
 	fl.StringVarP(&f.labels, "selector", "l", "", "only those with these labels, such as app=web,tier!=db")
 	fl.StringVar(&f.fields, "field-selector", "", "only those with these fields, such as status.phase=Running")
-	fl.BoolVarP(&f.watch, "watch", "w", false, "go on, and show each change")
-	fl.BoolVar(&f.noHeaders, "no-headers", false, "without the heading of the table")
+	fl.StringVar(&f.sortBy, "sort-by", "", "in the order of this field, such as .metadata.creationTimestamp")
+	fl.StringSliceVarP(&f.columns, "label-columns", "L", nil, "with a column for each of these labels, such as app,tier")
 	fl.BoolVar(&f.showLabels, "show-labels", false, "with the labels as the last column")
-	choices(c, "output", getFormats...)
+	fl.BoolVar(&f.showKind, "show-kind", false, "with the kind before each name")
+	fl.BoolVar(&f.noHeaders, "no-headers", false, "without the heading of the table")
+	fl.BoolVar(&f.managedFields, "show-managed-fields", false, "with who set which field, in json and yaml")
+	fl.BoolVar(&f.missingKeys, "allow-missing-template-keys", true, "take what an expression finds nowhere for empty, and not for an error")
+	fl.BoolVar(&f.ignoreNotFound, "ignore-not-found", false, "say nothing of a name that is not there, and do not fail")
+	fl.BoolVarP(&f.watch, "watch", "w", false, "go on, and show each change")
+	fl.BoolVar(&f.watchOnly, "watch-only", false, "show changes alone, and not first what there is")
+	fl.BoolVar(&f.events, "output-watch-events", false, "with what happened to an object: ADDED, MODIFIED or DELETED")
+	fl.StringVar(&f.raw, "raw", "", "show what the API answers at this path, such as /version, as it is")
+	choices(c, "output", append([]string{"wide"}, objectFormats...)...)
 	c.RunE = f.on(func(ctx context.Context, g *gateway, args []string) error {
-		if f.output != "" && !slices.Contains(getFormats, f.output) {
-			return fmt.Errorf("%w: --output: expected one of %s, found %q", errUsage, strings.Join(getFormats, ", "), f.output)
+		if f.raw != "" {
+			return g.showRaw(ctx, w, &f)
+		}
+		if err := f.check(); err != nil {
+			return err
 		}
 		return g.get(ctx, w, &f, args)
 	})
 	return c
 }
 
-var getFormats = []string{"wide", "json", "yaml", "name"}
-
-// A wanted is a kind, and one object of it or all.
-type wanted struct {
-	kind kind
-	name string
-}
-
-// A kind is a resource that the local API serves.
-type kind struct {
-	metav1.APIResource
-	version schema.GroupVersion
-}
-
-// title is kind.group in small letters, as kubectl writes it.
-func (k kind) title() string {
-	return strings.TrimSuffix(strings.ToLower(k.Kind)+"."+k.version.Group, ".")
+// check finds faults of the flags, and reads the format.
+func (f *getFlags) check() (err error) {
+	f.watch = f.watch || f.watchOnly
+	switch {
+	case f.showLabels && f.output != "" && f.output != "wide":
+		return fmt.Errorf("%w: --show-labels option cannot be used with %s printer", errUsage, f.output)
+	case f.events && !f.watch:
+		return fmt.Errorf("%w: --output-watch-events option can only be used with --watch or --watch-only", errUsage)
+	}
+	if f.sortBy != "" {
+		if _, _, err := fieldPath(f.sortBy); err != nil {
+			return fmt.Errorf("%w: --sort-by: %w", errUsage, err)
+		}
+	}
+	f.objects, err = f.format()
+	return err
 }
 
 // get shows objects.
@@ -82,104 +105,72 @@ func (g *gateway) get(ctx context.Context, w IO, f *getFlags, args []string) err
 	if err != nil {
 		return err
 	}
-	if f.all && slices.ContainsFunc(list, func(o wanted) bool { return o.name != "" && o.kind.Namespaced }) {
-		return fmt.Errorf("%w: a name goes with one namespace: say -n instead of -A", errUsage)
-	}
-	if f.watch && len(list) > 1 {
+	named := slices.ContainsFunc(list, func(o wanted) bool { return o.name != "" })
+	switch {
+	case f.all && slices.ContainsFunc(list, func(o wanted) bool { return o.name != "" && o.kind.Namespaced }):
+		return fmt.Errorf("%w: a resource cannot be retrieved by name across all namespaces: say -n instead of -A", errUsage)
+	case named && f.labels+f.fields != "":
+		return fmt.Errorf("%w: name cannot be provided when a selector is specified", errUsage)
+	case f.watch && len(list) > 1:
 		return fmt.Errorf("%w: --watch: expected one kind, found %d", errUsage, len(list))
+	case f.watch:
+		return g.follow(ctx, w, f, list[0])
 	}
-	single := len(list) == 1 && list[0].name != "" && !f.watch
-	list, answers, missing, err := g.answers(ctx, f, list)
-	if err != nil || len(list) == 0 {
-		return errors.Join(err, missing)
-	}
-	var p *tablePrinter
-	if f.output == "json" || f.output == "yaml" {
-		err = printObjects(w.Out, f.output, answers, single)
-	} else {
-		p, err = f.printAnswers(w, list, answers)
-	}
-	if err != nil || !f.watch {
-		return errors.Join(err, missing)
-	}
-	var shown struct {
-		Metadata metav1.ListMeta `json:"metadata"`
-	}
-	if err := json.Unmarshal(answers[0], &shown); err != nil {
-		return fmt.Errorf("expected a list: %w", err)
-	}
-	return g.follow(ctx, w, f, list[0], p, shown.Metadata.ResourceVersion)
-}
-
-// answers asks for each, and returns those that are there with what came. missing names those that are not: as with
-// kubectl, they do not keep the others from being shown.
-func (g *gateway) answers(ctx context.Context, f *getFlags, list []wanted) (there []wanted, answers [][]byte, missing, err error) {
-	for _, one := range list {
-		b, err := raw(ctx, g.request(f, one))
-		switch {
-		case apierrors.IsNotFound(err):
-			missing = errors.Join(missing, err)
-			continue
-		case err != nil:
-			return nil, nil, nil, err
-		}
-		there, answers = append(there, one), append(answers, b)
-	}
-	return there, answers, missing, nil
-}
-
-// wanted reads KIND[,KIND] [NAME...] or KIND/NAME....
-func (g *gateway) wanted(args []string) ([]wanted, error) {
-	var out []wanted
-	if strings.Contains(args[0], "/") {
-		for _, a := range args {
-			k, name, ok := strings.Cut(a, "/")
-			if !ok || k == "" || name == "" {
-				return nil, fmt.Errorf("%w: expected KIND/NAME like the others, found %q", errUsage, a)
-			}
-			found, err := g.find(k)
-			if err != nil {
-				return nil, err
-			}
-			out = append(out, wanted{found, name})
-		}
-		return out, nil
-	}
-	for k := range strings.SplitSeq(args[0], ",") {
-		found, err := g.find(k)
-		if err != nil {
-			return nil, err
-		}
-		if len(args) == 1 {
-			out = append(out, wanted{kind: found})
-		}
-		for _, name := range args[1:] {
-			out = append(out, wanted{found, name})
-		}
-	}
-	return out, nil
-}
-
-// find looks a kind up by any of its names, with its group or without.
-func (g *gateway) find(name string) (kind, error) {
-	_, lists, err := g.client.Discovery().ServerGroupsAndResources()
+	there, refused, err := g.answers(ctx, f, list)
 	if err != nil {
-		return kind{}, err
+		return err
 	}
-	for _, list := range lists {
-		gv, err := schema.ParseGroupVersion(list.GroupVersion)
-		if err != nil {
-			return kind{}, err
-		}
-		for _, r := range list.APIResources {
-			names := append([]string{r.Name, r.SingularName, strings.ToLower(r.Kind)}, r.ShortNames...)
-			short, group, grouped := strings.Cut(strings.ToLower(name), ".")
-			if !strings.Contains(r.Name, "/") && slices.Contains(names, short) && (!grouped || group == gv.Group) {
-				return kind{r, gv}, nil
-			}
+	if f.objects != nil {
+		err = f.printObjects(w, there, named && len(list) == 1)
+	} else {
+		var written bool
+		written, err = f.printTables(w.Out, there)
+		if err == nil && !written && len(refused) == 0 && !f.ignoreNotFound {
+			f.sayNothingFound(w, list)
 		}
 	}
-	return kind{}, fmt.Errorf("this node holds no kind %q: expected one of those that 'kubectl --kubeconfig %s api-resources' lists", name, localKubeconfig(g.cfg.DataDir))
+	if err != nil || len(refused) == 0 {
+		return err
+	}
+	return apiSaid(refused)
+}
+
+// sayNothingFound is what a person reads instead of a table without lines.
+func (f *getFlags) sayNothingFound(w IO, list []wanted) {
+	f.none(w, slices.ContainsFunc(list, func(o wanted) bool { return !o.kind.Namespaced }))
+}
+
+// A found is what the API answered: an object, a list or a table.
+type found struct {
+	kind   kind
+	object runtime.Object
+}
+
+// answers asks for each, and returns those that are there with what came. As with kubectl, one that is refused does not
+// keep the others from being shown.
+func (g *gateway) answers(ctx context.Context, f *getFlags, list []wanted) (there []found, refused []error, err error) {
+	for _, one := range list {
+		o, err := g.ask(ctx, f, one)
+		var status apierrors.APIStatus
+		switch {
+		case err == nil:
+			there = append(there, found{one.kind, o})
+		case !errors.As(err, &status):
+			return nil, nil, err
+		case !f.ignoreNotFound || !apierrors.IsNotFound(err):
+			refused = append(refused, err)
+		}
+	}
+	return there, refused, nil
+}
+
+// ask asks for one object or a list, and reads what came.
+func (g *gateway) ask(ctx context.Context, f *getFlags, one wanted) (runtime.Object, error) {
+	b, err := raw(ctx, g.request(f, one))
+	if err != nil {
+		return nil, err
+	}
+	return decode(b)
 }
 
 // request asks for one object or a list.
@@ -210,8 +201,11 @@ func (g *gateway) request(f *getFlags, one wanted) *rest.Request {
 	if fieldSelector != "" {
 		r = r.Param("fieldSelector", fieldSelector)
 	}
-	if f.output == "json" || f.output == "yaml" {
+	if f.objects != nil {
 		return r.SetHeader("Accept", "application/json")
+	}
+	if f.sortBy != "" {
+		r = r.Param("includeObject", "Object") // a row has the object's metadata alone
 	}
 	return r.SetHeader("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io,application/json")
 }
@@ -226,126 +220,16 @@ func raw(ctx context.Context, r *rest.Request) ([]byte, error) {
 	return result.Raw()
 }
 
-// printer is for the objects of one kind.
-func (f *getFlags) printer(one wanted, titled bool) *tablePrinter {
-	p := &tablePrinter{wide: f.output == "wide", names: f.output == "name", labels: f.showLabels, headers: !f.noHeaders,
-		spaces: f.all && one.kind.Namespaced}
-	if titled || p.names {
-		p.title = one.kind.title()
+// showRaw copies the API's answer.
+func (g *gateway) showRaw(ctx context.Context, w IO, f *getFlags) error {
+	if f.watch || f.watchOnly || f.labels != "" || f.output != "" {
+		return fmt.Errorf("%w: --raw goes without flags that choose or change what is shown", errUsage)
 	}
-	return p
-}
-
-// printAnswers prints tables or names, and returns the last printer, for what comes later.
-func (f *getFlags) printAnswers(w IO, list []wanted, answers [][]byte) (*tablePrinter, error) {
-	same := func(a, b wanted) bool { return a.kind.title() == b.kind.title() }
-	various := slices.ContainsFunc(list, func(o wanted) bool { return !same(o, list[0]) })
-	p, empty := f.printer(list[0], various), true
-	for i := 0; i < len(list); {
-		t := &table{}
-		// Objects of one kind that were named one by one are one table.
-		first := i
-		for ; i < len(list) && same(list[first], list[i]); i++ {
-			one, err := readTable(answers[i])
-			if err != nil {
-				return nil, err
-			}
-			t.ColumnDefinitions, t.Rows = one.ColumnDefinitions, append(t.Rows, one.Rows...)
-		}
-		if len(t.Rows) == 0 {
-			continue
-		}
-		p = f.printer(list[first], various)
-		if !empty && !p.names {
-			fmt.Fprintln(w.Out)
-		}
-		if err := p.print(w.Out, t); err != nil {
-			return nil, err
-		}
-		empty = false
-	}
-	if empty && !f.watch {
-		where := ""
-		if list[0].kind.Namespaced && !f.all {
-			where = " in " + f.namespace + " namespace"
-		}
-		fmt.Fprintf(w.Err, "No resources found%s.\n", where)
-	}
-	return p, nil
-}
-
-// follow shows each change until the person has seen enough.
-func (g *gateway) follow(ctx context.Context, w IO, f *getFlags, one wanted, p *tablePrinter, version string) error {
-	stream, err := g.request(f, one).Param("watch", "true").Param("resourceVersion", version).Stream(ctx)
+	stream, err := g.client.Discovery().RESTClient().Get().RequestURI(f.raw).Stream(ctx)
 	if err != nil {
 		return err
 	}
 	defer stream.Close()
-	for d := json.NewDecoder(stream); ; {
-		var event struct {
-			Type   string          `json:"type"`
-			Object json.RawMessage `json:"object"`
-		}
-		if err := d.Decode(&event); err != nil {
-			if ctx.Err() != nil || errors.Is(err, io.EOF) {
-				return nil
-			}
-			return err
-		}
-		switch {
-		case event.Type == "ERROR":
-			return fmt.Errorf("the watch ended: %s", event.Object)
-		case f.output == "json" || f.output == "yaml":
-			err = printObjects(w.Out, f.output, [][]byte{event.Object}, true)
-		default:
-			t, terr := readTable(event.Object)
-			if err = terr; err == nil {
-				err = p.print(w.Out, t)
-			}
-		}
-		if err != nil {
-			return err
-		}
-	}
-}
-
-// printObjects writes one object as it is, or a List of all, as kubectl does.
-func printObjects(out io.Writer, format string, answers [][]byte, single bool) error {
-	items := []any{}
-	for _, b := range answers {
-		var o map[string]any
-		d := json.NewDecoder(bytes.NewReader(b))
-		d.UseNumber()
-		if err := d.Decode(&o); err != nil {
-			return fmt.Errorf("expected an object: %w", err)
-		}
-		if single {
-			return printObject(out, format, o)
-		}
-		listed, isList := o["items"].([]any)
-		if !isList {
-			items = append(items, o)
-			continue
-		}
-		kind, _ := o["kind"].(string)
-		for _, item := range listed {
-			if item, ok := item.(map[string]any); ok {
-				item["apiVersion"], item["kind"] = o["apiVersion"], strings.TrimSuffix(kind, "List")
-			}
-			items = append(items, item)
-		}
-	}
-	return printObject(out, format, map[string]any{"apiVersion": "v1", "kind": "List", "items": items, "metadata": map[string]any{"resourceVersion": ""}})
-}
-
-func printObject(out io.Writer, format string, o map[string]any) error {
-	b, err := json.MarshalIndent(o, "", "    ")
-	if err == nil && format == "yaml" {
-		b, err = yaml.JSONToYAML(b)
-	}
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprintln(out, strings.TrimSuffix(string(b), "\n"))
+	_, err = io.Copy(w.Out, stream)
 	return err
 }

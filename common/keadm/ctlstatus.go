@@ -38,6 +38,7 @@ type gatewayStatus struct {
 	Devices     int              `json:"devices,omitempty"`
 	Sealing     *sealingStatus   `json:"sealing,omitempty"`
 	Certificate *certificateLife `json:"certificate,omitempty"`
+	Autonomy    *autonomyStatus  `json:"autonomy,omitempty"`
 	Disk        *diskUse         `json:"disk,omitempty"`
 	Problems    []string         `json:"problems"`
 }
@@ -48,8 +49,8 @@ type podCounts struct {
 	// Waiting are those with a container that does not run yet, or not again, with the reason.
 	Waiting []string `json:"waiting,omitempty"`
 	Ended   int      `json:"ended,omitempty"`
-	// Held are among the others: they run on though the cluster has lost their node.
-	Held []string `json:"held,omitempty"`
+	// What is kept is among the others.
+	keptPods
 	// Sandboxes is how many pods the container runtime has, where edgecore cannot be asked.
 	Sandboxes *int `json:"sandboxes,omitempty"`
 }
@@ -77,8 +78,8 @@ func newCtlStatus(w IO) *cobra.Command {
 		Use:   "status",
 		Short: "Say on one screen how this node is",
 		Long: "Say on one screen how this node is: the link and since when, what waits for the cloud, the kubelet, pods, devices, what seals the\n" +
-			"Secrets on the disk, how long the certificate lasts, the disk. The exit code is 1 if edgecore does not run; then only\n" +
-			"what is on this machine is told.",
+			"Secrets on the disk, how long the certificate lasts and the node can go on alone, the disk. The exit code is 1 if edgecore does\n" +
+			"not run; then only what is on this machine is told.",
 		Args: usage(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg, err := f.node()
@@ -112,13 +113,13 @@ func seeGateway(ctx context.Context, w IO, f *ctlFlags, cfg *v1alpha1.EdgeCore) 
 			return nil, err
 		}
 	} else {
-		s.Running, s.Link, s.Kubelet, s.Sealing = true, &st.Link, &st.Kubelet, st.Sealing
+		s.Running, s.Link, s.Kubelet, s.Sealing, s.Autonomy = true, &st.Link, &st.Kubelet, st.Sealing, st.Autonomy
 		if st.Unread == "" {
 			s.Outbox = &st.Outbox
 		} else {
 			s.Problems = append(s.Problems, "outbox: "+st.Unread)
 		}
-		if s.Pods, err = f.countPods(ctx, st.Held); err != nil {
+		if s.Pods, err = f.countPods(ctx, st.keptPods); err != nil {
 			problem("pods", err)
 		}
 		s.Devices = f.countDevices(ctx)
@@ -174,7 +175,7 @@ func countSandboxes(ctx context.Context, endpoint string) (int, error) {
 }
 
 // countPods asks the local API.
-func (f *ctlFlags) countPods(ctx context.Context, held []string) (*podCounts, error) {
+func (f *ctlFlags) countPods(ctx context.Context, kept keptPods) (*podCounts, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	g, err := f.open()
@@ -185,7 +186,7 @@ func (f *ctlFlags) countPods(ctx context.Context, held []string) (*podCounts, er
 	if err != nil {
 		return nil, g.explain(err)
 	}
-	counts := &podCounts{Held: held}
+	counts := &podCounts{keptPods: kept}
 	for i := range list.Items {
 		p := &list.Items[i]
 		reason, waits := waitsFor(p)
@@ -302,6 +303,9 @@ func (s *gatewayStatus) write(w io.Writer, now time.Time) {
 		}
 		say("certificate", fmt.Sprintf("until %s (%s), renewed from %s on", stamp(c.NotAfter), left, stamp(c.RenewAt)))
 	}
+	if s.Autonomy != nil {
+		say("autonomy", strings.Join(s.Autonomy.describe(now), "\n"+strings.Repeat(" ", 13)))
+	}
 	if d := s.Disk; d != nil {
 		text := fmt.Sprintf("%s of %s are free below %s, the database has %s", size(d.Free), size(d.Total), d.Directory, size(d.Database))
 		if d.Free < d.Floor {
@@ -344,6 +348,12 @@ func (p *podCounts) describe() string {
 	}
 	if n := len(p.Held); n > 0 {
 		parts = append(parts, fmt.Sprintf("%d held though the cluster lost the node: %s", n, some(p.Held)))
+	}
+	if n := len(p.StandIns); n > 0 {
+		parts = append(parts, fmt.Sprintf("%d stand-in for what ended while the cluster was away: %s", n, some(p.StandIns)))
+	}
+	if n := len(p.Fenced); n > 0 {
+		parts = append(parts, fmt.Sprintf("%d ended until the cloud is heard again: %s", n, some(p.Fenced)))
 	}
 	return strings.Join(parts, ", ")
 }

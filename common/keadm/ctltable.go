@@ -2,126 +2,96 @@ package keadm
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"io"
-	"strings"
-	"unicode/utf8"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/cli-runtime/pkg/printers"
 )
 
-// table is a metav1.Table with what is printed of it.
-type table struct {
-	Kind              string                         `json:"kind"`
-	ColumnDefinitions []metav1.TableColumnDefinition `json:"columnDefinitions"`
-	Rows              []struct {
-		Cells  []any `json:"cells"`
-		Object struct {
-			Metadata struct {
-				Name      string            `json:"name"`
-				Namespace string            `json:"namespace"`
-				Labels    map[string]string `json:"labels"`
-			} `json:"metadata"`
-		} `json:"object"`
-	} `json:"rows"`
+// decode reads what the API answered: an object, a list or a table.
+func decode(b []byte) (runtime.Object, error) {
+	o, err := runtime.Decode(unstructured.UnstructuredJSONScheme, b)
+	if err != nil {
+		return nil, fmt.Errorf("expected an object of edgecore's API, found %.100q: %w", b, err)
+	}
+	return o, nil
 }
 
-func readTable(b []byte) (*table, error) {
-	t := &table{}
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.UseNumber() // a count is no fraction
-	if err := d.Decode(t); err != nil || t.Kind != "Table" {
-		return nil, fmt.Errorf("expected a table of edgecore's API, found %.100q: %w", b, err)
+// readTable returns a table with the objects of its rows, for their labels and for what it is sorted by.
+func readTable(o runtime.Object) (*metav1.Table, error) {
+	u, ok := o.(*unstructured.Unstructured)
+	if !ok || u.GetKind() != "Table" {
+		return nil, fmt.Errorf("expected a table of edgecore's API, found %s", o.GetObjectKind().GroupVersionKind())
+	}
+	t := &metav1.Table{}
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, t); err != nil {
+		return nil, fmt.Errorf("expected a table of edgecore's API: %w", err)
+	}
+	for i := range t.Rows {
+		row := &t.Rows[i].Object
+		if len(row.Raw) == 0 {
+			continue
+		}
+		var err error
+		if row.Object, err = decode(row.Raw); err != nil {
+			return nil, err
+		}
 	}
 	return t, nil
 }
 
-// A tablePrinter writes tables as kubectl does.
-type tablePrinter struct {
-	wide, names, labels bool
-	// headers: the heading is still to come.
-	headers bool
-	// spaces: the namespace is the first column.
-	spaces bool
-	// title, if there is one, comes before each name with a slash.
-	title string
-	// columns are the latest table's: those of a watch come once. widths are of all lines so far.
-	columns []metav1.TableColumnDefinition
-	widths  []int
+// sortRows sorts a table, if it is to be sorted.
+func (f *getFlags) sortRows(t *metav1.Table) error {
+	if f.sortBy == "" || len(t.Rows) == 0 {
+		return nil
+	}
+	return inOrderOf(f.sortBy, t.Rows, func(r metav1.TableRow) runtime.Object { return r.Object.Object })
 }
 
-func (p *tablePrinter) print(out io.Writer, t *table) error {
-	if len(t.ColumnDefinitions) > 0 {
-		p.columns = t.ColumnDefinitions
-	}
-	var lines [][]string
-	if p.headers && !p.names {
-		p.headers = false
-		lines = append(lines, p.cells("NAMESPACE", "LABELS", func(i int) string { return strings.ToUpper(p.columns[i].Name) }))
-	}
-	for _, r := range t.Rows {
-		m := r.Object.Metadata
-		if p.names {
-			lines = append(lines, []string{p.title + "/" + m.Name})
-			continue
-		}
-		shown := "<none>"
-		if len(m.Labels) > 0 {
-			shown = labels.FormatLabels(m.Labels)
-		}
-		lines = append(lines, p.cells(m.Namespace, shown, func(i int) string {
-			text := ""
-			if i < len(r.Cells) && r.Cells[i] != nil {
-				text, _, _ = strings.Cut(fmt.Sprint(r.Cells[i]), "\n")
-			}
-			if i == 0 && p.title != "" {
-				return p.title + "/" + text
-			}
-			return text
-		}))
-	}
-	_, err := io.WriteString(out, p.align(lines))
-	return err
+// tablePrinter is kubectl's. titled: each name has its kind before it.
+func (f *getFlags) tablePrinter(k kind, titled bool) printers.ResourcePrinter {
+	return printers.NewTablePrinter(printers.PrintOptions{
+		Kind: k.group(), WithKind: titled || f.showKind, WithNamespace: f.all && k.Namespaced,
+		Wide: f.output == "wide", NoHeaders: f.noHeaders, ShowLabels: f.showLabels, ColumnLabels: f.columns,
+	})
 }
 
-// align puts cells below each other, three blanks apart and no column narrower than six.
-func (p *tablePrinter) align(lines [][]string) string {
-	for _, cells := range lines {
-		for i, c := range cells {
-			if i == len(p.widths) {
-				p.widths = append(p.widths, 6)
+// printTables prints what was asked for of one kind as one table, of several kinds one below another, each with its own
+// heading. It reports whether there was anything.
+func (f *getFlags) printTables(out io.Writer, there []found) (written bool, err error) {
+	various := false
+	for _, one := range there {
+		various = various || one.kind.group() != there[0].kind.group()
+	}
+	for len(there) > 0 {
+		k := there[0].kind
+		var group bytes.Buffer
+		lines, p := printers.GetNewTabWriter(&group), f.tablePrinter(k, various)
+		for ; len(there) > 0 && there[0].kind.group() == k.group(); there = there[1:] {
+			t, err := readTable(there[0].object)
+			if err != nil {
+				return written, err
 			}
-			p.widths[i] = max(p.widths[i], utf8.RuneCountInString(c)+3)
-		}
-	}
-	var b strings.Builder
-	for _, cells := range lines {
-		for i, c := range cells {
-			b.WriteString(c)
-			if i < len(cells)-1 {
-				b.WriteString(strings.Repeat(" ", p.widths[i]-utf8.RuneCountInString(c)))
+			if err := f.sortRows(t); err != nil {
+				return written, err
+			}
+			if err := p.PrintObj(t, lines); err != nil {
+				return written, err
 			}
 		}
-		b.WriteByte('\n')
-	}
-	return b.String()
-}
-
-// cells puts a line together.
-func (p *tablePrinter) cells(space, labels string, cell func(i int) string) []string {
-	var out []string
-	if p.spaces {
-		out = append(out, space)
-	}
-	for i, c := range p.columns {
-		if p.wide || c.Priority == 0 {
-			out = append(out, cell(i))
+		if err := lines.Flush(); err != nil {
+			return written, err
+		}
+		if written && group.Len() > 0 && !f.noHeaders {
+			fmt.Fprintln(out)
+		}
+		written = written || group.Len() > 0
+		if _, err := group.WriteTo(out); err != nil {
+			return written, err
 		}
 	}
-	if p.labels {
-		out = append(out, labels)
-	}
-	return out
+	return written, nil
 }

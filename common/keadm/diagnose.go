@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/tether-edge/tether/apis/config/v1alpha1"
+	"github.com/tether-edge/tether/common/drill"
 	"github.com/tether-edge/tether/common/pki"
 	"github.com/tether-edge/tether/common/transport"
 	"github.com/tether-edge/tether/common/wire"
@@ -100,6 +101,8 @@ func linkRemedy(problem string) string {
 		return slices.ContainsFunc(words, func(w any) bool { return strings.Contains(problem, fmt.Sprint(w)) })
 	}
 	switch {
+	case says(drill.ErrCut):
+		return "nothing has to be done: a drill that was ordered beside the cluster ends by itself; 'keadm ctl drill stop' here ends it now"
 	case says(pki.ErrExpired):
 		return "see what is said of the certificate and the time; edgecore renews a certificate by itself when it reaches the join port"
 	case says(pki.ErrUntrusted):

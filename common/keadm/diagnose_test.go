@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/tether-edge/tether/apis/config/v1alpha1"
+	"github.com/tether-edge/tether/common/drill"
 	"github.com/tether-edge/tether/common/pki"
 	"github.com/tether-edge/tether/common/transport"
 )
@@ -40,6 +41,7 @@ func TestDiagnosisByWhatEdgecoreSays(t *testing.T) {
 		"turned away": {func(s *edgeStatus) {
 			s.Link = linkStatus{Problem: fmt.Sprintf("%v with HTTP status 503", transport.ErrRefused)}
 		}, "link", true, []string{"its log says why"}},
+		"a drill":           {func(s *edgeStatus) { s.Link = linkStatus{Problem: fmt.Sprintf("%v a1 until noon", drill.ErrCut)} }, "link", true, []string{"keadm ctl drill stop"}},
 		"another CloudCore": {func(s *edgeStatus) { s.Link = linkStatus{Problem: fmt.Sprint(pki.ErrUntrusted)} }, "link", true, []string{"another CloudCore"}},
 		"expired":           {func(s *edgeStatus) { s.Link = linkStatus{Problem: fmt.Sprint(pki.ErrExpired)} }, "link", true, []string{"certificate and the time"}},
 		"catching up":       {func(s *edgeStatus) { s.Link.Synced, s.Link.Since = false, today.Add(-5*time.Second) }, "sync", false, []string{"not caught up"}},

@@ -49,6 +49,10 @@ func Run(ctx context.Context, args []string, w IO) int {
 		fmt.Fprintf(w.Err, "keadm: %s\nRun '%s --help' to see what it takes.\n", strings.TrimPrefix(err.Error(), errUsage.Error()+": "), cmd.CommandPath())
 		return exitUsage
 	}
+	if said := (apiSaid)(nil); errors.As(err, &said) {
+		fmt.Fprintln(w.Err, said)
+		return exitFailed
+	}
 	fmt.Fprintf(w.Err, "keadm: %v\n", err)
 	if status := exitStatus(0); errors.As(err, &status) {
 		return int(status)
@@ -88,7 +92,7 @@ func Command(w IO) *cobra.Command {
 		id, title string
 		commands  []*cobra.Command
 	}{
-		{"cloud", "Beside the cluster:", []*cobra.Command{newInit(w), newGetToken(w), newTokens(w), newCerts(w), newNode(w), newConfig(w)}},
+		{"cloud", "Beside the cluster:", []*cobra.Command{newInit(w), newGetToken(w), newTokens(w), newCerts(w), newNode(w), newDrill(w), newConfig(w)}},
 		{"edge", "At an edge node:", []*cobra.Command{newJoin(w), newCtl(w), newCheck(w), newDebug(w), newSupervise(w)}},
 		{"both", "At both:", []*cobra.Command{newReset(w), newVersion(w)}},
 	} {

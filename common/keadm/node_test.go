@@ -2,12 +2,15 @@ package keadm
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -182,7 +185,7 @@ func TestWhatIsLeftOfANodeIsRemoved(t *testing.T) {
 			t.Fatal(err)
 		}
 		n := r.found(t)
-		if _, err := n.lose(t.Context(), time.Millisecond); name != "no identity" && err != nil {
+		if _, err := n.lose(t.Context(), 0, time.Millisecond); name != "no identity" && err != nil {
 			t.Errorf("%s, lost: %v", name, err)
 		}
 		if err := n.remove(t.Context()); err != nil {
@@ -232,11 +235,105 @@ func TestALostNodeIsLookedAtAgainAfterTheQuestion(t *testing.T) {
 	}
 }
 
-func TestALostNodeNeedsTheWordThatItIsOff(t *testing.T) {
-	var out, said bytes.Buffer
-	if code := Run(t.Context(), []string{"node", "lost", "gone"}, IO{Out: &out, Err: &said, Now: time.Now}); code != 2 || !strings.Contains(said.String(), "--powered-off") {
-		t.Errorf("exit code %d: %s", code, &said)
+func TestALostNodeNeedsTheWordThatItIsOffOrFenced(t *testing.T) {
+	for _, words := range [][]string{nil, {"--powered-off", "--fenced"}} {
+		var out, said bytes.Buffer
+		code := Run(t.Context(), append([]string{"node", "lost", "gone"}, words...), IO{Out: &out, Err: &said, Now: time.Now})
+		if code != 2 || !strings.Contains(said.String(), "--powered-off") || !strings.Contains(said.String(), "--fenced") {
+			t.Errorf("%v: exit code %d: %s", words, code, &said)
+		}
 	}
+}
+
+func TestAFenceIsWaitedForWhereTheNodeHasOne(t *testing.T) {
+	for name, c := range map[string]struct {
+		after, fenced string
+		tolerant, too bool
+		change        func(n *nodeRemoval, p *corev1.Pod)
+		want          time.Duration
+		refused       string
+	}{
+		"all are fenced":    {after: "11m30s", fenced: "true", want: time.Minute + 11*time.Minute + 30*time.Second + 45*time.Second},
+		"the node has none": {fenced: "true", refused: "steward.fenceAfter"},
+		"it is no duration": {after: "soon", fenced: "true", refused: `"soon"`},
+		"it is none":        {after: "0s", fenced: "true", refused: "fenceAfter"},
+		"a pod is not":      {after: "5m", fenced: "false", refused: "shop/db-0"},
+		"and may run twice": {after: "5m", too: true, want: 6 * time.Minute},
+		"annotated since it was heard": {after: "5m", fenced: "true", refused: "shop/db-0", change: func(n *nodeRemoval, p *corev1.Pod) {
+			p.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kubectl", Time: &metav1.Time{Time: n.lease.Spec.RenewTime.Add(time.Second)},
+				FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:metadata":{"f:annotations":{"f:tether.io/fence":{}}}}`)}}}
+		}},
+		"made since it was heard": {after: "5m", want: 6 * time.Minute, change: func(n *nodeRemoval, p *corev1.Pod) {
+			p.CreationTimestamp.Time = n.lease.Spec.RenewTime.Add(time.Second)
+		}},
+		"a static pod": {after: "5m", fenced: "true", refused: "shop/db-0", change: func(_ *nodeRemoval, p *corev1.Pod) {
+			p.Annotations[corev1.MirrorPodAnnotationKey] = "x"
+		}},
+		"one is kept without the cluster": {after: "5m", fenced: "true", refused: "1 held: shop/a", change: func(n *nodeRemoval, _ *corev1.Pod) {
+			n.node.Status.Conditions = append(n.node.Status.Conditions, corev1.NodeCondition{Type: object.ConditionKeptPods, Status: corev1.ConditionTrue, Message: "1 held: shop/a"})
+		}},
+		"one goes with the Node": {after: "5m", tolerant: true, want: 6 * time.Minute},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRemoval(t)
+			p, err := r.api.CoreV1().Pods("shop").Get(t.Context(), "db-0", metav1.GetOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			grace := int64(45)
+			p.Spec.TerminationGracePeriodSeconds = &grace
+			p.Annotations = map[string]string{object.AnnotationFence: c.fenced}
+			if c.tolerant {
+				p.Spec.Tolerations = []corev1.Toleration{{Operator: corev1.TolerationOpExists}}
+			}
+			n := r.found(t)
+			p.ManagedFields = nil
+			if c.change != nil {
+				c.change(n, p)
+			}
+			// As it is given: the fake would say that its fields were changed now.
+			r.api.PrependReactor("list", "pods", func(clienttesting.Action) (bool, runtime.Object, error) {
+				return true, &corev1.PodList{Items: []corev1.Pod{*p}}, nil
+			})
+			n.node.Annotations = map[string]string{object.AnnotationFenceAfter: c.after}
+			got, err := n.fence(t.Context(), c.too)
+			if (err != nil) != (c.refused != "") || err != nil && (!strings.Contains(err.Error(), c.refused) || !strings.Contains(err.Error(), "nothing was changed")) || got != c.want {
+				t.Errorf("%v, %v; expected %v, %q", got, err, c.want, c.refused)
+			}
+		})
+	}
+}
+
+// Nothing is taken from a node before its fence has fallen, and its certificates are revoked before that time begins.
+func TestNothingIsTakenBeforeTheFenceFalls(t *testing.T) {
+	r := newRemoval(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	r.api.PrependReactor("patch", "nodes", func(clienttesting.Action) (bool, runtime.Object, error) {
+		t.Error("the Node was tainted")
+		return false, nil, nil
+	})
+	n := r.found(t)
+	n.w.Err = cancelWriter{cancel} // with the first word of the wait
+	if _, err := n.lose(ctx, time.Hour, time.Minute); !errors.Is(err, errInterrupted) || !strings.Contains(err.Error(), "fenced") {
+		t.Errorf("%v, expected to be interrupted while it waits", err)
+	}
+	if !strings.Contains(r.out.String(), "revoked") {
+		t.Errorf("it said %q, expected that the certificates are revoked", r.out.String())
+	}
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		quick := &nodeRemoval{name: "gone", w: IO{Out: io.Discard, Err: io.Discard, Now: time.Now}}
+		if err := quick.await(t.Context(), 10*time.Minute); err != nil || time.Since(began) < 10*time.Minute {
+			t.Errorf("%v after %v", err, time.Since(began))
+		}
+	})
+}
+
+type cancelWriter struct{ cancel func() }
+
+func (w cancelWriter) Write(b []byte) (int, error) {
+	w.cancel()
+	return len(b), nil
 }
 
 // The stock controllers take the pods and the volumes away because of the taint; the Node goes last, or they would not.
@@ -256,7 +353,7 @@ func TestPodsAndVolumesGoBeforeALostNode(t *testing.T) {
 		return false, nil, r.api.Tracker().Delete(corev1.SchemeGroupVersion.WithResource("pods"), "shop", "db-0")
 	})
 	n := r.found(t)
-	pods, err := n.lose(t.Context(), time.Second)
+	pods, err := n.lose(t.Context(), 0, time.Second)
 	if err == nil || !strings.Contains(err.Error(), "volume attachment va-1") || strings.Contains(err.Error(), "shop/") {
 		t.Fatalf("with a volume that stays: %v, expected to hear of it, and of no pod", err)
 	}
@@ -270,7 +367,7 @@ func TestPodsAndVolumesGoBeforeALostNode(t *testing.T) {
 	if err := r.api.StorageV1().VolumeAttachments().Delete(t.Context(), "va-1", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.found(t).lose(t.Context(), time.Minute); err != nil {
+	if _, err := r.found(t).lose(t.Context(), 0, time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	r.gone(t)

@@ -23,10 +23,10 @@ var outOfService = corev1.Taint{Key: corev1.TaintNodeOutOfService, Value: "nodes
 
 func newNodeLost(w IO) *cobra.Command {
 	var kubeconfig, output string
-	var off, force bool
+	var off, fenced, unfenced, force bool
 	var timeout time.Duration
 	c := &cobra.Command{
-		Use:   "lost NODE --powered-off",
+		Use:   "lost NODE --powered-off|--fenced",
 		Short: "Give up a node whose machine will not come back",
 		Long: "Give up a node whose machine is broken, stolen or switched off for good. Its certificates are revoked; the cluster deletes\n" +
 			"its pods without asking its kubelet and detaches its volumes (by the taint node.kubernetes.io/out-of-service), so that\n" +
@@ -34,8 +34,12 @@ func newNodeLost(w IO) *cobra.Command {
 			"name is free.\n\n" +
 			"Revoking stops no container, and a volume that two machines write is damaged. So --powered-off is asked for: your word that the\n" +
 			"machine runs nothing. A machine of which this turns out wrong goes on with its pods, beside those that replace them.\n\n" +
+			"--fenced is for a machine that nobody can reach and that may run: on a node with a steward.fenceAfter, pods annotated\n" +
+			"tether.io/fence: \"true\" end by themselves once the cloud is not heard for so long. The certificates are revoked, that time is\n" +
+			"waited for, and then it is done as above. Pods without the annotation may run on there; it refuses while there are any, unless\n" +
+			"--unfenced-too says that they may run twice.\n\n" +
 			"Nothing is done to a node that the cluster holds for Ready.",
-		Example: "  keadm node lost gateway-7 --powered-off",
+		Example: "  keadm node lost gateway-7 --powered-off\n  keadm node lost gateway-7 --fenced",
 		Args:    expects("a node, as 'keadm certs list' shows it", cobra.ExactArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
 			progress, err := progressOf(w, output)
@@ -45,23 +49,33 @@ func newNodeLost(w IO) *cobra.Command {
 			if err := positive("timeout", timeout); err != nil {
 				return err
 			}
-			if !off {
-				return fmt.Errorf("%w: expected --powered-off, your word that the machine of node %s runs nothing any more: its pods are made again elsewhere, and its volumes taken from it; "+
-					"to remove a node that may still run: keadm node remove", errUsage, args[0])
+			if off == fenced {
+				return fmt.Errorf("%w: expected --powered-off, your word that the machine of node %s runs nothing any more, or --fenced, to wait until it has ended what must not run twice: "+
+					"its pods are made again elsewhere, and its volumes taken from it; to remove a node that may still run: keadm node remove", errUsage, args[0])
 			}
 			client, err := connect(kubeconfig)
 			if err != nil {
 				return err
 			}
+			word, question := "--powered-off", "its machine must be off"
+			if fenced {
+				word, question = "--fenced", "what is not fenced may run on there"
+			}
 			r, err := findLost(c.Context(), progress, client, args[0], func() error {
-				return confirmed(progress, force, fmt.Sprintf("Give up node %s? Its pods and volumes are taken from it: its machine must be off.", args[0]))
+				return confirmed(progress, force, fmt.Sprintf("Give up node %s? Its pods and volumes are taken from it: %s.", args[0], question))
 			})
 			if err != nil {
 				return err
 			}
+			var falls time.Duration
+			if fenced {
+				if falls, err = r.fence(c.Context(), unfenced); err != nil {
+					return err
+				}
+			}
 			done := nodeRemovalResult{Node: r.name}
-			if done.Pods, err = r.lose(c.Context(), timeout); err != nil {
-				return fmt.Errorf("%w; what was done stays done: run 'keadm node lost %s --powered-off' again", err, r.name)
+			if done.Pods, err = r.lose(c.Context(), falls, timeout); err != nil {
+				return fmt.Errorf("%w; what was done stays done: run 'keadm node lost %s %s' again", err, r.name, word)
 			}
 			fmt.Fprintf(progress.Out, "next:    if the machine turns up, switch it on off the network and run: keadm reset edge --keep-node\n")
 			return showResult(w, output, done)
@@ -70,6 +84,8 @@ func newNodeLost(w IO) *cobra.Command {
 	kubeconfigFlag(c, &kubeconfig)
 	outputFlag(c, &output)
 	c.Flags().BoolVar(&off, "powered-off", false, "the machine runs nothing any more, and will not by itself")
+	c.Flags().BoolVar(&fenced, "fenced", false, "wait until the node, if it runs, has ended what is annotated tether.io/fence")
+	c.Flags().BoolVar(&unfenced, "unfenced-too", false, "with --fenced: pods without the annotation may run twice")
 	c.Flags().DurationVar(&timeout, "timeout", 5*time.Minute, "how long the cluster may take to delete the pods and to detach the volumes")
 	c.Flags().BoolVar(&force, "force", false, "ask nothing")
 	return c
@@ -115,9 +131,13 @@ func (r *nodeRemoval) away() error {
 	return nil
 }
 
-// lose takes pods and volumes from the node, then the node from the cluster, and returns how many pods were deleted.
-func (r *nodeRemoval) lose(ctx context.Context, timeout time.Duration) (pods int, err error) {
+// lose takes pods and volumes from the node, then the node from the cluster, and returns how many pods were deleted. falls is how long
+// to wait in between for the node's fence.
+func (r *nodeRemoval) lose(ctx context.Context, falls, timeout time.Duration) (pods int, err error) {
 	if err := r.revoke(ctx); err != nil {
+		return 0, err
+	}
+	if err := r.await(ctx, falls); err != nil {
 		return 0, err
 	}
 	if r.node != nil {

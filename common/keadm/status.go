@@ -21,10 +21,21 @@ type edgeStatus struct {
 	Sealing *sealingStatus `json:"sealing,omitempty"`
 	Kubelet kubeletStatus  `json:"kubelet"`
 	Outbox  []waiting      `json:"outbox"`
-	// Held are the pods, as namespace/name, that run on though the cluster has lost their node.
-	Held []string `json:"held,omitempty"`
-	// Unread says why the last two are not known.
+	keptPods
+	// Unread says why Outbox is not known.
 	Unread string `json:"unread,omitempty"`
+	// Autonomy is nil before its first look, and of an edgecore that knows none.
+	Autonomy *autonomyStatus `json:"autonomy,omitempty"`
+}
+
+// keptPods is what is read of edge/steward's Summary: pods, as namespace/name, that are on the site otherwise than in the cluster.
+type keptPods struct {
+	// Held run on though the cluster has lost their node.
+	Held []string `json:"held,omitempty"`
+	// StandIns run in place of pods that ended for good while the cluster could not hear of it.
+	StandIns []string `json:"standIns,omitempty"`
+	// Fenced were ended, until the cloud is heard again.
+	Fenced []string `json:"fenced,omitempty"`
 }
 
 // waiting is what is read of edge/store's Waiting: the writes of a class that wait for the cloud.

@@ -1,4 +1,4 @@
-// Package localsocket makes Unix sockets that are for their owner alone and for one process at a time.
+// Package localsocket makes Unix sockets that are for their owner alone and for one process at a time, and tells who is at the other end.
 //
 // It promises that a socket which a killed process left is no obstacle, that one which is in use is never taken away, and that
 // at no moment others than its owner can connect. The edge and its mappers listen with it.
@@ -71,4 +71,24 @@ func removeStale(ctx context.Context, path string) error {
 		return fmt.Errorf("see whether another process listens on %s: %w", path, err)
 	}
 	return os.Remove(path)
+}
+
+// Peer returns the process that opened a connection of a Unix socket; 0 where that is not to be seen from here.
+func Peer(c net.Conn) (pid int, err error) {
+	unix, ok := c.(*net.UnixConn)
+	if !ok {
+		return 0, fmt.Errorf("expected a connection of a Unix socket, found %T", c)
+	}
+	raw, err := unix.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var peer *syscall.Ucred
+	failed := raw.Control(func(fd uintptr) {
+		peer, err = syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED)
+	})
+	if err := errors.Join(failed, err); err != nil {
+		return 0, fmt.Errorf("ask who is at the other end of a socket: %w", err)
+	}
+	return int(peer.Pid), nil
 }

@@ -21,7 +21,8 @@ type Driver interface {
 	Close() error
 }
 
-// ErrProperty is wrapped by errors that concern one property: a register that the device does not have, a value that it refuses.
+// ErrProperty is wrapped by errors that concern one property: a register that the device does not have, a value that it refuses. A
+// value whose Write ends so is not written again, and the edge is told why.
 var ErrProperty = errors.New("property does not work")
 
 // A Device is what the edge says of one.

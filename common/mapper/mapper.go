@@ -1,6 +1,7 @@
 package mapper
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,13 +29,13 @@ type Options struct {
 	Protocol string
 	// Name and Version are shown at the edge. Name is the protocol by default.
 	Name, Version string
-	// Socket is where the mapper listens, EdgeSocket where the edge does. Defaults: /etc/kubeedge/mapper-PROTOCOL.sock and
+	// Socket is where the mapper listens, EdgeSocket where the edge does. Defaults: mapper-PROTOCOL.sock beside EdgeSocket, and
 	// /etc/kubeedge/dmi.sock.
 	Socket, EdgeSocket string
 	// Open reaches a device. An error is tried again.
 	Open func(ctx context.Context, d Device) (Driver, error)
-	// Push are ways to push values besides http, by the name of the field in pushMethod: mqtt, otel, or those of dbMethod:
-	// influxdb2, redis, tdengine, mysql.
+	// Push are ways to push values besides http, by the name of the field in pushMethod: mqtt, otel, anomalyDetection, or those of
+	// dbMethod: influxdb2, redis, tdengine, mysql.
 	Push map[string]NewPush
 	// Timeout bounds each call of a driver and of the edge. Default 5 s.
 	Timeout time.Duration
@@ -47,13 +48,12 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Protocol == "" || o.Open == nil {
 		return o, errors.New("a mapper needs a protocol and a function that opens devices")
 	}
-	for _, s := range []struct {
-		v *string
-		d string
-	}{{&o.Name, o.Protocol}, {&o.Socket, "/etc/kubeedge/mapper-" + filepath.Base(o.Protocol) + ".sock"}, {&o.EdgeSocket, "/etc/kubeedge/dmi.sock"}} {
-		if *s.v == "" {
-			*s.v = s.d
-		}
+	o.Name = cmp.Or(o.Name, o.Protocol)
+	o.EdgeSocket = cmp.Or(o.EdgeSocket, "/etc/kubeedge/dmi.sock")
+	o.Socket = cmp.Or(o.Socket, filepath.Join(filepath.Dir(o.EdgeSocket), "mapper-"+filepath.Base(o.Protocol)+".sock"))
+	var err error
+	if o.Socket, err = filepath.Abs(o.Socket); err != nil { // the edge has another working directory
+		return o, fmt.Errorf("the mapper's socket: %w", err)
 	}
 	if o.Timeout <= 0 {
 		o.Timeout = 5 * time.Second

@@ -2,15 +2,23 @@ package mapper
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"log/slog"
+	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	dmi "github.com/tether-edge/tether/apis/dmi/v1beta1"
+	"github.com/tether-edge/tether/common/device"
 )
 
 // A Sample is one value that is pushed.
@@ -20,7 +28,7 @@ type Sample struct {
 	Time                        time.Time
 }
 
-// A Push sends values somewhere, one at a time.
+// A Push sends values somewhere, one at a time. An error is logged, and the value not sent again unless the error wraps ErrAway.
 type Push interface {
 	Push(ctx context.Context, s Sample) error
 	Close() error
@@ -42,7 +50,8 @@ func methods(m *dmi.PushMethod) (names []string) {
 		name string
 		set  bool
 	}{{"http", m.GetHttp() != nil}, {"mqtt", m.GetMqtt() != nil}, {"otel", m.GetOtel() != nil}, {"influxdb2", db.GetInfluxdb2() != nil},
-		{"redis", db.GetRedis() != nil}, {"tdengine", db.GetTdengine() != nil}, {"mysql", db.GetMysql() != nil}} {
+		{"redis", db.GetRedis() != nil}, {"tdengine", db.GetTdengine() != nil}, {"mysql", db.GetMysql() != nil},
+		{"anomalyDetection", m.GetAnomalyDetection() != nil}} {
 		if method.set {
 			names = append(names, method.name)
 		}
@@ -58,14 +67,9 @@ type httpPush struct {
 // newHTTPPush posts a form of the property's name and the time, as KubeEdge's mappers do.
 func newHTTPPush(m *dmi.PushMethod) (Push, error) {
 	h := m.GetHttp()
-	address := h.GetHostname()
-	if h.GetPort() != 0 {
-		address += ":" + strconv.FormatInt(h.GetPort(), 10)
-	}
-	address += h.GetRequestpath()
-	u, err := url.Parse(address)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return nil, fmt.Errorf("http: expected hostName with http:// or https://, port and requestPath, found %q", address)
+	address, err := device.PushURL(h.GetHostname(), h.GetPort(), h.GetRequestpath())
+	if err != nil {
+		return nil, err
 	}
 	p := &httpPush{url: address, timeout: milliseconds(h.GetTimeout())}
 	if p.timeout == 0 {
@@ -84,6 +88,9 @@ func (p *httpPush) Push(ctx context.Context, s Sample) error {
 	}
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	resp, err := http.DefaultClient.Do(req)
+	if call := (*net.OpError)(nil); errors.As(err, &call) && call.Op == "dial" {
+		return fmt.Errorf("%w: %w", ErrAway, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -99,21 +106,29 @@ func (p *httpPush) Push(ctx context.Context, s Sample) error {
 
 func (p *httpPush) Close() error { return nil }
 
-// pushes are the ways of one device. They have a goroutine, so that none holds up the device.
+// pushes are the ways of one device. Each target has a goroutine, so that none holds up the device or another target.
 type pushes struct {
-	w     *worker
-	by    map[string][]Push // by property
-	queue chan Sample
+	by    map[string][]*way // by property
+	lanes map[string]*lane  // by target
+	of    map[*way]*lane
 	stop  context.CancelFunc
-	done  chan struct{}
+	all   sync.WaitGroup
 }
 
-// maxWaiting bounds what waits to be pushed; more is dropped and logged.
-const maxWaiting = 256
+// target names what is reached by a way to push: what makes one value wait makes the others wait, too.
+func target(name string, m *dmi.PushMethod) string {
+	switch name {
+	case "http":
+		return name + " " + m.GetHttp().GetHostname() + " " + strconv.FormatInt(m.GetHttp().GetPort(), 10)
+	case "mqtt":
+		return name + " " + m.GetMqtt().GetAddress()
+	}
+	return name
+}
 
 // newPushes returns nil where there is nothing to push.
 func newPushes(w *worker, d Device) *pushes {
-	p := &pushes{w: w, by: map[string][]Push{}, queue: make(chan Sample, maxWaiting), done: make(chan struct{})}
+	p := &pushes{by: map[string][]*way{}, lanes: map[string]*lane{}, of: map[*way]*lane{}}
 	for i := range d.Properties {
 		property := &d.Properties[i]
 		for _, name := range methods(property.push) {
@@ -130,7 +145,12 @@ func newPushes(w *worker, d Device) *pushes {
 				w.log.Error("values are not pushed", "property", property.Name, "method", name, "error", err)
 				continue
 			}
-			p.by[property.Name] = append(p.by[property.Name], push)
+			to := target(name, property.push)
+			if p.lanes[to] == nil {
+				p.lanes[to] = newLane(w.log, w.h.Timeout)
+			}
+			y := &way{push: push, property: property.Name}
+			p.by[property.Name], p.of[y] = append(p.by[property.Name], y), p.lanes[to]
 		}
 	}
 	if len(p.by) == 0 {
@@ -138,54 +158,57 @@ func newPushes(w *worker, d Device) *pushes {
 	}
 	ctx, stop := context.WithCancel(w.ctx)
 	p.stop = stop
-	go p.run(ctx)
+	for _, l := range p.lanes {
+		p.all.Go(func() { l.run(ctx) })
+	}
 	return p
 }
 
 // add takes a value to push. It does not block.
 func (p *pushes) add(s Sample) {
-	if p == nil || len(p.by[s.Property]) == 0 {
+	if p == nil {
 		return
 	}
-	select {
-	case p.queue <- s:
-	default:
-		p.w.log.Warn("a value is not pushed: too many wait", "property", s.Property)
+	for _, y := range p.by[s.Property] {
+		p.of[y].add(y, s)
 	}
 }
 
-func (p *pushes) run(ctx context.Context) {
-	defer close(p.done)
-	for {
-		select {
-		case <-ctx.Done():
-			for _, all := range p.by {
-				for _, push := range all {
-					if err := push.Close(); err != nil {
-						p.w.log.Debug("close a push", "error", err)
-					}
-				}
-			}
-			return
-		case s := <-p.queue:
-			for _, push := range p.by[s.Property] {
-				p.one(ctx, push, s)
-			}
+// end ends the pushes, and returns the properties of which a value was still to be pushed.
+func (p *pushes) end(log *slog.Logger) (waiting []string) {
+	if p == nil {
+		return nil
+	}
+	p.stop()
+	p.all.Wait()
+	for _, l := range p.lanes {
+		waiting = append(waiting, l.waiting()...)
+	}
+	for y := range p.of {
+		if err := y.push.Close(); err != nil {
+			log.Debug("close a push", "error", err)
 		}
 	}
+	return waiting
 }
 
-func (p *pushes) one(ctx context.Context, push Push, s Sample) {
-	ctx, cancel := context.WithTimeout(ctx, p.w.h.Timeout)
-	defer cancel()
-	if err := push.Push(ctx, s); err != nil && p.w.ctx.Err() == nil {
-		p.w.log.Warn("cannot push a value", "property", s.Property, "error", err)
+// repush makes the pushes those of the device as it is now. Where nothing of any changed all go on: a new client of a broker would take its
+// time to connect. A value that was not pushed, or has another way now, is pushed at the next reading, whatever the reportCycle.
+func (w *worker) repush(before []Property) {
+	same := slices.EqualFunc(before, w.now.Properties, func(a, b Property) bool { return a.Name == b.Name && proto.Equal(a.push, b.push) })
+	if same {
+		return
 	}
-}
-
-func (p *pushes) end() {
-	if p != nil {
-		p.stop()
-		<-p.done
+	old := map[string]*dmi.PushMethod{}
+	for i := range before {
+		old[before[i].Name] = before[i].push
 	}
+	waiting := w.push.end(w.log)
+	for i := range w.now.Properties {
+		p := &w.now.Properties[i]
+		if !proto.Equal(old[p.Name], p.push) || slices.Contains(waiting, p.Name) {
+			w.values[p.Name].pushed = time.Time{}
+		}
+	}
+	w.push = newPushes(w, w.now)
 }

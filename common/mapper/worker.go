@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -15,9 +15,15 @@ import (
 	"github.com/tether-edge/tether/common/device"
 )
 
-// maxWrites bounds how often one desired value is written to a device that does not take it: a value that it rounds would be
-// written for ever.
-const maxWrites = 5
+// maxWrites bounds how often one desired value is written to a device that is lost each time before it has it. Then it is written once
+// in each restWrites: what lost the device may have been the cable.
+const (
+	maxWrites  = 5
+	restWrites = time.Hour
+)
+
+// maxRefusal bounds what the edge is told of why a device does not have what is desired, in bytes.
+const maxRefusal = 512
 
 // A worker looks after one device, in one goroutine.
 type worker struct {
@@ -49,17 +55,25 @@ type worker struct {
 // value is what is known of one property.
 type value struct {
 	text     string
-	has      bool // text was read
+	known    bool // text was read
 	failed   bool // the last call of the driver did
 	due      time.Time
 	pushed   time.Time
 	reported time.Time
-	sent     bool   // text is what was reported, with:
-	observed wanted // what was desired then
-	desired  wanted // that writes is of
-	writes   int    // of desired, since the device was opened
-	settled  bool   // the device had it once
-	again    time.Time
+	sent     bool      // text is what was reported, with:
+	observed wanted    // what was desired then
+	told     said      // and what was said then against it
+	desired  wanted    // that all below is of
+	writes   int       // since the device had it; at most maxWrites, then:
+	rest     time.Time // when it is written again; zero where that is not why it is refused
+	settled  bool      // the device had it once, since it was opened
+	written  bool      // it was written since then, and is to be read back by:
+	deadline time.Time
+	refused  string // why it is not written, or not any more; empty for none
+
+	unread string    // why it was not read, or why no report can hold what was; empty for none
+	barred string    // why the edge does not take text, which it is offered again
+	offer  time.Time // then; empty and zero for none
 }
 
 func newWorker(h *host, id string) *worker {
@@ -92,7 +106,7 @@ func (w *worker) run() {
 	defer w.stop()
 	defer func() {
 		w.close()
-		w.push.end()
+		w.push.end(w.log)
 	}()
 	timer := time.NewTimer(time.Hour) // the first news comes earlier
 	defer timer.Stop()
@@ -139,19 +153,20 @@ func (w *worker) take() {
 		}
 		v.due = time.Time{} // whatever changed of it, it is looked at now
 		if want := p.wanted(); v.desired != want {
-			v.desired, v.writes, v.settled, v.again = want, 0, false, time.Time{}
+			v.desired, v.writes, v.rest, v.settled, v.written, v.refused = want, 0, time.Time{}, false, false, ""
 		}
 		w.values[p.Name] = v
 	}
-	w.push.end()
+	before := w.now.Properties
 	w.now = *next
-	w.push = newPushes(w, *next)
+	w.repush(before)
 }
 
 // step does what is due and returns when the next thing is.
 func (w *worker) step(now time.Time) time.Time {
 	if w.driver == nil {
 		if now.Before(w.opened) {
+			w.report(now)
 			return w.earlier(w.opened)
 		}
 		if !w.open() {
@@ -160,7 +175,6 @@ func (w *worker) step(now time.Time) time.Time {
 		}
 	}
 	next := now.Add(time.Hour)
-	wrong := false
 	for i := range w.now.Properties {
 		p := &w.now.Properties[i]
 		v := w.values[p.Name]
@@ -178,12 +192,6 @@ func (w *worker) step(now time.Time) time.Time {
 		if v.due.Before(next) {
 			next = v.due
 		}
-		wrong = wrong || v.failed
-	}
-	if wrong {
-		w.become("unhealthy")
-	} else {
-		w.become("online")
 	}
 	w.report(now)
 	return w.earlier(next)
@@ -196,6 +204,11 @@ func (w *worker) earlier(t time.Time) time.Time {
 	}
 	if !w.stateDue.IsZero() && w.stateDue.Before(t) && !w.unsent {
 		t = w.stateDue
+	}
+	for _, v := range w.values {
+		if v.barred != "" && v.offer.Before(t) && !w.unsent {
+			t = v.offer
+		}
 	}
 	return t
 }
@@ -223,7 +236,10 @@ func (w *worker) open() bool {
 		return false
 	}
 	for _, v := range w.values {
-		v.due, v.again, v.writes, v.settled = time.Time{}, time.Time{}, 0, false
+		v.due, v.settled, v.written = time.Time{}, false, false
+		if v.writes < maxWrites {
+			v.refused = "" // the device may be another one now
+		}
 	}
 	return true
 }
@@ -260,33 +276,73 @@ func (w *worker) become(state string) {
 	}
 }
 
-// visit reads a property, and writes what is desired of it until it was read.
+// visit reads a property, and writes what is desired of it, once. It is written again only where the device was lost before it had
+// it.
 func (w *worker) visit(p Property, v *value) error {
 	if err := w.read(p, v); err != nil {
 		return w.noted(p, v, err)
 	}
 	w.retry.Reset()
-	if p.Desired == "" || p.ReadOnly || v.settled {
+	if p.Desired == "" || p.ReadOnly || v.settled || v.has(p) {
 		return w.noted(p, v, nil)
 	}
-	if v.settled = device.Same(v1beta1.PropertyType(p.Type), v.text, p.Desired); v.settled {
+	if !v.rest.IsZero() && !time.Now().Before(v.rest) {
+		v.writes, v.rest, v.refused = maxWrites-1, time.Time{}, ""
+	}
+	switch {
+	case v.refused != "":
+	case v.written && time.Now().Before(v.deadline):
 		return w.noted(p, v, nil)
+	case v.written:
+		v.refuse(fmt.Errorf("expected %.64q, found %.64q %v after it was written", p.Desired, v.text, w.patience(p)))
+	case v.writes >= maxWrites:
+		v.refuse(fmt.Errorf("the device was lost %d times while it was written", v.writes))
+		v.rest = time.Now().Add(restWrites)
+	default:
+		return w.noted(p, v, w.write(p, v))
 	}
-	if v.writes >= maxWrites {
-		return w.noted(p, v, fmt.Errorf("%w: expected %.64q, found %.64q after it was written %d times", ErrProperty, p.Desired, v.text, v.writes))
-	}
-	if now := time.Now(); now.Before(v.again) {
-		return nil
-	}
+	return w.noted(p, v, fmt.Errorf("%w: %s", ErrProperty, v.refused))
+}
+
+// write writes what is desired of a property, and reads it back.
+func (w *worker) write(p Property, v *value) error {
 	v.writes++
-	// Growing, so that a device that takes its time is not written to again and again.
-	v.again = time.Now().Add(min(p.Collect, time.Minute) << v.writes)
 	err := w.call(func(ctx context.Context) error { return w.driver.Write(ctx, p, p.Desired) })
-	if err == nil {
-		err = w.read(p, v)
-		v.settled = err == nil && device.Same(v1beta1.PropertyType(p.Type), v.text, p.Desired)
+	if errors.Is(err, ErrProperty) {
+		v.refuse(err)
 	}
-	return w.noted(p, v, err)
+	if err != nil {
+		return err
+	}
+	v.written, v.deadline = true, time.Now().Add(w.patience(p))
+	if err := w.read(p, v); err != nil {
+		return err
+	}
+	v.has(p)
+	return nil
+}
+
+// patience is how long a device may take to have what was written.
+func (w *worker) patience(p Property) time.Duration {
+	return min(max(10*p.Collect, w.h.Timeout), time.Minute)
+}
+
+// has notes whether the device has what is desired.
+func (v *value) has(p Property) bool {
+	if v.settled = device.Same(v1beta1.PropertyType(p.Type), v.text, p.Desired); v.settled {
+		v.writes, v.rest, v.written, v.refused = 0, time.Time{}, false, ""
+	}
+	return v.settled
+}
+
+func (v *value) refuse(why error) {
+	v.refused = spoken(why)
+}
+
+// spoken is an error as the edge is told it.
+func spoken(why error) string {
+	text := strings.ToValidUTF8(strings.TrimPrefix(why.Error(), ErrProperty.Error()+": "), "\uFFFD")
+	return strings.ToValidUTF8(text[:min(len(text), maxRefusal)], "")
 }
 
 func (w *worker) read(p Property, v *value) error {
@@ -295,11 +351,18 @@ func (w *worker) read(p Property, v *value) error {
 		text, err = w.driver.Read(ctx, p)
 		return err
 	})
+	if errors.Is(err, ErrProperty) {
+		v.unread = spoken(err)
+	}
 	if err != nil {
 		return err
 	}
-	if !v.has || v.text != text {
-		v.text, v.has, v.sent = text, true, false
+	v.unread = ""
+	if err := reportable(text); err != nil {
+		v.unread = spoken(err)
+	}
+	if !v.known || v.text != text {
+		v.text, v.known, v.sent, v.barred = text, true, false, ""
 	}
 	if now := time.Now(); now.Sub(v.pushed) >= p.Report {
 		v.pushed = now
@@ -315,74 +378,4 @@ func (w *worker) noted(p Property, v *value, err error) error {
 	}
 	v.failed = err != nil
 	return err
-}
-
-// report sends what changed or is due, together. What cannot be sent is sent later, if it is still so.
-func (w *worker) report(now time.Time) {
-	if w.unsent && now.Before(w.sendAt) {
-		return
-	}
-	twins, values := w.due(now)
-	ctx, cancel := context.WithTimeout(w.ctx, w.h.Timeout)
-	defer cancel()
-	var err error
-	if len(twins) > 0 {
-		_, err = w.h.edge.ReportDeviceStatus(ctx, &dmi.ReportDeviceStatusRequest{DeviceName: w.now.Name, DeviceNamespace: w.now.Namespace, ReportedDevice: &dmi.DeviceStatus{Twins: twins}})
-		for name, v := range values {
-			if err == nil {
-				v.sent, v.reported, v.observed = true, now, w.wantedOf(name)
-			}
-		}
-	}
-	if err == nil && !w.stateDue.IsZero() && !time.Now().Before(w.stateDue) {
-		if _, err = w.h.edge.ReportDeviceStates(ctx, &dmi.ReportDeviceStatesRequest{DeviceName: w.now.Name, DeviceNamespace: w.now.Namespace, State: w.state}); err == nil {
-			w.stateDue = time.Time{}
-			if w.now.stateCycle > 0 {
-				w.stateDue = now.Add(max(w.now.stateCycle, minCollect))
-			}
-		}
-	}
-	if err != nil {
-		if !w.unsent && w.ctx.Err() == nil {
-			w.log.Warn("cannot report to the edge; trying again", "error", err)
-		}
-		w.sendAt = time.Now().Add(time.Second)
-	}
-	w.unsent = err != nil
-}
-
-func (w *worker) wantedOf(name string) wanted {
-	for i := range w.now.Properties {
-		if w.now.Properties[i].Name == name {
-			return w.now.Properties[i].wanted()
-		}
-	}
-	return wanted{}
-}
-
-// due returns the twins to report, and their values by name. It notes all twins for GetDevice.
-func (w *worker) due(now time.Time) (twins []*dmi.Twin, values map[string]*value) {
-	values = map[string]*value{}
-	var all []*dmi.Twin
-	for i := range w.now.Properties {
-		p := &w.now.Properties[i]
-		v := w.values[p.Name]
-		if !v.has {
-			continue
-		}
-		stamp := strconv.FormatInt(now.UnixMilli(), 10)
-		twin := &dmi.Twin{PropertyName: p.Name, Reported: &dmi.TwinProperty{Value: v.text, Metadata: map[string]string{"timestamp": stamp, "type": p.Type}}}
-		if p.Desired != "" {
-			twin.ObservedDesired = &dmi.TwinProperty{Value: p.Desired, Metadata: p.desired.GetMetadata()}
-		}
-		all = append(all, twin)
-		if !v.sent || v.observed != p.wanted() || p.Report > 0 && now.Sub(v.reported) >= p.Report {
-			twins = append(twins, twin)
-			values[p.Name] = v
-		}
-	}
-	w.mu.Lock()
-	w.known = all
-	w.mu.Unlock()
-	return twins, values
 }

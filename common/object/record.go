@@ -33,6 +33,8 @@ type Record struct {
 	Tombstone bool
 	// Held marks an object that the cloud lost for cause NODE_GONE and that the site keeps.
 	Held bool
+	// Withheld marks a pod that the kubelet is not shown: to it the pod is not there, or ends. Everybody else sees it.
+	Withheld bool
 	// Sealed marks an object that cannot be opened, for the key that it was sealed with is lost: it has no Body, Base and
 	// Overlay. The cloud sends it again at the next session; until then it is neither there nor known to be absent.
 	Sealed bool
@@ -122,6 +124,8 @@ type Outgoing struct {
 	Policy  FullPolicy
 	// Created is when the edge made the write, by its own clock.
 	Created time.Time
+	// Remade says that who made the write, of ClassState, makes it again after a restart. It waits in memory, and costs the disk nothing.
+	Remade bool
 }
 
 // An Event is one change that a watcher of the store sees.

@@ -29,10 +29,13 @@ const (
 	busyMost       = 64 << 20
 )
 
-// Memory makes the process collect garbage earlier than Go's default does, and give back once a minute what it does not
-// need: gateways are small, and a hub's memory is mostly sessions at rest, whose connecting leaves more garbage than they
-// are. Who sets GOGC decides for himself. The zero Memory is ready.
+// Memory makes the process collect garbage earlier than Go's default does, give back once a minute what it does not
+// need, and keep to what its control group allows: gateways are small, and a hub's memory is mostly sessions at rest, whose
+// connecting leaves more garbage than they are. Who sets GOGC decides the first two for himself, who sets GOMEMLIMIT the last. The
+// zero Memory is ready.
 type Memory struct {
+	root    string     // where the machine's files are; "/" if it is empty, as it is but in tests
+	singly  bool       // whether the program's pages are read one by one; Start's alone
 	mu      sync.Mutex // guards all below
 	started bool
 	busy    int
@@ -55,7 +58,7 @@ func (m *Memory) count(n int) {
 	}
 }
 
-// again sets what holds while busy anew: the same share of more that is live is more.
+// again sets what holds while busy anew: the same share of more that is live, or that may be used, is more.
 func (m *Memory) again() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -83,7 +86,7 @@ func (m *Memory) set() {
 	switch {
 	case !m.started:
 	case m.busy > 0:
-		debug.SetGCPercent(busyPercent(live(), memoryOf("/")))
+		debug.SetGCPercent(busyPercent(live(), memoryOf(m.files())))
 	default:
 		debug.SetGCPercent(gcPercent)
 	}
@@ -91,19 +94,27 @@ func (m *Memory) set() {
 
 // Start runs until ctx is done.
 func (m *Memory) Start(ctx context.Context) error {
-	if os.Getenv("GOGC") != "" {
-		<-ctx.Done()
-		return nil
+	var looks, tidies <-chan time.Time
+	if os.Getenv("GOGC") == "" {
+		m.mu.Lock()
+		m.started = true
+		m.set()
+		m.mu.Unlock()
+		tick := time.NewTicker(tidyEvery)
+		defer tick.Stop()
+		tidies = tick.C
 	}
-	m.mu.Lock()
-	m.started = true
-	m.set()
-	m.mu.Unlock()
-	tick := time.NewTicker(tidyEvery)
-	defer tick.Stop()
+	if os.Getenv("GOMEMLIMIT") == "" {
+		m.follow()
+		tick := time.NewTicker(lookEvery)
+		defer tick.Stop()
+		looks = tick.C
+	}
 	for {
 		select {
-		case <-tick.C:
+		case <-looks:
+			m.follow()
+		case <-tidies:
 			tidy()
 			m.again()
 		case <-ctx.Done():
@@ -119,9 +130,12 @@ func tidy() bool {
 	metrics.Read(s)
 	live := s[0].Value.Uint64()
 	held := s[1].Value.Uint64() + s[2].Value.Uint64() + s[3].Value.Uint64()
-	if held < live+max(tidyLeast, uint64(tidyShare*float64(live))) {
+	if held < live+garbageLeast(live) {
 		return false
 	}
 	debug.FreeOSMemory()
 	return true
 }
+
+// garbageLeast is how much garbage and unused memory is let stand at least beside what is live, in bytes.
+func garbageLeast(live uint64) uint64 { return max(tidyLeast, uint64(tidyShare*float64(live))) }

@@ -17,6 +17,8 @@ type EdgeConfig struct {
 	Features []string
 	// Store is the identifier of the edge's store.
 	Store string
+	// Process is an identifier of the edge's process.
+	Process string
 	// Kinds are those that the edge knows (those of common/object): the hub sends no others.
 	Kinds []object.ID
 	// PingInterval is how often the edge pings (15 s). Three pings without an answer make a dead link.
@@ -84,7 +86,7 @@ func NewEdge(cfg EdgeConfig, held Held) *Edge {
 func (e *Edge) Start(now time.Time) []Effect {
 	e.lastReceived, e.lastPing = now, now
 	h := &wire.Hello{Versions: wire.Versions(), Features: offered(e.cfg.Features), Node: e.cfg.Node, NodeUid: e.held.NodeUID,
-		Epoch: e.held.Epoch, Software: e.cfg.Software, Store: e.cfg.Store, PingIntervalMs: e.cfg.PingInterval.Milliseconds()}
+		Epoch: e.held.Epoch, Software: e.cfg.Software, Store: e.cfg.Store, Process: e.cfg.Process, PingIntervalMs: e.cfg.PingInterval.Milliseconds()}
 	for _, id := range e.cfg.Kinds {
 		d := e.held.Digests[id] // none of it: zero
 		h.Kinds = append(h.Kinds, &wire.KindDigest{Kind: string(id), Count: d.Count, Sum0: d.Sum[0], Sum1: d.Sum[1]})

@@ -19,3 +19,6 @@ func FormerWasKilled() bool {
 	end := os.Getenv(FormerEndEnv)
 	return end == endNone || end == endSignal
 }
+
+// Supervised reports whether somebody starts this process again should it be killed: a supervisor says how the one before it ended.
+func Supervised() bool { return os.Getenv(FormerEndEnv) != "" }

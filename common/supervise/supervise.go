@@ -2,8 +2,9 @@
 //
 // It promises that the command is back within a second of any end, that one which keeps ending at once is tried at
 // least every five seconds, that SIGTERM to the supervisor is passed on and waited for, that the command does not
-// outlive the supervisor even if that is killed, and that what else ends beneath it leaves no zombie. `keadm supervise`
-// runs it for edgecore; on a host with systemd the units in build/systemd do the same.
+// outlive the supervisor even if that is killed, that the kernel takes the command first when memory is short, where it
+// lets a process say so, and that what else ends beneath it leaves no zombie. `keadm supervise` runs it for edgecore; on
+// a host with systemd the units in build/systemd do the same.
 package supervise
 
 import (
@@ -60,6 +61,7 @@ type Supervisor struct {
 	waits *backoff.Backoff
 	fails int    // ends at start in a row
 	end   string // how the command ended last
+	oom   shelter
 }
 
 // New checks the configuration. It returns an error if the command cannot be found.
@@ -81,7 +83,7 @@ func New(cfg Config, log *slog.Logger) (*Supervisor, error) {
 		cfg.Stderr = os.Stderr
 	}
 	return &Supervisor{
-		cfg: cfg, path: path, log: log, end: endNone,
+		cfg: cfg, path: path, log: log, end: endNone, oom: newShelter(),
 		waits: backoff.New(backoff.Config{Base: first, Max: longest}),
 	}, nil
 }
@@ -101,6 +103,9 @@ func (s *Supervisor) Start(ctx context.Context) error {
 		watched := make(chan struct{})
 		go func() { defer close(watched); s.cfg.Log.watch(ctx, s.log) }()
 		defer func() { <-watched }()
+	}
+	if err := s.oom.enter(); err != nil {
+		s.log.Info("the kernel may kill this supervisor, and the command with it, when memory is short", "reason", err)
 	}
 	for ctx.Err() == nil {
 		begun := time.Now()
@@ -142,11 +147,16 @@ func (s *Supervisor) once(ctx context.Context) (state string) {
 	defer runtime.UnlockOSThread()
 	// SIGKILL: a supervisor that died leaves nobody to wait for a polite end. Setpgid: a terminal's interrupt reaches
 	// the command once, through us.
-	p, err := os.StartProcess(s.path, s.cfg.Command, &os.ProcAttr{
+	attributes := &os.ProcAttr{
 		Files: []*os.File{nil, s.cfg.Stdout, s.cfg.Stderr},
 		Env:   append(slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, FormerEndEnv+"=") }), FormerEndEnv+"="+s.end),
 		Sys:   &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true},
-	})
+	}
+	var p *os.Process
+	var err error
+	if err := s.oom.outside(func() { p, err = os.StartProcess(s.path, s.cfg.Command, attributes) }); err != nil {
+		s.log.Warn("the kernel may choose the wrong one when memory is short", "err", err)
+	}
 	if err != nil {
 		return "not started: " + err.Error()
 	}

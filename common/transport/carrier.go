@@ -13,6 +13,7 @@ import (
 
 	"github.com/hashicorp/yamux"
 	"github.com/quic-go/quic-go"
+	"golang.org/x/sys/unix"
 )
 
 // A Carrier carries any number of further streams between the two ends of a link. What is not read of one holds up
@@ -123,17 +124,60 @@ func (s *sideStream) Close() error {
 func (s *sideStream) LocalAddr() net.Addr  { return s.conn.LocalAddr() }
 func (s *sideStream) RemoteAddr() net.Addr { return s.conn.RemoteAddr() }
 
+const (
+	// muxPing is how often something is sent at least.
+	muxPing = 20 * time.Second
+	// muxPatience is how long a frame may wait for those before it, and an answer for all of them.
+	muxPatience = 15 * time.Minute
+	// unacknowledged is for how long a peer's kernel may be silent to what was sent, or say that it has no room.
+	unacknowledged = 2 * time.Minute
+)
+
+// giveUpUnacknowledged has the kernel end a connection whose peer acknowledges nothing any more or takes nothing, where it is one of TCP.
+func giveUpUnacknowledged(c *TunnelConn) error {
+	t, ok := c.wide.Conn.(*net.TCPConn)
+	if !ok {
+		return nil
+	}
+	raw, err := t.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var refused error
+	err = raw.Control(func(fd uintptr) {
+		refused = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(unacknowledged/time.Millisecond))
+	})
+	return errors.Join(err, refused)
+}
+
 // NewMux carries streams over c, which it owns; opener says which of the two ends this is. Close ends it and all of its
 // streams.
 func NewMux(c *TunnelConn, opener bool) (*Mux, error) {
+	if err := giveUpUnacknowledged(c); err != nil {
+		return nil, fmt.Errorf("carry streams: bound the silence of the peer: %w", err)
+	}
+	return newMux(c, opener, muxConfig(opener))
+}
+
+func muxConfig(opener bool) *yamux.Config {
 	cfg := yamux.DefaultConfig()
 	cfg.MaxStreamWindowSize = StreamWindow
 	cfg.AcceptBacklog = MaxStreams
-	// The link's own pings go another way. This connection stands only while there are streams, or were a minute ago.
-	cfg.EnableKeepAlive, cfg.KeepAliveInterval = true, 20*time.Second
-	cfg.ConnectionWriteTimeout = 30 * time.Second
-	cfg.StreamCloseTimeout = 30 * time.Second
+	// The link's own pings go another way. This connection stands only while there are streams, or were a minute ago. A ping waits behind all
+	// that streams have under way, for minutes where the link is thin; that it is acknowledged is TCP's to see.
+	cfg.EnableKeepAlive, cfg.KeepAliveInterval = true, muxPing
+	cfg.ConnectionWriteTimeout, cfg.StreamOpenTimeout = muxPatience, muxPatience
+	// Who opened a stream and closes it reads no more of it. What the other end has written before it closes is there to be read for as long
+	// as the opener likes.
+	cfg.StreamCloseTimeout = 0
+	if opener {
+		cfg.StreamCloseTimeout = 30 * time.Second
+	}
 	cfg.LogOutput, cfg.Logger = nil, log.New(io.Discard, "", 0) // what it says comes as errors, too
+	return cfg
+}
+
+func newMux(c *TunnelConn, opener bool, cfg *yamux.Config) (*Mux, error) {
 	start := yamux.Server
 	if opener {
 		start = yamux.Client

@@ -26,10 +26,14 @@ func Dial(ctx context.Context, address string, config *tls.Config) (Stream, erro
 func DialThrough(ctx context.Context, proxy Proxy, address string, config *tls.Config) (Stream, error) {
 	// progressed tells whether the TCP connection stood: what fails after that, other than by time, is a refusal.
 	progressed := false
+	// Once TLS stands the dialer looks at ctx's deadline alone. One that is given up is waited for by its caller.
+	proceed := func() bool { return true }
 	dialer := websocket.Dialer{
-		NetDialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			conn, err := (&net.Dialer{KeepAlive: -1}).DialContext(ctx, network, addr)
-			progressed = err == nil
+		NetDialContext: func(dctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := (&net.Dialer{KeepAlive: -1}).DialContext(dctx, network, addr)
+			if progressed = err == nil; progressed {
+				proceed = context.AfterFunc(ctx, func() { _ = conn.Close() })
+			}
 			return conn, err
 		},
 		Proxy:            proxy,
@@ -41,6 +45,10 @@ func DialThrough(ctx context.Context, proxy Proxy, address string, config *tls.C
 	}
 	u := url.URL{Scheme: "wss", Host: address, Path: Path}
 	ws, resp, err := dialer.DialContext(ctx, u.String(), nil)
+	if !proceed() && err == nil {
+		_ = ws.NetConn().Close()
+		err = ctx.Err()
+	}
 	if resp != nil && resp.Body != nil {
 		defer resp.Body.Close()
 	}

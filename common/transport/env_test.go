@@ -22,12 +22,12 @@ func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // authority is an edge CA with what it issued.
 type authority struct {
-	t     *testing.T
+	t     testing.TB
 	ca    *pki.CA
 	trust *pki.Authorities
 }
 
-func newAuthority(t *testing.T) *authority {
+func newAuthority(t testing.TB) *authority {
 	t.Helper()
 	ca, err := pki.NewCA("edge CA", 3650*day, time.Now)
 	if err != nil {
@@ -69,7 +69,8 @@ func (a *authority) node(name string, validity time.Duration) *pki.Identity {
 type server struct {
 	*authority
 	addr, udp string
-	protocol  Protocol // of pair and dial; WebSocket if empty
+	protocol  Protocol       // of pair and dial; WebSocket if empty
+	packets   net.PacketConn // at udp
 	streams   chan Stream
 }
 
@@ -85,12 +86,12 @@ func overBoth(t *testing.T, change func(*ServerConfig), test func(t *testing.T, 
 }
 
 // serve runs a Server until the test ends. change edits its configuration.
-func serve(t *testing.T, change func(*ServerConfig)) *server {
+func serve(t testing.TB, change func(*ServerConfig)) *server {
 	t.Helper()
 	return serveAt(t, "127.0.0.1:0", change)
 }
 
-func serveAt(t *testing.T, address string, change func(*ServerConfig)) *server {
+func serveAt(t testing.TB, address string, change func(*ServerConfig)) *server {
 	t.Helper()
 	a := newAuthority(t)
 	cfg := ServerConfig{TLS: pki.ServerTLS(a.identity(a.ca.IssueServer([]string{"hub.example", "127.0.0.1"}, 30*day)), a.trust, time.Now),
@@ -106,7 +107,7 @@ func serveAt(t *testing.T, address string, change func(*ServerConfig)) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &server{authority: a, addr: l.Addr().String(), udp: packets.LocalAddr().String(), streams: make(chan Stream, 64)}
+	s := &server{authority: a, addr: l.Addr().String(), udp: packets.LocalAddr().String(), packets: packets, streams: make(chan Stream, 64)}
 	ctx, cancel := context.WithCancel(context.Background())
 	srv := NewServer(cfg, func(st Stream, greeted func()) { greeted(); s.streams <- st })
 	done := make(chan error, 2)
@@ -142,7 +143,7 @@ func (s *server) tls(id *pki.Identity) *tls.Config {
 	return pki.ClientTLS(id, s.trust, "127.0.0.1", time.Now)
 }
 
-func (s *server) dial(t *testing.T, config *tls.Config) (Stream, error) {
+func (s *server) dial(t testing.TB, config *tls.Config) (Stream, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
@@ -160,7 +161,7 @@ func (s *server) dial(t *testing.T, config *tls.Config) (Stream, error) {
 }
 
 // pair returns both ends of one stream.
-func (s *server) pair(t *testing.T, node string) (client, hub Stream) {
+func (s *server) pair(t testing.TB, node string) (client, hub Stream) {
 	t.Helper()
 	client, err := s.dial(t, s.tls(s.node(node, 30*day)))
 	if err != nil {

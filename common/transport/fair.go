@@ -7,19 +7,23 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // maxWaiting bounds the connections that were accepted and have no place yet. They cost a socket each and nothing more.
 const maxWaiting = 4096
 
 // A FairListener serves so many connections at once and lets the others wait: those of one address in order, and the
-// addresses in turn, so that thousands of connections from one address do not hold up the rest. Where too many wait, the
-// latest of the address with the most is closed.
+// addresses in turn, so that thousands of connections from one address do not hold up the rest. One that its peer has left
+// when its turn comes is closed: in a storm most are of edges that have tried again since. Where too many wait, the latest
+// of the address with the most is closed.
 type FairListener struct {
 	net.Listener
 	places *Places
 	life   time.Duration // of a place
 	room   int           // for those waiting
+	left   func()        // if not nil, called for each that its peer left while it waited; it does not block
 
 	mu sync.Mutex // guards all below
 	// changed is signalled when a connection came, a place was given back or the listener has ended.
@@ -33,11 +37,11 @@ type FairListener struct {
 // NewFairListener returns one that serves most connections at once. It must be closed. A connection has its place until it
 // is closed, which happens after life, whatever it does, unless it has left its place.
 func NewFairListener(l net.Listener, most int, life time.Duration) *FairListener {
-	return newFairListener(l, most, life, maxWaiting)
+	return newFairListener(l, most, life, maxWaiting, nil)
 }
 
-func newFairListener(l net.Listener, most int, life time.Duration, room int) *FairListener {
-	f := &FairListener{Listener: l, places: NewPlaces(most), life: life, room: room, waiting: map[string][]net.Conn{}}
+func newFairListener(l net.Listener, most int, life time.Duration, room int, left func()) *FairListener {
+	f := &FairListener{Listener: l, places: NewPlaces(most), life: life, room: room, left: left, waiting: map[string][]net.Conn{}}
 	f.changed = sync.NewCond(&f.mu)
 	go f.collect()
 	return f
@@ -130,17 +134,60 @@ func (f *FairListener) next() net.Conn {
 	if f.places.free() == 0 {
 		return nil
 	}
-	for i, who := range f.turns {
+	for i := 0; i < len(f.turns); {
+		who := f.turns[i]
 		if !f.places.Take(who) {
+			i++
 			continue
 		}
-		c := f.waiting[who][0]
-		f.turns = append(slices.Delete(f.turns, i, i+1), who) // its next turn is after all others'
-		f.remove(who, 0)
+		c := f.first(who)
+		if c == nil {
+			f.places.Give(who) // and who is in no turn any more
+			continue
+		}
+		if len(f.waiting[who]) > 0 {
+			f.turns = append(slices.Delete(f.turns, i, i+1), who) // its next turn is after all others'
+		}
 		over := time.AfterFunc(f.life, func() { _ = c.Close() })
 		return &placed{Conn: c, over: over, leave: sync.OnceFunc(func() { over.Stop(); f.leave(who) })}
 	}
 	return nil
+}
+
+// first takes the oldest of an address out of those waiting, nil if none is left that its peer has not left. It is called
+// with mu held.
+func (f *FairListener) first(who string) net.Conn {
+	for len(f.waiting[who]) > 0 {
+		c := f.waiting[who][0]
+		f.remove(who, 0)
+		if !hungUp(c) {
+			return c
+		}
+		_ = c.Close()
+		if f.left != nil {
+			f.left()
+		}
+	}
+	return nil
+}
+
+// hungUp reports whether the peer has closed a connection, whatever it sent before. Nothing is read for it.
+func hungUp(c net.Conn) bool {
+	s, ok := c.(syscall.Conn)
+	if !ok {
+		return false
+	}
+	raw, err := s.SyscallConn()
+	if err != nil {
+		return false
+	}
+	gone := false
+	_ = raw.Control(func(fd uintptr) { // it fails where the connection is closed here, which is for its reader to find
+		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+		n, err := unix.Poll(poll, 0)
+		gone = err == nil && n > 0
+	})
+	return gone
 }
 
 func (f *FairListener) leave(who string) {

@@ -50,13 +50,20 @@ func (c *crowd) arrive(from string, number int) *visitor {
 func newCrowd(t *testing.T, most, room int) (*crowd, *FairListener) {
 	t.Helper()
 	c := &crowd{arrivals: make(chan net.Conn), failures: make(chan error), closed: make(chan struct{})}
-	f := newFairListener(c, most, time.Hour, room)
+	f := newFairListener(c, most, time.Hour, room, nil)
 	t.Cleanup(func() { _ = f.Close() })
 	return c, f
 }
 
 // serve accepts one and says who it is.
 func (f *FairListener) serve(t *testing.T) (*placed, *visitor) {
+	t.Helper()
+	p := f.accepted(t)
+	return p, p.Conn.(*visitor)
+}
+
+// accepted is the next that has a place.
+func (f *FairListener) accepted(t *testing.T) *placed {
 	t.Helper()
 	got := make(chan net.Conn, 1)
 	go func() {
@@ -66,10 +73,10 @@ func (f *FairListener) serve(t *testing.T) (*placed, *visitor) {
 	}()
 	select {
 	case c := <-got:
-		return c.(*placed), c.(*placed).Conn.(*visitor)
+		return c.(*placed)
 	case <-time.After(10 * time.Second):
 		t.Fatal("nobody is served within 10 s")
-		return nil, nil
+		return nil
 	}
 }
 
@@ -177,7 +184,7 @@ func TestAddressesShareAGroup(t *testing.T) {
 func TestAPlaceEndsWhateverItsHolderDoes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := &crowd{arrivals: make(chan net.Conn), failures: make(chan error), closed: make(chan struct{})}
-		f := newFairListener(c, 4, time.Minute, 8)
+		f := newFairListener(c, 4, time.Minute, 8, nil)
 		defer f.Close()
 		holds, left := c.arrive("10.0.0.1", 1), c.arrive("10.0.0.2", 2)
 		for range 2 {
@@ -202,4 +209,68 @@ func TestAPlaceEndsWhateverItsHolderDoes(t *testing.T) {
 			t.Errorf("after its time who holds a place was closed: %t, who left it: %t; expected true and false", gone(holds), gone(left))
 		}
 	})
+}
+
+// TestWhoHasLeftWhileWaitingCostsNoHandshake: of edges that try again and again only what they still wait for is served.
+func TestWhoHasLeftWhileWaitingCostsNoHandshake(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := 0 // by Accept, which this test calls
+	f := newFairListener(l, 1, time.Hour, maxWaiting, func() { left++ })
+	defer f.Close()
+	dial := func(from string) net.Conn {
+		c, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}).Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	first := dial("127.0.0.1")
+	defer first.Close()
+	served := f.accepted(t)
+	// All of one address, and all but the last of another.
+	for _, from := range []string{"127.0.0.2", "127.0.0.1", "127.0.0.1"} {
+		c := dial(from)
+		_, _ = c.Write([]byte("hello")) // what was sent before hides no end
+		_ = c.Close()
+	}
+	last := dial("127.0.0.1")
+	defer last.Close()
+	until := func(what string, is func() bool) {
+		t.Helper()
+		for deadline := time.Now().Add(10 * time.Second); ; runtime.Gosched() {
+			f.mu.Lock()
+			ok := is()
+			f.mu.Unlock()
+			if ok {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("waited 10 s until %s", what)
+			}
+		}
+	}
+	until("four wait", func() bool { return f.count == 4 })
+	until("three of them have left", func() bool {
+		n := 0
+		for _, all := range f.waiting {
+			for _, c := range all {
+				if hungUp(c) {
+					n++
+				}
+			}
+		}
+		return n == 3
+	})
+	_ = served.Close()
+	next := f.accepted(t)
+	if next.RemoteAddr().String() != last.LocalAddr().String() || left != 3 {
+		t.Errorf("expected the one that still waits to be served and three to have left, found %s of %s and %d", next.RemoteAddr(), last.LocalAddr(), left)
+	}
+	_ = next.Close()
+	if n := f.places.free(); n != 1 {
+		t.Errorf("expected the only place to be free again, found %d", n)
+	}
 }

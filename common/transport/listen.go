@@ -31,7 +31,9 @@ type ServerConfig struct {
 	// Revoked, if not nil, tells a peer that gets no answer over HTTP. Its stream is accepted: who takes it says why it ends,
 	// which a TLS alert cannot.
 	Revoked func(peer *x509.Certificate) bool
-	Log     *slog.Logger
+	// Left, if not nil, hears of each connection over TCP that its peer closed while it waited for a place. It does not block.
+	Left func()
+	Log  *slog.Logger
 }
 
 // Server accepts streams from edges.
@@ -69,7 +71,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	}
 	// One request a connection: with more, who asks for nothing again and again would keep its place.
 	srv.SetKeepAlivesEnabled(false)
-	if err := ServeHTTPS(ctx, srv, l, s.cfg.MaxHandshakes, s.cfg.HandshakeTimeout); err != nil {
+	if err := serveHTTPS(ctx, srv, newFairListener(l, s.cfg.MaxHandshakes, s.cfg.HandshakeTimeout, maxWaiting, s.cfg.Left)); err != nil {
 		return fmt.Errorf("serve %s: %w", l.Addr(), err)
 	}
 	return nil
@@ -78,10 +80,14 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 // ServeHTTPS serves by HTTP/1.1 over TLS, until ctx is done, what comes to l, most connections at once, each for life until it
 // has left its place (FairListener). It closes l and what it serves, but not what was hijacked. srv has its TLSConfig.
 func ServeHTTPS(ctx context.Context, srv *http.Server, l net.Listener, most int, life time.Duration) error {
+	return serveHTTPS(ctx, srv, NewFairListener(l, most, life))
+}
+
+func serveHTTPS(ctx context.Context, srv *http.Server, l *FairListener) error {
 	srv.Protocols, srv.TLSConfig.NextProtos = HTTP1(), []string{"http/1.1"} // what is upgraded needs a connection of its own
 	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
 	defer stop()
-	err := srv.ServeTLS(NewFairListener(l, most, life), "", "")
+	err := srv.ServeTLS(l, "", "")
 	if ctx.Err() != nil || errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}

@@ -247,7 +247,7 @@ func dialAddr(ctx context.Context, addr *net.UDPAddr, config *tls.Config) (Strea
 	if err != nil {
 		return nil, err
 	}
-	t := &quic.Transport{Conn: lossy{socket}}
+	t := &quic.Transport{Conn: lossy{merge(socket)}}
 	config = config.Clone()
 	config.NextProtos = []string{alpn}
 	c := quicConfig(attempt)
@@ -271,17 +271,17 @@ func dialAddr(ctx context.Context, addr *net.UDPAddr, config *tls.Config) (Strea
 
 // lossy is a socket for which a network that is not there is one that loses packets: quic-go would end the connection at
 // the first error, and a gateway that changes its network has no route for a moment.
-type lossy struct{ *net.UDPConn }
+type lossy struct{ *merged }
 
 func (c lossy) WriteMsgUDP(b, oob []byte, addr *net.UDPAddr) (n, oobn int, err error) {
-	if n, oobn, err = c.UDPConn.WriteMsgUDP(b, oob, addr); lost(err) {
+	if n, oobn, err = c.merged.WriteMsgUDP(b, oob, addr); lost(err) {
 		return len(b), len(oob), nil
 	}
 	return n, oobn, err
 }
 
 func (c lossy) WriteTo(b []byte, addr net.Addr) (n int, err error) {
-	if n, err = c.UDPConn.WriteTo(b, addr); lost(err) {
+	if n, err = c.merged.WriteTo(b, addr); lost(err) {
 		return len(b), nil
 	}
 	return n, err

@@ -33,6 +33,9 @@ type greetedKey struct{}
 // ServeQUIC accepts streams over QUIC from packets until ctx is done. reset, if not nil, makes the peers of an earlier
 // process with the same key notice at their next packet that it is gone. Streams that were accepted go on until Close.
 func (s *Server) ServeQUIC(ctx context.Context, packets net.PacketConn, reset *[32]byte) error {
+	if udp, ok := packets.(*net.UDPConn); ok {
+		packets = merge(udp)
+	}
 	// A reset token is a function of the key and the connection's id: ids must not come twice (RFC 9000, section 10.3.2).
 	t := &quic.Transport{Conn: packets, ConnectionIDLength: 12, StatelessResetKey: (*quic.StatelessResetKey)(reset), ConnContext: s.quicContext,
 		// From half of the handshakes on, only addresses that answer cost more than a packet.

@@ -276,6 +276,36 @@ func TestAServerOfSomethingElseIsRefused(t *testing.T) {
 	<-done
 }
 
+// Whoever races several dials gives up all but one, and waits for them.
+func TestADialThatIsGivenUpEndsThoughTheServerIsSilent(t *testing.T) {
+	s := newAuthority(t)
+	l, err := tls.Listen("tcp", "127.0.0.1:0", pki.ServerTLS(s.identity(s.ca.IssueServer([]string{"127.0.0.1"}, day)), s.trust, time.Now))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, giveUp := context.WithCancel(t.Context())
+	silent := make(chan struct{})
+	srv := &http.Server{Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { giveUp(); <-silent })}
+	done := make(chan error, 1)
+	go func() { done <- srv.Serve(l) }()
+	dialled := make(chan error, 1)
+	go func() {
+		_, err := Dial(ctx, l.Addr().String(), pki.ClientTLS(s.node("edge-1", day), s.trust, "127.0.0.1", time.Now))
+		dialled <- err
+	}()
+	select {
+	case err := <-dialled:
+		if err == nil || errors.Is(err, ErrRefused) {
+			t.Errorf("the dial that was given up returned %v, want an error that is no refusal", err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("a dial that was given up still waits for the server's answer")
+	}
+	close(silent)
+	_ = srv.Close()
+	<-done
+}
+
 func TestHandshakesAreBoundedBeforeTLSAndAnHonestEdgeGetsIn(t *testing.T) {
 	const most = 3
 	s := serve(t, func(c *ServerConfig) { c.MaxHandshakes, c.HandshakeTimeout = most, 2*time.Second })

@@ -76,7 +76,7 @@ func TestAWideConnectionAsksTheKernelForLess(t *testing.T) {
 	}
 }
 
-func tcpPair(t *testing.T) (a, b net.Conn) {
+func tcpPair(t testing.TB) (a, b net.Conn) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

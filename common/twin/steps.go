@@ -11,10 +11,13 @@ type Declared struct {
 	Name    string
 	Type    v1beta1.PropertyType
 	Desired *v1beta1.TwinProperty
+	// Check, if not nil, says why a value cannot be desired of the property. What clients desired before and is wrong now is lost: its
+	// mapper would not be told of it, nor of what the Device desires.
+	Check func(value string) error
 }
 
 // Declare takes what the Device says. Properties of the Device that it names no longer are removed, whatever they
-// reported; those that came from clients stay, as long as there is room for both.
+// reported or clients desired of them; those that came from clients stay, as long as there is room for both.
 func (t *Twin) Declare(all []Declared, at Stamp) Changes {
 	s := t.step()
 	s.declared = true
@@ -26,8 +29,11 @@ func (t *Twin) Declare(all []Declared, at Stamp) Changes {
 		named[d.Name] = true
 		s.declare(d, at)
 	}
-	for name, p := range t.properties {
-		if p.Own && !named[name] {
+	for _, name := range t.Names() {
+		if p := t.properties[name]; p.Own && !named[name] {
+			if p.Edge.text() != "" && p.Edge.Value != p.Cloud.text() {
+				s.changes.Conflicts = append(s.changes.Conflicts, Conflict{Property: name, Lost: p.Edge.Value, Why: "the Device has no such property any more"})
+			}
 			s.remove(name)
 		}
 	}
@@ -47,6 +53,9 @@ func (s *step) declare(d Declared, at Stamp) {
 		want = d.Desired.Value
 	}
 	changed := want != was.Cloud.text()
+	if !changed && s.recheck(d, was.Edge, want) {
+		was = *s.change(d.Name)
+	}
 	if before != nil && was.Own && was.Type == d.Type && !changed && sameMetadata(was.Cloud, d.Desired) {
 		return
 	}
@@ -75,6 +84,21 @@ func (s *step) declare(d Declared, at Stamp) {
 	s.changes.Desired = s.changes.Desired || was.Desired().text() != want
 }
 
+// recheck lets go of what a client desired of a property, and reports whether it did, where that is wrong by now.
+func (s *step) recheck(d Declared, edge *Value, want string) bool {
+	if d.Check == nil || edge.text() == "" || edge.Value == want {
+		return false
+	}
+	err := d.Check(edge.Value)
+	if err == nil {
+		return false
+	}
+	s.change(d.Name).Edge = nil
+	s.changes.Conflicts = append(s.changes.Conflicts, Conflict{Property: d.Name, Lost: edge.Value, Won: want, Why: err.Error()})
+	s.changes.Desired, s.changes.Trivial = true, false
+	return true
+}
+
 func metadataOf(v *v1beta1.TwinProperty) map[string]string {
 	if v == nil {
 		return nil
@@ -94,6 +118,11 @@ type Update struct {
 	Desired, Reported *v1beta1.TwinProperty
 	// Call, if not empty, names the method call that desires the value: it is desired anew, also where it was desired before.
 	Call string
+	// Observed, if not nil, is the desired value that the property's mapper has seen, empty for none. It counts where it is the one
+	// that holds: what was on its way while that changed is old.
+	Observed *string
+	// Told: the client is told, by the answer, what is desired after the update.
+	Told bool
 	// Type is set where it is not empty and the Device does not name the property.
 	Type v1beta1.PropertyType
 	// Remove removes a property that the Device does not name, and the edge's desire and what was reported of one that it
@@ -114,6 +143,9 @@ func (t *Twin) Apply(updates map[string]Update, at Stamp) (Changes, error) {
 		}
 		if u.Reported != nil {
 			s.report(name, u.Reported, at)
+		}
+		if p := s.look(name); p != nil && (u.Told || u.Observed != nil && *u.Observed == p.Desired().text()) {
+			s.observe(name)
 		}
 		if before := t.properties[name]; u.Type != "" && (before == nil || !before.Own && before.Type != u.Type) {
 			s.change(name).Type = u.Type
@@ -150,6 +182,19 @@ func (s *step) report(name string, v *v1beta1.TwinProperty, at Stamp) {
 	p.Reported = &Value{Value: v.Value, Metadata: maps.Clone(v.Metadata), Stamp: at}
 }
 
+// observe notes that the desired value which holds was seen.
+func (s *step) observe(name string) {
+	want, seen := s.look(name).Desired(), s.look(name).Observed
+	if want.text() == "" {
+		want = nil
+	}
+	if want == nil && seen == nil || want != nil && s.look(name).Current() {
+		return
+	}
+	s.change(name).Observed = want.clone()
+	s.changes.Trivial = false
+}
+
 func (s *step) forget(name string) {
 	before := s.t.properties[name]
 	if before == nil {
@@ -163,6 +208,6 @@ func (s *step) forget(name string) {
 	s.changes.Trivial = false
 	was := p.Desired().text()
 	s.changes.Reported = s.changes.Reported || p.Reported != nil
-	p.Edge, p.Reported = nil, nil
+	p.Edge, p.Reported, p.Observed = nil, nil, nil
 	s.changes.Desired = s.changes.Desired || p.Desired().text() != was
 }

@@ -49,6 +49,8 @@ type Property struct {
 	Edge  *Value `json:"edge,omitempty"`
 	// Reported is what the device has, as it was said last.
 	Reported *Value `json:"reported,omitempty"`
+	// Observed is the desired value that the mapper or a client was told last; nil where none was told of any.
+	Observed *Value `json:"observed,omitempty"`
 	// DesiredVersions and ReportedVersions count.
 	DesiredVersions  Versions `json:"desiredVersions,omitzero"`
 	ReportedVersions Versions `json:"reportedVersions,omitzero"`
@@ -66,6 +68,12 @@ func (p *Property) Desired() *Value {
 	return p.Cloud
 }
 
+// Current reports whether what was observed is what is desired.
+func (p *Property) Current() bool {
+	want := p.Desired()
+	return want != nil && p.Observed != nil && want.Value == p.Observed.Value && want.Call == p.Observed.Call && maps.Equal(want.Metadata, p.Observed.Metadata)
+}
+
 // Differs reports whether the device has not reported what is desired of it.
 func (p *Property) Differs() bool {
 	want := p.Desired()
@@ -77,7 +85,7 @@ func (p *Property) Differs() bool {
 
 func (p *Property) clone() *Property {
 	c := *p
-	c.Cloud, c.Edge, c.Reported = p.Cloud.clone(), p.Edge.clone(), p.Reported.clone()
+	c.Cloud, c.Edge, c.Reported, c.Observed = p.Cloud.clone(), p.Edge.clone(), p.Reported.clone(), p.Observed.clone()
 	return &c
 }
 
@@ -120,6 +128,8 @@ func (t *Twin) Names() []string { return slices.Sorted(maps.Keys(t.properties)) 
 // A Conflict is a desire of the edge that the cloud's took the place of, or what a client brought that had to make room.
 type Conflict struct {
 	Property, Lost, Won string
+	// Why says for people what it was lost to, where that is not another value of the Device's.
+	Why string
 }
 
 // Changes are what a step did.
@@ -130,7 +140,7 @@ type Changes struct {
 	// Desired, Reported: the effective value of some property changed, or a call desires it anew.
 	Desired, Reported bool
 	Conflicts         []Conflict
-	// Trivial: values were reported that were there already, and nothing else is new.
+	// Trivial: values were reported or observed that were there already, and nothing else is new.
 	Trivial bool
 }
 
@@ -147,6 +157,14 @@ type step struct {
 	changes Changes
 	// declared: the Device says it. What it says is taken, and clients' properties and desires make room for it.
 	declared bool
+}
+
+// look returns a property as the step leaves it so far, not to be changed; nil where there is none.
+func (s *step) look(name string) *Property {
+	if p, ok := s.next[name]; ok {
+		return p
+	}
+	return s.t.properties[name]
 }
 
 func (t *Twin) step() *step {
@@ -179,11 +197,11 @@ func (s *step) remove(name string) {
 	}
 }
 
-// sizes of a twin after the step.
+// sizes of a twin after the step. Of a property counts the longest that is or was desired.
 func (s *step) sizes() (count, desired, reported int) {
 	add := func(p *Property) {
 		count++
-		desired += max(len(p.Cloud.text()), len(p.Edge.text()))
+		desired += max(len(p.Cloud.text()), len(p.Edge.text()), len(p.Observed.text()))
 		reported += len(p.Reported.text())
 	}
 	for name, p := range s.t.properties {
@@ -197,6 +215,20 @@ func (s *step) sizes() (count, desired, reported int) {
 		}
 	}
 	return count, desired, reported
+}
+
+// forgetOld forgets what was observed of desires that hold no more, where it leaves no room for those that do.
+func (s *step) forgetOld() {
+	if _, desired, _ := s.sizes(); desired <= v1beta1.MaxDesiredBytes {
+		return
+	}
+	names := slices.Concat(s.t.Names(), slices.Collect(maps.Keys(s.next)))
+	for _, name := range names {
+		if p := s.look(name); p != nil && len(p.Observed.text()) > max(len(p.Cloud.text()), len(p.Edge.text())) {
+			s.change(name).Observed = nil
+			s.changes.Trivial = false
+		}
+	}
 }
 
 // makeRoom removes what clients brought, the last by name first, until what is declared fits.
@@ -218,6 +250,9 @@ func (s *step) makeRoom() {
 			p = s.change(name)
 			desired -= max(len(p.Cloud.text()), len(p.Edge.text())) - len(p.Cloud.text())
 			p.Edge = nil
+			if len(p.Observed.text()) > len(p.Cloud.text()) {
+				p.Observed = nil
+			}
 			s.changes.Desired, s.changes.Trivial = true, false
 		}
 	}
@@ -225,7 +260,7 @@ func (s *step) makeRoom() {
 
 // lost notes what a client desired or reported and is no more.
 func (s *step) lost(name string, p *Property) {
-	c := Conflict{Property: name, Won: p.Cloud.text()}
+	c := Conflict{Property: name, Won: p.Cloud.text(), Why: "the Device needs the room"}
 	if c.Lost = p.Edge.text(); c.Lost == "" {
 		c.Lost = p.Reported.text()
 	}
@@ -234,6 +269,7 @@ func (s *step) lost(name string, p *Property) {
 
 // done makes the step's copies the truth, where they keep within the limits.
 func (s *step) done() (Changes, error) {
+	s.forgetOld()
 	if s.declared {
 		s.makeRoom()
 		s.commit()

@@ -69,7 +69,7 @@ func TestADesireOfTheEdgeHoldsUntilTheCloudsChanges(t *testing.T) {
 		t.Errorf("%+v, desired %q: the Device was sent again and changed nothing", c, l.desired("p"))
 	}
 	c := l.declare(wants("p", "3"))
-	if want := []Conflict{{"p", "2", "3"}}; !c.Desired || !slices.Equal(c.Conflicts, want) || l.desired("p") != "3" {
+	if want := []Conflict{{Property: "p", Lost: "2", Won: "3"}}; !c.Desired || !slices.Equal(c.Conflicts, want) || l.desired("p") != "3" {
 		t.Errorf("%+v, desired %q, expected the conflict %v", c, l.desired("p"), want)
 	}
 	l.apply(map[string]Update{"p": desire("4")})
@@ -81,6 +81,36 @@ func TestADesireOfTheEdgeHoldsUntilTheCloudsChanges(t *testing.T) {
 	}
 	if v := l.twin.Property("p").DesiredVersions; v.Cloud != 4 || v.Edge != 2 {
 		t.Errorf("versions %+v, expected 4 changes of the cloud and 2 of the edge", v)
+	}
+}
+
+func TestADesireThatIsWrongByNowGivesWayToTheClouds(t *testing.T) {
+	l := &life{t, New(nil)}
+	most := func(name, value, most string) Declared {
+		d := wants(name, value)
+		d.Check = func(v string) error {
+			if len(v) > len(most) || v > most {
+				return errors.New("expected at most " + most)
+			}
+			return nil
+		}
+		return d
+	}
+	l.declare(most("p", "9", "99"), most("q", "", "99"), most("r", "77", "99"))
+	l.apply(map[string]Update{"p": desire("90"), "q": desire("30"), "r": {Desired: &v1beta1.TwinProperty{Value: "77"}, Call: "c"}})
+	if c := l.declare(most("p", "9", "99"), most("q", "", "99"), most("r", "77", "99")); len(c.Before) > 0 || l.desired("p") != "90" {
+		t.Errorf("%+v, desired %q: it is right still", c, l.desired("p"))
+	}
+	c := l.declare(most("p", "9", "5"), most("q", "", "50"), most("r", "77", "50"))
+	if want := []Conflict{{Property: "p", Lost: "90", Won: "9", Why: "expected at most 5"}}; !c.Desired || c.Trivial || !slices.Equal(c.Conflicts, want) {
+		t.Errorf("%+v, expected the conflicts %v", c, want)
+	}
+	if l.desired("p") != "9" || l.desired("q") != "30" || l.desired("r") != "77" {
+		t.Errorf("desired %q, %q, %q: the Device's own is judged elsewhere", l.desired("p"), l.desired("q"), l.desired("r"))
+	}
+	l.twin.Revert(c)
+	if l.desired("p") != "90" {
+		t.Errorf("reverted it is %q", l.desired("p"))
 	}
 }
 
@@ -119,23 +149,67 @@ func TestACallDesiresAnew(t *testing.T) {
 func TestWhatDiffersIsPending(t *testing.T) {
 	l := &life{t, New(nil)}
 	l.declare(wants("number", "45"), wants("free", ""), wants("other", "1"))
-	if got := l.twin.Pending(); !slices.Equal(got, []string{"number", "other"}) {
+	if got := l.twin.Pending(nil); !slices.Equal(got, []string{"number", "other"}) {
 		t.Errorf("pending %v", got)
 	}
 	if c := l.apply(map[string]Update{"number": report("+45"), "free": report("7"), "other": report("2")}); !c.Reported || c.Desired || c.Trivial {
 		t.Errorf("%+v", c)
 	}
-	if got := l.twin.Pending(); !slices.Equal(got, []string{"other"}) {
+	if got := l.twin.Pending(nil); !slices.Equal(got, []string{"other"}) {
 		t.Errorf("pending %v, expected other: +45 is 45", got)
 	}
 	if c := l.apply(map[string]Update{"free": report("7")}); c.Reported || !c.Trivial || len(c.Before) != 1 {
 		t.Errorf("%+v: the same value again is a change of its time only", c)
 	}
 	want := []v1beta1.Twin{{PropertyName: "free", Reported: &v1beta1.TwinProperty{Value: "7"}},
-		{PropertyName: "number", ObservedDesired: &v1beta1.TwinProperty{Value: "45"}, Reported: &v1beta1.TwinProperty{Value: "+45"}},
-		{PropertyName: "other", ObservedDesired: &v1beta1.TwinProperty{Value: "1"}, Reported: &v1beta1.TwinProperty{Value: "2"}}}
-	if got := l.twin.Status(); !reflect.DeepEqual(got, want) {
-		t.Errorf("status %+v, expected %+v", got, want)
+		{PropertyName: "number", Reported: &v1beta1.TwinProperty{Value: "+45"}},
+		{PropertyName: "other", Reported: &v1beta1.TwinProperty{Value: "2"}}}
+	if got := l.twin.Status(nil); !reflect.DeepEqual(got, want) {
+		t.Errorf("status %+v, expected %+v: nobody has seen what is desired", got, want)
+	}
+	want[1].ObservedDesired, want[2].ObservedDesired = &v1beta1.TwinProperty{Value: "45"}, &v1beta1.TwinProperty{Value: "1"}
+	if got := l.twin.Now(); !reflect.DeepEqual(got, want) {
+		t.Errorf("now %+v, expected %+v", got, want)
+	}
+}
+
+func TestADesiredValueIsObservedOnceItWasSeen(t *testing.T) {
+	l := &life{t, New(nil)}
+	l.declare(wants("p", "1"))
+	seen := func(want string) {
+		t.Helper()
+		if got := l.twin.Property("p").Observed.text(); got != want {
+			t.Errorf("observed %q, expected %q", got, want)
+		}
+	}
+	saw := func(v string) Update { return Update{Observed: &v} }
+	seen("")
+	if c := l.apply(map[string]Update{"p": saw("1")}); c.Trivial || c.Desired || c.Reported {
+		t.Errorf("%+v", c)
+	}
+	seen("1")
+	if c := l.apply(map[string]Update{"p": saw("1")}); len(c.Before) > 0 || !c.Trivial {
+		t.Errorf("%+v: it was seen before", c)
+	}
+	l.declare(wants("p", "2"))
+	seen("1")
+	l.apply(map[string]Update{"p": saw("1")}) // was on its way
+	seen("1")
+	l.apply(map[string]Update{"p": {Reported: &v1beta1.TwinProperty{Value: "2"}, Told: true}})
+	seen("2")
+	l.apply(map[string]Update{"p": {Desired: &v1beta1.TwinProperty{Value: "3"}, Told: true}})
+	seen("3")
+	l.apply(map[string]Update{"p": {Desired: &v1beta1.TwinProperty{Value: "3"}, Call: "c"}})
+	if p := l.twin.Property("p"); p.Observed.Call != "" {
+		t.Errorf("a call that nobody was told of is observed: %+v", p.Observed)
+	}
+	l.declare(wants("p", ""))
+	l.apply(map[string]Update{"p": {Desired: &v1beta1.TwinProperty{Value: ""}}})
+	seen("3")
+	l.apply(map[string]Update{"p": saw(""), "unknown": saw("")})
+	seen("")
+	if l.twin.Property("unknown") != nil {
+		t.Error("what was seen of a property makes one")
 	}
 }
 
@@ -194,11 +268,12 @@ func TestClientsMakeRoomForTheDevice(t *testing.T) {
 		junk[fmt.Sprintf("x%04d", i)] = report("junk")
 	}
 	l.apply(junk)
+	const room = "the Device needs the room"
 	c := l.declare(wants("p", "2"), wants("q", "3"), wants("r", "4"))
 	if l.desired("p") != "2" || l.desired("q") != "3" || l.desired("r") != "4" || len(l.twin.Names()) != v1beta1.MaxProperties {
 		t.Errorf("desired %q, %q, %q, of %d properties", l.desired("p"), l.desired("q"), l.desired("r"), len(l.twin.Names()))
 	}
-	if want := []Conflict{{"x0998", "junk", ""}, {"x0997", "junk", ""}}; !slices.Equal(c.Conflicts, want) {
+	if want := []Conflict{{Property: "x0998", Lost: "junk", Why: room}, {Property: "x0997", Lost: "junk", Why: room}}; !slices.Equal(c.Conflicts, want) {
 		t.Errorf("conflicts %v, expected %v", c.Conflicts, want)
 	}
 	l = &life{t, New(nil)}
@@ -207,6 +282,29 @@ func TestClientsMakeRoomForTheDevice(t *testing.T) {
 	c = l.declare(wants("p", "1"), wants("q", "12"))
 	if l.desired("p") != "1" || l.desired("q") != "12" || len(c.Conflicts) != 1 || !c.Desired {
 		t.Errorf("desired %.10q and %q with %d conflicts", l.desired("p"), l.desired("q"), len(c.Conflicts))
+	}
+}
+
+// What was observed counts as desired, and is the first to go: nobody who reports is refused for it.
+func TestWhatWasObservedMakesRoomForWhatIsDesired(t *testing.T) {
+	long := strings.Repeat("5", v1beta1.MaxDesiredBytes*2/3)
+	observed := func(l *life, name string) string { return l.twin.Property(name).Observed.text() }
+	l := &life{t, New(nil)}
+	l.declare(wants("p", long), wants("q", "1"), wants("r", "1"))
+	l.apply(map[string]Update{"p": {Observed: new(long)}, "r": {Observed: new("1")}})
+	l.declare(wants("p", "2"), wants("q", "1"), wants("r", "2"))
+	if observed(l, "p") != long || observed(l, "r") != "1" {
+		t.Errorf("while there is room %.10q and %q were observed", observed(l, "p"), observed(l, "r"))
+	}
+	c := l.declare(wants("p", "2"), wants("q", long), wants("r", "2"))
+	if observed(l, "p") != "" || observed(l, "r") != "1" || l.desired("q") != long || c.Trivial {
+		t.Errorf("then %.10q and %q, and %.10q is desired", observed(l, "p"), observed(l, "r"), l.desired("q"))
+	}
+	l.apply(map[string]Update{"q": {Observed: new(long)}})
+	l.declare(wants("p", "2"), wants("q", "1"), wants("r", "2"))
+	l.apply(map[string]Update{"p": desire(long)})
+	if observed(l, "q") != "" || l.desired("p") != long {
+		t.Errorf("for a client's desire: %.10q was observed, %.10q is desired", observed(l, "q"), l.desired("p"))
 	}
 }
 
@@ -242,7 +340,12 @@ func TestATwinIsWhatItsRuleSays(t *testing.T) {
 				for _, n := range slices.Sorted(maps.Keys(said)) {
 					all = append(all, wants(n, said[n]))
 					if e, ok := edge[n]; ok && said[n] != cloud[n] && e != said[n] && e != cloud[n] {
-						lost = append(lost, Conflict{n, e, said[n]})
+						lost = append(lost, Conflict{Property: n, Lost: e, Won: said[n]})
+					}
+				}
+				for _, n := range slices.Sorted(maps.Keys(cloud)) {
+					if e, ok := edge[n]; ok && e != cloud[n] && !slices.ContainsFunc(all, func(d Declared) bool { return d.Name == n }) {
+						lost = append(lost, Conflict{Property: n, Lost: e, Why: "the Device has no such property any more"})
 					}
 				}
 				if c := twin.Declare(all, at); !slices.Equal(c.Conflicts, lost) {
@@ -311,7 +414,7 @@ func TestATwinIsWhatItsRuleSays(t *testing.T) {
 					pending = append(pending, n)
 				}
 			}
-			if got := twin.Pending(); !slices.Equal(got, pending) {
+			if got := twin.Pending(nil); !slices.Equal(got, pending) {
 				t.Fatalf("pending %v, expected %v", got, pending)
 			}
 		}

@@ -278,7 +278,7 @@ type Reason int32
 
 const (
 	Reason_REASON_UNSPECIFIED Reason = 0
-	// REASON_DRAIN: the hub shuts down.
+	// REASON_DRAIN: the hub shuts down, or another one has fewer edges.
 	Reason_REASON_DRAIN Reason = 1
 	// REASON_REPLACED: a newer session of the same node took over.
 	Reason_REASON_REPLACED Reason = 2
@@ -635,8 +635,11 @@ type Hello struct {
 	Store string `protobuf:"bytes,8,opt,name=store,proto3" json:"store,omitempty"`
 	// ping_interval_ms is how often the edge pings; the hub takes three missed pings for a dead link.
 	PingIntervalMs int64 `protobuf:"varint,9,opt,name=ping_interval_ms,json=pingIntervalMs,proto3" json:"ping_interval_ms,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// process is an identifier that the edge made when its process started: another one with the same store is a copy of the
+	// machine, if the former still answers.
+	Process       string `protobuf:"bytes,10,opt,name=process,proto3" json:"process,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Hello) Reset() {
@@ -730,6 +733,13 @@ func (x *Hello) GetPingIntervalMs() int64 {
 		return x.PingIntervalMs
 	}
 	return 0
+}
+
+func (x *Hello) GetProcess() string {
+	if x != nil {
+		return x.Process
+	}
+	return ""
 }
 
 // KindDigest sums up what the edge holds of one kind: object.Digest.
@@ -1978,7 +1988,7 @@ const file_wire_proto_rawDesc = "" +
 	"\x05reply\x18\r \x01(\v2\x15.tether.link.v1.ReplyH\x00R\x05reply\x12=\n" +
 	"\vopen_tunnel\x18\x0e \x01(\v2\x1a.tether.link.v1.OpenTunnelH\x00R\n" +
 	"openTunnelB\x06\n" +
-	"\x04body\"\x92\x02\n" +
+	"\x04body\"\xac\x02\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bversions\x18\x01 \x03(\rR\bversions\x12\x1a\n" +
 	"\bfeatures\x18\x02 \x03(\tR\bfeatures\x12\x12\n" +
@@ -1988,7 +1998,9 @@ const file_wire_proto_rawDesc = "" +
 	"\x05epoch\x18\x06 \x01(\tR\x05epoch\x12\x1a\n" +
 	"\bsoftware\x18\a \x01(\tR\bsoftware\x12\x14\n" +
 	"\x05store\x18\b \x01(\tR\x05store\x12(\n" +
-	"\x10ping_interval_ms\x18\t \x01(\x03R\x0epingIntervalMs\"^\n" +
+	"\x10ping_interval_ms\x18\t \x01(\x03R\x0epingIntervalMs\x12\x18\n" +
+	"\aprocess\x18\n" +
+	" \x01(\tR\aprocess\"^\n" +
 	"\n" +
 	"KindDigest\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x14\n" +

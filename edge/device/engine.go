@@ -1,11 +1,14 @@
 package device
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -39,9 +42,23 @@ type Store interface {
 type Listener interface {
 	// Changed: properties of the twin are other than they were, or were reported again.
 	Changed(c Change)
-	// Placed: the device came (isNew), its Device or its model changed, or it went (present is false).
-	Placed(namespace, name string, present, isNew bool)
+	// Placed: the device is there, or went.
+	Placed(namespace, name string, how Placement)
 }
+
+// A Placement is how a device is there.
+type Placement int
+
+const (
+	// Came: the node has the device now.
+	Came Placement = iota
+	// Stayed: nothing is new of it but, perhaps, what is desired.
+	Stayed
+	// Altered: what its Device or its model say beside what is desired is other than it was.
+	Altered
+	// Went: the node has it no more.
+	Went
+)
 
 // A Change is one step of a device's twin.
 type Change struct {
@@ -89,6 +106,8 @@ type Engine struct {
 	m    *metrics
 	// ready is closed once the devices of the store are known.
 	ready chan struct{}
+	// doubted has every status said again.
+	doubted chan struct{}
 
 	mu      sync.RWMutex // guards all below; no entry's is taken while it is held
 	devices map[id]*entry
@@ -104,26 +123,39 @@ type mapperState struct{ connected bool }
 // An entry is one device. It stays the same for as long as the Device has the uid.
 type entry struct {
 	namespace, name, uid string
-	born                 uint64 // tells it from others of the name; set before anybody finds it
 
 	mu     sync.Mutex // guards all below, and orders the steps
+	born   uint64     // tells it from others of the name, and from itself before what it reported was forgotten
 	device *v1beta1.Device
 	model  *v1beta1.DeviceModel
 	twin   *twin.Twin
 	state  stateNote
 	// told is why the mapper does not know the device as it is; empty if it does, or has not been told.
 	told string
-	// queued are the conditions of the last status that was queued; nil before the first one.
+	// refusals are by property, and may be of what was desired before.
+	refusals map[string]refusal
+	// failures say, by property, why the mapper does not report what the device has.
+	failures map[string]string
+	// queued are the conditions of the last status that was queued; nil before the first one, and where another is due.
 	queued []condition
-	// next is when another status may be queued; due runs then, where there is one to queue.
-	next time.Time
-	due  *time.Timer
-	gone bool
+	// next is when another status may be queued. At dueAt, where there may be one to queue, due runs; owed says that there is.
+	next  time.Time
+	owed  bool
+	due   *time.Timer
+	dueAt time.Time
+	// reporting is what the cloud is shown, as the Device says; shown and shownState what it was shown last of what has a cycle.
+	reporting  reporting
+	shown      map[string]showing[*twin.Value]
+	shownState showing[stateNote]
+	cramped    bool // what was observed of desires that hold no more is not shown: there is no room for it
+	// undeclared: what the Device says could not be kept. It is tried again.
+	undeclared bool
+	gone       bool
 }
 
 // New returns an Engine that knows no devices until Start.
 func New(cfg Config, deps Deps) *Engine {
-	e := &Engine{cfg: cfg, deps: deps, ready: make(chan struct{}), devices: map[id]*entry{}, models: map[id]*v1beta1.DeviceModel{}, mappers: map[string]mapperState{}}
+	e := &Engine{cfg: cfg, deps: deps, ready: make(chan struct{}), doubted: make(chan struct{}, 1), devices: map[id]*entry{}, models: map[id]*v1beta1.DeviceModel{}, mappers: map[string]mapperState{}}
 	e.m = newMetrics(deps.Registerer, e.count)
 	return e
 }
@@ -153,16 +185,23 @@ func (e *Engine) find(ctx context.Context, namespace, name string) (*entry, erro
 	return d, nil
 }
 
-// Report takes what a device has, as its mapper or the device itself says it: all of it or nothing, together with notes of
-// the caller's own.
+// Report takes what a device has and what its mapper has seen desired: all of it or nothing, together with notes of the caller's own.
+// Values are taken as the mapper says them, of whatever type: what the device has, it has.
 func (e *Engine) Report(ctx context.Context, namespace, name string, twins []v1beta1.Twin, notes ...Note) error {
 	updates := map[string]twin.Update{}
 	for i := range twins {
-		if twins[i].Reported != nil {
-			updates[twins[i].PropertyName] = twin.Update{Reported: twins[i].Reported}
+		if _, ok := failed(&twins[i]); ok {
+			continue // it says nothing of values
+		}
+		one := twin.Update{Reported: twins[i].Reported}
+		if seen := twins[i].ObservedDesired; seen != nil {
+			one.Observed = &seen.Value
+		}
+		if one.Reported != nil || one.Observed != nil {
+			updates[twins[i].PropertyName] = one
 		}
 	}
-	return e.update(ctx, namespace, name, "", updates, notes)
+	return e.update(ctx, namespace, name, said{updates: updates, refusals: refusals(twins), failures: failures(twins)}, notes)
 }
 
 // Desire takes what a method call desires of the device with that uid: all of it or nothing, together with notes of the
@@ -172,40 +211,86 @@ func (e *Engine) Desire(ctx context.Context, namespace, name, uid, call string, 
 	for property, value := range values {
 		updates[property] = twin.Update{Desired: &v1beta1.TwinProperty{Value: value}, Call: call}
 	}
-	return e.update(ctx, namespace, name, uid, updates, notes)
+	return e.update(ctx, namespace, name, said{uid: uid, updates: updates}, notes)
 }
 
-// Update takes what a client at the edge says of a device: all of it or nothing. Errors are ErrUnknown, ErrInvalid,
-// twin.ErrTooMany, twin.ErrTooLong, and those of the Store.
+// Update takes what a client at the edge says of a device: all of it or nothing. The client is answered with what is desired then.
+// Errors are ErrUnknown, ErrInvalid, twin.ErrTooMany, twin.ErrTooLong, and those of the Store.
 func (e *Engine) Update(ctx context.Context, namespace, name string, updates map[string]twin.Update) error {
-	return e.update(ctx, namespace, name, "", updates, nil)
+	told := make(map[string]twin.Update, len(updates))
+	for property, u := range updates {
+		u.Told = true
+		told[property] = u
+	}
+	return e.update(ctx, namespace, name, said{updates: told}, nil)
 }
 
-// update is Update; where uid is not empty the device is of that uid.
-func (e *Engine) update(ctx context.Context, namespace, name, uid string, updates map[string]twin.Update, notes []Note) error {
+// said is what somebody says of a device. Where uid is not empty it is of that uid.
+type said struct {
+	uid      string
+	updates  map[string]twin.Update
+	refusals map[string]refusal
+	failures map[string]string
+}
+
+func (e *Engine) update(ctx context.Context, namespace, name string, s said, notes []Note) error {
 	d, err := e.find(ctx, namespace, name)
 	if err != nil {
 		return err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.gone || uid != "" && uid != d.uid {
+	if d.gone || s.uid != "" && s.uid != d.uid {
 		return fmt.Errorf("%w: %.80q in namespace %.80q", ErrUnknown, name, namespace)
 	}
-	for property, u := range updates {
+	for property, u := range s.updates {
 		if err := d.judge(property, u); err != nil {
 			return err
 		}
 	}
+	refusals, failures := maps.Clone(d.refusals), maps.Clone(d.failures)
+	d.hear(s.refusals)
+	d.hearFailures(s.failures)
 	e.m.updates.Inc()
-	return e.step(ctx, d, func(at twin.Stamp) (twin.Changes, error) {
-		changes, err := d.twin.Apply(stamped(updates, at), at)
-		if err == nil && !d.fits() {
+	forgotten := d.forgets(s.updates)
+	err = e.step(ctx, d, func(at twin.Stamp) (twin.Changes, error) {
+		changes, err := d.twin.Apply(stamped(s.updates, at), at)
+		if err == nil && !fits(d.twin.Now()) {
 			d.twin.Revert(changes)
 			err = fmt.Errorf("%w: with names and metadata a device has room for %d bytes of JSON", twin.ErrTooLong, v1beta1.MaxReport)
 		}
 		return changes, err
 	}, notes...)
+	if err != nil {
+		d.refusals, d.failures = refusals, failures // what was not taken says nothing
+	}
+	if err == nil && forgotten {
+		e.askAnew(d)
+	}
+	return err
+}
+
+// forgets reports whether updates take away what the device reported of its own. Called with mu held.
+func (d *entry) forgets(updates map[string]twin.Update) bool {
+	for name, u := range updates {
+		if !u.Remove {
+			continue
+		}
+		if p := d.twin.Property(name); p != nil && p.Own && p.Reported != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// askAnew has the mapper take the device for another one of the name, so that it says again what it reported: it says what changes, and
+// what was forgotten here has not. Called with d.mu held.
+func (e *Engine) askAnew(d *entry) {
+	e.mu.Lock()
+	e.births++
+	d.born = e.births
+	e.mu.Unlock()
+	e.placed(d, Stayed)
 }
 
 // stamped gives values that carry no time the one at which they arrived.
@@ -231,44 +316,58 @@ func withTime(v *v1beta1.TwinProperty, at twin.Stamp) *v1beta1.TwinProperty {
 	return out
 }
 
-// maxProperty bounds the name of a property, in bytes, and maxMetadata what is known of a value, in bytes together.
-const (
-	maxProperty = 253
-	maxMetadata = 4 << 10
-)
-
 // judge refuses what cannot be. Called with mu held.
 func (d *entry) judge(property string, u twin.Update) error {
-	if property == "" || len(property) > maxProperty {
-		return fmt.Errorf("%w: the name of a property has %d bytes, expected 1 to %d", ErrInvalid, len(property), maxProperty)
+	if property == "" || len(property) > v1beta1.MaxPropertyName {
+		return fmt.Errorf("%w: the name of a property has %d bytes, expected 1 to %d", ErrInvalid, len(property), v1beta1.MaxPropertyName)
 	}
 	for _, v := range []*v1beta1.TwinProperty{u.Desired, u.Reported} {
 		if v == nil {
 			continue
 		}
-		n := 0
-		for k, x := range v.Metadata {
-			n += len(k) + len(x)
+		if err := device.CheckMetadata(v.Metadata); err != nil {
+			return fmt.Errorf("%w: property %q: %w", ErrInvalid, property, err)
 		}
-		if n > maxMetadata || len(v.Metadata) > v1beta1.MaxMetadata {
-			return fmt.Errorf("%w: metadata of property %q has %d bytes in %d entries, expected at most %d in %d", ErrInvalid, property, n, len(v.Metadata), maxMetadata, v1beta1.MaxMetadata)
+	}
+	m := d.modelProperty(property)
+	if m == nil {
+		return d.judgeAlone(property, u)
+	}
+	if u.Told && u.Reported != nil {
+		if err := device.CheckValue(m.Type, u.Reported.Value); err != nil {
+			return fmt.Errorf("%w: property %q: %w", ErrInvalid, property, err)
 		}
 	}
 	if u.Desired == nil || u.Desired.Value == "" {
 		return nil
 	}
-	m := d.modelProperty(property)
-	if m == nil {
+	if err := device.CheckDesired(m, u.Desired.Value); err != nil {
+		return fmt.Errorf("%w: property %q: %w", ErrInvalid, property, err)
+	}
+	return nil
+}
+
+// judgeAlone refuses values that are none of the type that clients say of a property which the Device does not name. Of words that are no type
+// here, as KubeEdge's clients say "Updated", follows nothing. Called with mu held.
+func (d *entry) judgeAlone(property string, u twin.Update) error {
+	p := d.twin.Property(property)
+	if !u.Told || p != nil && p.Own {
 		return nil
 	}
-	if m.AccessMode == v1beta1.ReadOnly {
-		return fmt.Errorf("%w: property %q can only be read", ErrInvalid, property)
+	kind := u.Type
+	if kind == "" && p != nil {
+		kind = p.Type
 	}
-	if err := device.CheckValue(m.Type, u.Desired.Value); err != nil {
-		return fmt.Errorf("%w: property %q: %w", ErrInvalid, property, err)
+	if !slices.Contains([]v1beta1.PropertyType{v1beta1.Int, v1beta1.Float, v1beta1.Double, v1beta1.Boolean, v1beta1.Stream}, kind) {
+		return nil
 	}
-	if err := device.CheckRange(*m, u.Desired.Value); err != nil {
-		return fmt.Errorf("%w: property %q: %w", ErrInvalid, property, err)
+	for _, v := range []*v1beta1.TwinProperty{u.Reported, u.Desired} {
+		if v == nil || v == u.Desired && v.Value == "" {
+			continue
+		}
+		if err := device.CheckValue(kind, v.Value); err != nil {
+			return fmt.Errorf("%w: property %q: %w", ErrInvalid, property, err)
+		}
 	}
 	return nil
 }
@@ -300,6 +399,16 @@ func (e *Engine) step(ctx context.Context, d *entry, do func(at twin.Stamp) (twi
 		e.report(d, e.settle(ctx, d))
 		return nil
 	}
+	if err := e.keep(ctx, d, changes, beside); err != nil {
+		return err
+	}
+	e.m.conflicts.Add(float64(len(changes.Conflicts)))
+	e.tell(d, changes)
+	return nil
+}
+
+// keep puts what a step did on the disk, with the status that follows; where that fails the step is undone. Called with d.mu held.
+func (e *Engine) keep(ctx context.Context, d *entry, changes twin.Changes, beside []Note) error {
 	// From here on it is done or not done: a caller who goes away in between must not leave the disk with what this forgets.
 	ctx = context.WithoutCancel(ctx)
 	notes, err := d.notes(changes)
@@ -308,16 +417,18 @@ func (e *Engine) step(ctx context.Context, d *entry, do func(at twin.Stamp) (twi
 		return err
 	}
 	var outgoing []object.Outgoing
-	next := e.conditions(d)
-	news := changes.Desired || changes.Reported || !same(next, d.queued)
-	now := news && !e.pausing(d)
-	if now {
-		w, err := e.status(d, next)
+	now := time.Now()
+	news, later := d.news(changes, now)
+	news = news || !same(e.conditions(d, d.lens(now)), d.queued)
+	var conditions []condition
+	send := news && !now.Before(d.next)
+	if send {
+		w, in, err := e.status(d, now)
 		if err != nil {
 			d.twin.Revert(changes)
 			return err
 		}
-		outgoing = append(outgoing, w)
+		outgoing, conditions = append(outgoing, w), in
 	}
 	for _, c := range changes.Conflicts {
 		outgoing = append(outgoing, e.conflict(d, c)...)
@@ -327,13 +438,13 @@ func (e *Engine) step(ctx context.Context, d *entry, do func(at twin.Stamp) (twi
 		return fmt.Errorf("keep the twin of device %s: %w", device.ID(d.namespace, d.name), err)
 	}
 	switch {
-	case now:
-		e.sent(d, next)
+	case send:
+		e.sent(d, conditions, now)
 	case news:
-		e.putOff(d)
+		e.owe(d)
+	case !later.IsZero():
+		e.putOff(d, later)
 	}
-	e.m.conflicts.Add(float64(len(changes.Conflicts)))
-	e.tell(d, changes)
 	return nil
 }
 
@@ -343,7 +454,7 @@ func (e *Engine) tell(d *entry, changes twin.Changes) {
 	for name := range changes.Before {
 		c.Current[name] = d.twin.Property(name)
 	}
-	for _, name := range d.twin.Pending() {
+	for _, name := range d.twin.Pending(nil) {
 		c.Pending[name] = d.twin.Property(name)
 	}
 	for _, l := range e.deps.Listeners {
@@ -368,10 +479,13 @@ func (d *entry) notes(c twin.Changes) ([]Note, error) {
 	for name := range c.Before {
 		n := Note{Bucket: bucketTwins, Key: device.ID(d.namespace, d.name) + "/" + name}
 		if p := d.twin.Property(name); p != nil {
-			var err error
-			if n.Value, err = json.Marshal(propertyNote{d.uid, p}); err != nil {
+			var body bytes.Buffer
+			enc := json.NewEncoder(&body)
+			enc.SetEscapeHTML(false) // <, > and & would take six bytes each
+			if err := enc.Encode(propertyNote{d.uid, p}); err != nil {
 				return nil, fmt.Errorf("encode property %q: %w", name, err)
 			}
+			n.Value = bytes.TrimSuffix(body.Bytes(), []byte("\n"))
 		}
 		notes = append(notes, n)
 	}

@@ -111,8 +111,14 @@ func TestTheNodeTellsHowItsDevicesAre(t *testing.T) {
 	if !ok || s.Namespace != "ns" || s.Name != "p" || s.OwnerReferences[0].UID != "uid-p" || s.Status.State != "online" || s.Status.LastOnlineTime == "" {
 		t.Fatalf("the status is %+v", s)
 	}
-	if twin := s.Status.Twins[0]; twin.PropertyName != "setpoint" || twin.ObservedDesired.Value != "45" || twin.Reported.Value != "44" {
-		t.Errorf("the twin is %+v", twin)
+	if twin := s.Status.Twins[0]; twin.PropertyName != "setpoint" || twin.ObservedDesired != nil || twin.Reported.Value != "44" {
+		t.Errorf("the twin is %+v, and nobody has seen what is desired", twin)
+	}
+	if twin := w.engine.Twins("ns", "p")[0]; twin.PropertyName != "setpoint" || twin.ObservedDesired.Value != "45" || twin.Reported.Value != "44" {
+		t.Errorf("the twin is %+v now", twin)
+	}
+	if all := w.engine.Twins("ns", "nobody"); all != nil {
+		t.Errorf("nobody has %+v", all)
 	}
 	for kind, want := range map[string]string{v1beta1.ConditionReady: "True Fits", v1beta1.ConditionMapperConnected: "True Connected", v1beta1.ConditionReported: "False Pending"} {
 		if c := meta.FindStatusCondition(s.Status.Conditions, kind); c == nil || string(c.Status)+" "+c.Reason != want {
@@ -160,11 +166,12 @@ func TestWhatCannotBeIsRefusedWhole(t *testing.T) {
 	}{
 		"no name":             {map[string]twin.Update{"": {Reported: want("1")}}, ErrInvalid},
 		"a long name":         {map[string]twin.Update{strings.Repeat("x", 300): {Reported: want("1")}}, ErrInvalid},
+		"a mistyped value":    {map[string]twin.Update{"setpoint": {Reported: want("warm")}, "other": {Reported: want("1")}}, ErrInvalid},
 		"read-only":           {map[string]twin.Update{"flow": {Desired: want("1")}}, ErrInvalid},
 		"no number":           {map[string]twin.Update{"setpoint": {Desired: want("warm")}, "other": {Reported: want("1")}}, ErrInvalid},
 		"above the maximum":   {map[string]twin.Update{"setpoint": {Desired: want("101")}}, ErrInvalid},
 		"metadata":            {map[string]twin.Update{"flow": {Reported: &v1beta1.TwinProperty{Value: "1", Metadata: map[string]string{"x": strings.Repeat("y", 5000)}}}}, ErrInvalid},
-		"more than is stored": {map[string]twin.Update{"flow": {Reported: want(strings.Repeat("1", v1beta1.MaxReportedBytes+1))}}, twin.ErrTooLong},
+		"more than is stored": {map[string]twin.Update{"other": {Reported: want(strings.Repeat("1", v1beta1.MaxReportedBytes+1))}}, twin.ErrTooLong},
 	} {
 		if err := w.engine.Update(t.Context(), "ns", "p", c.updates); !errors.Is(err, c.err) {
 			t.Errorf("%s: %v, expected %v", name, err, c.err)
@@ -524,6 +531,25 @@ func TestWhatTheCloudMayHaveLostIsSaidAgain(t *testing.T) {
 		}
 		if n := w.store.sent(); n != 1 {
 			t.Errorf("%d statuses, expected one", n)
+		}
+		// Where there is reason to doubt, it is said at once, or at the end of the pause.
+		w.engine.SayAgain()
+		synctest.Wait()
+		if n := w.store.sent(); n != 1 {
+			t.Errorf("%d statuses after a doubt, expected one", n)
+		}
+		w.engine.cfg.Pause = time.Minute
+		w.engine.SayAgain()
+		synctest.Wait()
+		w.engine.SayAgain()
+		synctest.Wait()
+		if n := w.store.sent(); n != 1 {
+			t.Errorf("%d statuses after two doubts, expected one, and the other after the pause", n)
+		}
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		if n := w.store.sent(); n != 1 {
+			t.Errorf("%d statuses after the pause, expected one", n)
 		}
 		w.stop()
 	})

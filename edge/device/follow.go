@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/equality"
+
 	"github.com/tether-edge/tether/apis/devices/v1beta1"
 	"github.com/tether-edge/tether/common/device"
 	"github.com/tether-edge/tether/common/object"
@@ -54,10 +56,7 @@ func (e *Engine) running() context.Context {
 func (e *Engine) rest() {
 	for _, d := range e.all() {
 		d.mu.Lock()
-		if d.due != nil {
-			d.due.Stop()
-			d.due = nil
-		}
+		d.calm()
 		d.mu.Unlock()
 	}
 }
@@ -145,10 +144,16 @@ func (e *Engine) follow(ctx context.Context, kept memories) error {
 	}
 	again := time.NewTicker(sayAgain / 10)
 	defer again.Stop()
+	retry := time.NewTicker(retryFollow)
+	defer retry.Stop()
 	for {
 		select {
 		case <-again.C:
-			e.sayAgain(ctx)
+			e.sayAgain(ctx, sayAgain)
+		case <-e.doubted:
+			e.sayAgain(ctx, 0)
+		case <-retry.C:
+			e.declareAgain(ctx)
 		case ev, ok := <-modelEvents:
 			if !ok {
 				return nil
@@ -169,10 +174,22 @@ func (e *Engine) follow(ctx context.Context, kept memories) error {
 // backup taken its place. Where it is there already it costs the cloud one read.
 const sayAgain = 10 * time.Minute
 
-func (e *Engine) sayAgain(ctx context.Context) {
+// SayAgain has every status said again soon: what the cloud has of them may not be what was said last. It does not block.
+func (e *Engine) SayAgain() {
+	select {
+	case e.doubted <- struct{}{}:
+	default: // it is to be already
+	}
+}
+
+// sayAgain says the statuses that were said that long ago.
+func (e *Engine) sayAgain(ctx context.Context, after time.Duration) {
 	for _, d := range e.all() {
+		if ctx.Err() != nil {
+			return
+		}
 		d.mu.Lock()
-		if d.due == nil && time.Since(d.next) > sayAgain {
+		if after == 0 || time.Since(d.next) > after {
 			d.queued = nil
 			e.report(d, e.settle(ctx, d))
 		}
@@ -282,9 +299,10 @@ func (e *Engine) modelChanged(ctx context.Context, ev object.Event) {
 	for _, d := range e.all() {
 		d.mu.Lock()
 		if modelOf(d.device) == key && !d.gone {
-			d.model = m
+			how := stayed(sameModel(d.model, m))
+			d.become(d.device, m)
 			e.report(d, e.declare(ctx, d))
-			e.placed(d, true, false)
+			e.placed(d, how)
 		}
 		d.mu.Unlock()
 	}
@@ -323,9 +341,48 @@ func (e *Engine) place(ctx context.Context, o *v1beta1.Device, kept memories) {
 		d.born, e.devices[key] = e.births, d
 		e.mu.Unlock()
 	}
-	d.device, d.model = o, model
+	how := Came
+	if !isNew {
+		how = stayed(sameModel(d.model, model) && sameBesideDesires(d.device, o))
+	}
+	d.become(o, model)
 	e.report(d, e.declare(ctx, d))
-	e.placed(d, true, isNew)
+	e.placed(d, how)
+}
+
+func stayed(same bool) Placement {
+	if same {
+		return Stayed
+	}
+	return Altered
+}
+
+func sameModel(a, b *v1beta1.DeviceModel) bool {
+	return a == b || a != nil && b != nil && equality.Semantic.DeepEqual(a.Spec, b.Spec)
+}
+
+// sameBesideDesires reports whether two Devices say the same but for what is desired.
+func sameBesideDesires(a, b *v1beta1.Device) bool {
+	without := func(d *v1beta1.Device) *v1beta1.DeviceSpec {
+		spec := d.Spec.DeepCopy()
+		for i := range spec.Properties {
+			spec.Properties[i].Desired = nil
+		}
+		return spec
+	}
+	return equality.Semantic.DeepEqual(without(a), without(b))
+}
+
+// become takes the Device and its model as they are now. Called with d.mu held.
+func (d *entry) become(o *v1beta1.Device, model *v1beta1.DeviceModel) {
+	if device.Protocol(o, model) != device.Protocol(d.device, d.model) {
+		d.told, d.failures = "", nil // another mapper's word, or nobody's
+	}
+	d.device, d.model = o, model
+	if r := reportingOf(o); !r.equal(d.reporting) {
+		// Cycles begin anew, and what the cloud is not to have goes from there.
+		d.reporting, d.shown, d.shownState, d.queued = r, nil, showing[stateNote]{}, nil
+	}
 }
 
 // declare takes what the Device and its model say of the properties. Called with d.mu held.
@@ -335,17 +392,33 @@ func (e *Engine) declare(ctx context.Context, d *entry) error {
 		p := &d.device.Spec.Properties[i]
 		one := twin.Declared{Name: p.Name, Desired: p.Desired}
 		if m := d.modelProperty(p.Name); m != nil {
-			one.Type = m.Type
+			one.Type, one.Check = m.Type, func(value string) error { return device.CheckDesired(m, value) }
 		}
 		all = append(all, one)
 	}
-	return e.step(ctx, d, func(at twin.Stamp) (twin.Changes, error) { return d.twin.Declare(all, at), nil })
+	err := e.step(ctx, d, func(at twin.Stamp) (twin.Changes, error) { return d.twin.Declare(all, at), nil })
+	d.undeclared = err != nil
+	return err
+}
+
+// declareAgain takes what Devices say that could not be kept, as while the disk was full.
+func (e *Engine) declareAgain(ctx context.Context) {
+	for _, d := range e.all() {
+		d.mu.Lock()
+		if d.undeclared && !d.gone {
+			err := e.declare(ctx, d)
+			if e.report(d, err); err == nil {
+				e.placed(d, Stayed)
+			}
+		}
+		d.mu.Unlock()
+	}
 }
 
 // placed tells the listeners. Called with d.mu held.
-func (e *Engine) placed(d *entry, present, isNew bool) {
+func (e *Engine) placed(d *entry, how Placement) {
 	for _, l := range e.deps.Listeners {
-		l.Placed(d.namespace, d.name, present, isNew)
+		l.Placed(d.namespace, d.name, how)
 	}
 }
 
@@ -364,12 +437,13 @@ func (e *Engine) end(ctx context.Context, d *entry) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.gone = true
+	d.calm()
 	properties := map[string]*twin.Property{}
 	for _, name := range d.twin.Names() {
 		properties[name] = nil
 	}
 	e.forget(ctx, device.ID(d.namespace, d.name), properties, true)
-	e.placed(d, false, false)
+	e.placed(d, Went)
 }
 
 // forget removes what was kept of a device.

@@ -1,7 +1,6 @@
 package device
 
 import (
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -21,8 +20,10 @@ type View struct {
 	// Model is its model, nil where there is none; it must not be changed.
 	Model      *v1beta1.DeviceModel
 	Properties map[string]*twin.Property
-	// Born is another number for each Device of the name, and for one that was away: what was reported before is forgotten. It
-	// counts for one process.
+	// Refused is why the device does not have what is desired, as its mapper says, by property.
+	Refused map[string]string
+	// Born is another number for each Device of the name, for one that was away, and once a client had what was reported removed: it
+	// is forgotten, so its mapper has to say it again. It counts for one process.
 	Born uint64
 	// State is what a mapper or client said, empty if none did; LastOnline is zero for never.
 	State      string
@@ -50,7 +51,7 @@ func (e *Engine) Health(namespace, name string) (conditions []metav1.Condition, 
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, c := range e.conditions(d) {
+	for _, c := range e.conditions(d, nil) {
 		conditions = append(conditions, metav1.Condition{Type: c.Type, Status: c.Status, Reason: c.Reason, Message: c.Message})
 	}
 	e.mu.RLock()
@@ -102,9 +103,13 @@ func (e *Engine) Devices(keep func(protocol string) bool) []View {
 func (d *entry) view() View {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	v := View{Device: d.device.DeepCopy(), Model: d.model, Born: d.born, Properties: map[string]*twin.Property{}, State: d.state.State, LastOnline: onlineAt(d.state)}
+	v := View{Device: d.device.DeepCopy(), Model: d.model, Born: d.born, Properties: map[string]*twin.Property{}, Refused: map[string]string{}, State: d.state.State, LastOnline: onlineAt(d.state)}
 	for _, name := range d.twin.Names() {
-		v.Properties[name] = d.twin.Property(name)
+		p := d.twin.Property(name)
+		v.Properties[name] = p
+		if why := d.refused(name, p); why != "" {
+			v.Refused[name] = why
+		}
 	}
 	for i := range v.Device.Spec.Properties {
 		p := &v.Device.Spec.Properties[i]
@@ -116,14 +121,16 @@ func (d *entry) view() View {
 	return v
 }
 
-// toldAs is a desired value as a mapper is told it: one that a call desires differs from the same of another call.
+// toldAs is a desired value as a mapper is told it: one that a call desires differs from the same of another call. Where a Device
+// says itself which call desires a value, or why it cannot be, that is left out.
 func toldAs(v *twin.Value) *v1beta1.TwinProperty {
-	out := &v1beta1.TwinProperty{Value: v.Value, Metadata: v.Metadata}
-	if v.Call != "" {
-		out.Metadata = maps.Clone(v.Metadata)
-		if out.Metadata == nil {
-			out.Metadata = map[string]string{}
+	out := &v1beta1.TwinProperty{Value: v.Value, Metadata: map[string]string{}}
+	for key, text := range v.Metadata {
+		if key != device.MetadataCall && key != device.MetadataError {
+			out.Metadata[key] = text
 		}
+	}
+	if v.Call != "" {
 		out.Metadata[device.MetadataCall] = v.Call
 	}
 	return out
@@ -139,6 +146,20 @@ func (e *Engine) Status(namespace, name string) (s *v1beta1.DeviceStatus, ok boo
 		return nil, false
 	}
 	return e.shown(d), true
+}
+
+// Twins are what is reported and what is desired now of a device's properties, whether anybody has seen it or not; nil where this
+// node has no such device.
+func (e *Engine) Twins(namespace, name string) []v1beta1.Twin {
+	e.mu.RLock()
+	d := e.devices[device.ID(namespace, name)]
+	e.mu.RUnlock()
+	if d == nil {
+		return nil
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.twin.Now()
 }
 
 // Statuses are those of all devices of a namespace, empty for all namespaces, sorted by namespace and name.
@@ -161,8 +182,8 @@ func (e *Engine) shown(d *entry) *v1beta1.DeviceStatus {
 	s := &v1beta1.DeviceStatus{TypeMeta: metav1.TypeMeta{APIVersion: v1beta1.GroupVersion.String(), Kind: v1beta1.DeviceStatusKind}}
 	s.Namespace, s.Name, s.CreationTimestamp = d.namespace, d.name, d.device.CreationTimestamp
 	s.OwnerReferences = []metav1.OwnerReference{{APIVersion: v1beta1.GroupVersion.String(), Kind: v1beta1.DeviceKind, Name: d.name, UID: types.UID(d.uid), Controller: new(true)}}
-	s.Status.Twins, s.Status.State, s.Status.LastOnlineTime = d.twin.Status(), d.state.State, d.state.lastOnline()
-	for _, c := range e.conditions(d) {
+	s.Status.Twins, s.Status.State, s.Status.LastOnlineTime = d.twin.Status(nil), d.state.State, d.state.lastOnline()
+	for _, c := range e.conditions(d, nil) {
 		s.Status.Conditions = append(s.Status.Conditions, metav1.Condition{Type: c.Type, Status: c.Status, Reason: c.Reason, Message: c.Message})
 	}
 	ready := metav1.Condition{Type: v1beta1.ConditionReady, Status: metav1.ConditionTrue, Reason: device.ReasonFits, Message: "device and model fit together, and the node has the device"}
@@ -172,9 +193,9 @@ func (e *Engine) shown(d *entry) *v1beta1.DeviceStatus {
 	}
 	ready.ObservedGeneration = d.device.Generation
 	s.Status.Conditions = append(s.Status.Conditions, ready)
-	if text := device.UnsupportedPushes(d.device); text != "" {
+	if reason, text := device.JudgePushes(d.device); reason != "" {
 		s.Status.Conditions = append(s.Status.Conditions, metav1.Condition{Type: v1beta1.ConditionPushSupported, Status: metav1.ConditionFalse,
-			Reason: device.ReasonNotSupportedYet, Message: text, ObservedGeneration: d.device.Generation})
+			Reason: reason, Message: text, ObservedGeneration: d.device.Generation})
 	}
 	return s
 }

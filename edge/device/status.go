@@ -62,15 +62,17 @@ const (
 	escaped = 6
 )
 
-// fits reports whether the cloud can take the device's status. Called with d.mu held.
-func (d *entry) fits() bool {
-	all := d.twin.Status()
+// fits reports whether the cloud can take twins in a device's status.
+func fits(all []v1beta1.Twin) bool {
+	if len(device.JudgeReported(all)) > 0 {
+		return false
+	}
 	n := 0
 	for _, t := range all {
 		n += perTwin + len(t.PropertyName)
 		for _, v := range []*v1beta1.TwinProperty{t.ObservedDesired, t.Reported} {
 			if v != nil {
-				n += len(v.Value) + maxMetadata
+				n += len(v.Value) + v1beta1.MaxMetadataBytes
 			}
 		}
 	}
@@ -84,11 +86,14 @@ func (d *entry) fits() bool {
 // room is left in a status for what is beside its twins.
 const room = 16 << 10
 
-// status is the write of a device's status. What the cloud could not take is left out and said: a Device can desire more than a
-// status holds. Called with d.mu held.
-func (e *Engine) status(d *entry, conditions []condition) (object.Outgoing, error) {
-	r := report{UID: d.uid, Twins: d.twin.Status(), State: d.state.State, LastOnlineTime: d.state.lastOnline(), Conditions: conditions}
-	if !d.fits() {
+// status is the write of a device's status at a time, with the conditions in it. What the cloud could not take is left out and said: a
+// Device can desire more than a status holds. Called with d.mu held.
+func (e *Engine) status(d *entry, now time.Time) (w object.Outgoing, conditions []condition, err error) {
+	state, _ := d.stateShown(now)
+	twins, fit := d.squeeze(now)
+	conditions = e.conditions(d, d.lens(now))
+	r := report{UID: d.uid, Twins: twins, State: state.State, LastOnlineTime: state.lastOnline(), Conditions: conditions}
+	if !fit {
 		r.Twins, r.Conditions = nil, slices.Clone(conditions)
 		for i := range r.Conditions {
 			if c := &r.Conditions[i]; c.Type == v1beta1.ConditionReported {
@@ -98,10 +103,10 @@ func (e *Engine) status(d *entry, conditions []condition) (object.Outgoing, erro
 	}
 	body, err := json.Marshal(r)
 	if err != nil {
-		return object.Outgoing{}, fmt.Errorf("encode the status of device %s: %w", device.ID(d.namespace, d.name), err)
+		return w, nil, fmt.Errorf("encode the status of device %s: %w", device.ID(d.namespace, d.name), err)
 	}
 	return object.Outgoing{Key: object.Key{Kind: object.DeviceStatuses, Namespace: d.namespace, Name: d.name}, UID: d.uid, Op: object.OpPut, Body: body,
-		Class: object.ClassState, Priority: priorityDevice}, nil
+		Class: object.ClassState, Priority: priorityDevice, Remade: true}, conditions, nil
 }
 
 // shownPending is how many properties a condition names.
@@ -127,65 +132,86 @@ func (e *Engine) mapperConnected(d *entry) condition {
 	return mapper
 }
 
-// conditions are those that the edge knows. Called with d.mu held.
-func (e *Engine) conditions(d *entry) []condition {
-	reported := condition{Type: v1beta1.ConditionReported, Status: metav1.ConditionTrue, Reason: "AsDesired"}
-	if pending := d.twin.Pending(); len(pending) > 0 {
-		reported.Status, reported.Reason = metav1.ConditionFalse, "Pending"
-		reported.Message = fmt.Sprintf("%d properties have not reported what is desired: %s", len(pending), strings.Join(pending[:min(len(pending), shownPending)], ", "))
-	}
-	return []condition{e.mapperConnected(d), reported}
+// conditions are those that the edge knows, of properties as they are seen. Called with d.mu held.
+func (e *Engine) conditions(d *entry, see twin.Lens) []condition {
+	return []condition{e.mapperConnected(d), d.reportedCondition(see)}
 }
 
-// pausing reports whether the next status has to wait. Called with d.mu held.
-func (e *Engine) pausing(d *entry) bool { return d.due != nil || time.Now().Before(d.next) }
+// sent notes that a status as of a time was queued, with these conditions. Called with d.mu held.
+func (e *Engine) sent(d *entry, conditions []condition, now time.Time) {
+	d.queued, d.next, d.owed = conditions, now.Add(e.cfg.Pause), false
+	d.calm()
+	if later := d.showed(now); !later.IsZero() {
+		e.putOff(d, later)
+	}
+}
 
-// sent notes that a status with these conditions was queued. Called with d.mu held.
-func (e *Engine) sent(d *entry, conditions []condition) {
-	d.queued, d.next = conditions, time.Now().Add(e.cfg.Pause)
+// calm stops what is put off. Called with d.mu held.
+func (d *entry) calm() {
 	if d.due != nil {
 		d.due.Stop()
 		d.due = nil
 	}
 }
 
-// putOff queues the status at the end of the pause. What is in it is on the disk already. Called with d.mu held.
-func (e *Engine) putOff(d *entry) {
-	if d.due != nil {
+// owe queues the status at the end of the pause. Called with d.mu held.
+func (e *Engine) owe(d *entry) {
+	d.owed = true
+	e.putOff(d, d.next)
+}
+
+// putOff looks at a time, or at the end of the pause if that is later, whether there is more to show, and queues the status then. What is in
+// it is on the disk already. Called with d.mu held.
+func (e *Engine) putOff(d *entry, at time.Time) {
+	if at.Before(d.next) {
+		at = d.next
+	}
+	if d.due != nil && !at.Before(d.dueAt) {
 		return
 	}
+	d.calm()
 	var own *time.Timer
-	own = time.AfterFunc(time.Until(d.next), func() {
+	own = time.AfterFunc(time.Until(at), func() {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		if d.due != own || d.gone || e.running().Err() != nil {
 			return
 		}
-		d.due, d.queued = nil, nil
+		d.due = nil
+		now := time.Now()
+		if d.owed || d.behind(now) {
+			d.queued = nil
+		} else if later := d.showed(now); !later.IsZero() {
+			e.putOff(d, later)
+		}
 		err := e.settle(e.running(), d)
 		e.report(d, err)
 		if err != nil {
 			d.next = time.Now().Add(max(e.cfg.Pause, retryFollow))
-			e.putOff(d)
+			e.owe(d)
 		}
 	})
-	d.due = own
+	d.due, d.dueAt = own, at
 }
 
 // settle queues the status where a condition changed, or none was queued yet. Called with d.mu held.
 func (e *Engine) settle(ctx context.Context, d *entry) error {
-	next := e.conditions(d)
-	if d.gone || d.due != nil || same(next, d.queued) {
+	now := time.Now()
+	if d.gone || same(e.conditions(d, d.lens(now)), d.queued) {
 		return nil
 	}
-	w, err := e.status(d, next)
+	if now.Before(d.next) {
+		e.owe(d)
+		return nil
+	}
+	w, next, err := e.status(d, now)
 	if err != nil {
 		return err
 	}
 	if err := e.deps.Store.Keep(context.WithoutCancel(ctx), nil, w); err != nil {
 		return fmt.Errorf("queue the status of device %s: %w", device.ID(d.namespace, d.name), err)
 	}
-	e.sent(d, next)
+	e.sent(d, next, now)
 	return nil
 }
 
@@ -207,7 +233,7 @@ func (e *Engine) SetState(ctx context.Context, namespace, name, state string) (l
 	if d.gone {
 		return time.Time{}, fmt.Errorf("%w: %.80q in namespace %.80q", ErrUnknown, name, namespace)
 	}
-	before, conditions := d.state, e.conditions(d)
+	before := d.state
 	d.state.UID, d.state.State = d.uid, state
 	up := state == "online" || state == "ok"
 	if up {
@@ -217,7 +243,7 @@ func (e *Engine) SetState(ctx context.Context, namespace, name, state string) (l
 		// That it is still so is remembered, and is no news for the cloud.
 		return onlineAt(d.state), nil
 	}
-	if err := e.keepState(context.WithoutCancel(ctx), d, conditions); err != nil {
+	if err := e.keepState(context.WithoutCancel(ctx), d); err != nil {
 		d.state = before
 		return time.Time{}, fmt.Errorf("keep the state of device %s: %w", device.ID(namespace, name), err)
 	}
@@ -225,27 +251,34 @@ func (e *Engine) SetState(ctx context.Context, namespace, name, state string) (l
 }
 
 // keepState keeps a device's state, with its status or before it. Called with d.mu held.
-func (e *Engine) keepState(ctx context.Context, d *entry, conditions []condition) error {
+func (e *Engine) keepState(ctx context.Context, d *entry) error {
 	value, err := json.Marshal(d.state)
 	if err != nil {
 		return err
 	}
-	note, now := Note{bucketStates, device.ID(d.namespace, d.name), value}, !e.pausing(d)
+	note, now := Note{bucketStates, device.ID(d.namespace, d.name), value}, time.Now()
+	_, later := d.stateShown(now)
+	news := d.stateBehind() && later.IsZero()
 	var outgoing []object.Outgoing
-	if now {
-		w, err := e.status(d, conditions)
+	var conditions []condition
+	send := news && !now.Before(d.next)
+	if send {
+		w, in, err := e.status(d, now)
 		if err != nil {
 			return err
 		}
-		outgoing = append(outgoing, w)
+		outgoing, conditions = append(outgoing, w), in
 	}
 	if err := e.deps.Store.Keep(ctx, []Note{note}, outgoing...); err != nil {
 		return err
 	}
-	if now {
-		e.sent(d, conditions)
-	} else {
-		e.putOff(d)
+	switch {
+	case send:
+		e.sent(d, conditions, now)
+	case news:
+		e.owe(d)
+	case !later.IsZero():
+		e.putOff(d, later)
 	}
 	return nil
 }
@@ -273,6 +306,27 @@ func (e *Engine) Connected(ctx context.Context, protocol string, connected bool)
 		}
 		d.mu.Unlock()
 	}
+}
+
+// Took takes what the mapper of a device was told that is desired, now that it took the device: its properties, with an empty value where
+// nothing is.
+func (e *Engine) Took(ctx context.Context, namespace, name string, desired map[string]string) {
+	d, err := e.find(ctx, namespace, name)
+	if err != nil {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	seen := make(map[string]twin.Update, len(desired))
+	for property, value := range desired {
+		seen[property] = twin.Update{Observed: &value}
+	}
+	changes, err := d.twin.Apply(seen, d.twin.Last())
+	if err == nil && !d.gone && !changes.Trivial {
+		// Nobody at the edge hears of it: of the values nothing changed.
+		err = e.keep(ctx, d, changes, nil)
+	}
+	e.report(d, err)
 }
 
 // Told takes whether the mapper of a device took what it was told of it.
@@ -303,15 +357,19 @@ const eventLife = time.Hour
 
 // conflict is the Event that says what was lost. Called with d.mu held.
 func (e *Engine) conflict(d *entry, c twin.Conflict) []object.Outgoing {
-	e.deps.Log.Info("a desired value that was set at the edge is replaced by the cloud's", "device", device.ID(d.namespace, d.name), "property", c.Property, "lost", c.Lost, "won", c.Won)
+	e.deps.Log.Info("a desired value that was set at the edge is replaced by the cloud's", "device", device.ID(d.namespace, d.name), "property", c.Property, "lost", c.Lost, "won", c.Won, "why", c.Why)
 	now := e.deps.Now()
 	stamp := metav1.NewTime(now)
+	message := fmt.Sprintf("property %q: %.128q, which was desired at the edge, is replaced by the Device's %.128q", c.Property, c.Lost, c.Won)
+	if c.Why != "" {
+		message = fmt.Sprintf("property %q: %.128q, which was desired at the edge, gives way to the Device's %.128q: %s", c.Property, c.Lost, c.Won, c.Why)
+	}
 	event := &corev1.Event{
 		TypeMeta:       metav1.TypeMeta{APIVersion: "v1", Kind: "Event"},
 		ObjectMeta:     metav1.ObjectMeta{Namespace: d.namespace, Name: d.name + "." + strconv.FormatInt(now.UnixNano(), 16)},
 		InvolvedObject: corev1.ObjectReference{APIVersion: v1beta1.GroupVersion.String(), Kind: "Device", Namespace: d.namespace, Name: d.name, UID: types.UID(d.uid)},
 		Reason:         "DesireReplaced",
-		Message:        fmt.Sprintf("property %q: %.128q, which was desired at the edge, is replaced by the Device's %.128q", c.Property, c.Lost, c.Won),
+		Message:        message,
 		Source:         corev1.EventSource{Component: "edgecore", Host: e.cfg.Node}, FirstTimestamp: stamp, LastTimestamp: stamp, Count: 1, Type: corev1.EventTypeWarning,
 	}
 	kind, _ := object.Lookup(object.Events)

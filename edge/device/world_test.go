@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
@@ -96,6 +97,11 @@ func (s *fakeStore) Keep(ctx context.Context, notes []Note, outgoing ...object.O
 	}
 	if s.failing != nil {
 		return s.failing
+	}
+	for _, n := range notes {
+		if len(n.Value) > 2<<20 { // store.MaxNoteValue
+			return fmt.Errorf("note %s has %d bytes", n.Key, len(n.Value))
+		}
 	}
 	s.keeps++
 	for _, n := range notes {
@@ -236,10 +242,10 @@ func (l *ear) Changed(c Change) {
 	l.changes = append(l.changes, c)
 }
 
-func (l *ear) Placed(_, name string, present, isNew bool) {
+func (l *ear) Placed(_, name string, how Placement) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.placed = append(l.placed, map[bool]string{true: "+", false: "-"}[present]+map[bool]string{true: "!"}[isNew]+name)
+	l.placed = append(l.placed, map[Placement]string{Came: "+!", Stayed: "=", Altered: "+", Went: "-"}[how]+name)
 }
 
 func (l *ear) last() Change {

@@ -23,6 +23,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 
 	"github.com/tether-edge/tether/apis/config/v1alpha1"
@@ -32,7 +33,10 @@ import (
 	"github.com/tether-edge/tether/common/transport"
 	"github.com/tether-edge/tether/common/version"
 	"github.com/tether-edge/tether/edge/clock"
+	"github.com/tether-edge/tether/edge/drill"
+	"github.com/tether-edge/tether/edge/edgecore/autonomy"
 	"github.com/tether-edge/tether/edge/edgecore/devices"
+	"github.com/tether-edge/tether/edge/edgecore/ownnode"
 	"github.com/tether-edge/tether/edge/edgecore/uplink"
 	"github.com/tether-edge/tether/edge/image"
 	"github.com/tether-edge/tether/edge/kubeapi"
@@ -40,6 +44,7 @@ import (
 	"github.com/tether-edge/tether/edge/link"
 	"github.com/tether-edge/tether/edge/renew"
 	"github.com/tether-edge/tether/edge/seal"
+	"github.com/tether-edge/tether/edge/steward"
 	"github.com/tether-edge/tether/edge/store"
 	"github.com/tether-edge/tether/edge/tunnel"
 )
@@ -53,6 +58,8 @@ type Deps struct {
 	// Killed says that the process before this one, if there was any, did not end by itself: it was killed, or the machine's
 	// power went.
 	Killed bool
+	// Supervised says that somebody starts this process again if it is killed.
+	Supervised bool
 	// Credentials is the directory in which systemd shows this service's credentials; empty for none.
 	Credentials string
 }
@@ -78,6 +85,10 @@ type EdgeCore struct {
 	joins    []string // host:port of the join ports
 	memory   run.Memory
 	devices  *devices.Devices
+	own      *ownnode.Node
+	steward  *steward.Steward
+	autonomy *autonomy.Autonomy
+	drill    *drill.Drill
 }
 
 // New opens the store and builds everything else. cfg is valid. The error says what is missing on this machine.
@@ -111,9 +122,11 @@ func New(ctx context.Context, cfg *v1alpha1.EdgeCore, deps Deps) (*EdgeCore, err
 	if err := e.local.writeKubeconfig(filepath.Join(cfg.DataDir, "admin.kubeconfig"), cfg.NodeName); err != nil {
 		deps.Log.Warn("cannot write the kubeconfig for people at this machine; the former one, if there is one, stays", "error", err)
 	}
+	e.served = newServedEvents(cfg.NodeName)
 	e.store, err = store.Open(ctx, store.Config{Dir: filepath.Join(cfg.DataDir, "store"), NodeName: cfg.NodeName,
-		EventQuota: int64(cfg.Store.EventQuota), FreeSpaceFloor: int64(cfg.Store.FreeSpaceFloor), CopyInterval: cfg.Store.CopyInterval.Std()},
-		store.Deps{Log: e.part("store"), Clock: clockFunc(deps.Now), Registerer: e.reg, Seal: e.openSeal})
+		EventQuota: int64(cfg.Store.EventQuota), FreeSpaceFloor: int64(cfg.Store.FreeSpaceFloor), CopyInterval: cfg.Store.CopyInterval.Std(), WriteBudget: int64(cfg.Store.WriteBudget)},
+		store.Deps{Log: e.part("store"), Clock: clockFunc(deps.Now), Registerer: e.reg, Seal: e.openSeal, Withhold: steward.Withhold,
+			Overspent: func(o store.Overspent) { e.served.overspent(o) }})
 	if err != nil {
 		return nil, err
 	}
@@ -159,10 +172,13 @@ func (e *EdgeCore) build() error {
 		defer done()
 		relay.Serve(ctx, stream)
 	}
+	if err := e.buildDrill(); err != nil {
+		return err
+	}
 	e.link, err = link.New(link.Config{Node: cfg.NodeName, Servers: servers, Protocols: protocols(cfg.Cloud.Protocol), Software: version.String("edgecore"),
 		PingInterval: cfg.Cloud.PingInterval.Std()},
 		link.Deps{Dial: e.dial, Tunnel: serve, DialTunnel: e.dialTunnel, Store: uplink.Store{Store: e.store}, Connected: func(ctx context.Context) { e.api.RefreshTokens(ctx) },
-			LeaseAge: e.leaseAge, ServerTime: e.clock.Heard, Log: e.part("link"), Now: e.deps.Now, Registry: e.reg})
+			Doubted: func() { e.devices.Engine.SayAgain() }, LeaseAge: e.leaseAge, Gate: e.drill.Gate(), ServerTime: e.clock.Heard, Log: e.part("link"), Now: e.deps.Now, Registry: e.reg})
 	if err != nil {
 		return err
 	}
@@ -190,9 +206,15 @@ func (e *EdgeCore) build() error {
 	for _, t := range cfg.Kubelet.RegisterWithTaints {
 		taints = append(taints, corev1.Taint{Key: t.Key, Value: t.Value, Effect: corev1.TaintEffect(t.Effect)})
 	}
-	if err := e.buildImages(); err != nil {
+	client, err := corev1client.NewForConfig(&rest.Config{Host: "https://" + cfg.API.BindAddress, Transport: e.api.OwnTransport(), QPS: -1})
+	if err != nil {
+		return fmt.Errorf("make a client of the local API: %w", err)
+	}
+	e.own = &ownnode.Node{Name: cfg.NodeName, Store: e.store, API: client, Now: e.deps.Now}
+	if err := errors.Join(e.buildImages(client), e.buildSteward()); err != nil {
 		return err
 	}
+	e.buildAutonomy()
 	k := cfg.Kubelet
 	e.kubelet, err = kubelet.New(kubelet.Config{
 		NodeName: cfg.NodeName, RootDir: k.RootDir, StateDir: filepath.Join(cfg.DataDir, "kubelet"), StaticPodPath: k.StaticPodPath,
@@ -201,10 +223,10 @@ func (e *EdgeCore) build() error {
 		CgroupDriver: string(k.CgroupDriver), CgroupRoot: k.CgroupRoot, NodeIP: k.NodeIP, Port: int32(k.Port),
 		ServingCertFile: servingCert, ServingKeyFile: servingKey,
 		ClientCAFile: e.local.caFile(), MaxPods: int32(k.MaxPods), NodeLabels: k.NodeLabels, Taints: taints,
-		ClusterDNS: k.ClusterDNS, ClusterDomain: k.ClusterDomain, EvictionHard: k.EvictionHard,
+		ClusterDNS: k.ClusterDNS, ClusterDomain: k.ClusterDomain, EvictionHard: k.EvictionHard, PressureTransition: k.EvictionPressureTransitionPeriod.Std(),
 	}, kubelet.Deps{
 		RESTConfig: &rest.Config{Host: "https://" + cfg.API.BindAddress, Transport: e.api.Transport()},
-		Log:        e.part("kubelet"), WaitReady: e.waitReady, Registerer: e.reg, Killed: e.deps.Killed,
+		Log:        e.part("kubelet"), WaitReady: e.waitReady, Starting: e.api.KubeletStarts, Registerer: e.reg, Killed: e.deps.Killed,
 	})
 	return err
 }
@@ -221,6 +243,11 @@ func (e *EdgeCore) timeMoved(by time.Duration) {
 func (e *EdgeCore) waitReady(ctx context.Context) error {
 	select {
 	case <-e.store.FirstSync():
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case <-e.steward.Settled():
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -328,6 +355,8 @@ func (e *EdgeCore) dial(ctx context.Context, way link.Way) (transport.Stream, er
 			e.part("clock").Warn("cannot learn the time", "error", err)
 		}
 		return s, told
+	} else if errors.Is(told, pki.ErrExpired) {
+		e.renewer.Soon()
 	}
 	return s, pki.Explain(err, e.deps.Now)
 }
@@ -369,12 +398,15 @@ func (e *EdgeCore) Start(ctx context.Context) error {
 	group.Add("metrics", run.HTTP(metrics, e.handler()))
 	group.Add("kubeapi", run.Func(func(ctx context.Context) error { return e.serve(ctx, api, config) }))
 	e.devices.Add(group)
-	group.Add("image-events", e.served)
+	group.Add("events", e.served)
+	group.Add("steward", run.Func(e.stewards))
 	// It waits for a socket and not for the runtime; the kubelet is started once both answer.
 	group.Add("image", run.Func(devices.Persistent("the image service", e.images.Start, e.part("image"))))
+	group.Add("drill", e.drill)
 	group.Add("link", e.link)
-	group.Add("renew", e.renewer)
+	group.Add("renew", run.Func(e.drill.Gate().While(e.renewer.Start)))
 	group.Add("clock", e.clock)
+	group.Add("autonomy", e.autonomy)
 	group.Add("kubelet", e.kubelet)
 	err = group.Start(ctx)
 	return errors.Join(err, e.store.Close())

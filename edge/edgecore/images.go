@@ -7,7 +7,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
-	"k8s.io/client-go/rest"
 
 	"github.com/tether-edge/tether/common/object"
 	"github.com/tether-edge/tether/edge/image"
@@ -18,17 +17,13 @@ import (
 const imageProofs = "image/proofs"
 
 // buildImages makes the image service that stands between the kubelet and the runtime.
-func (e *EdgeCore) buildImages() error {
+func (e *EdgeCore) buildImages(client corev1client.CoreV1Interface) (err error) {
 	k, i := e.cfg.Kubelet, e.cfg.Images
 	endpoint := k.ImageServiceEndpoint
 	if endpoint == "" {
 		endpoint = k.ContainerRuntimeEndpoint
 	}
-	client, err := corev1client.NewForConfig(&rest.Config{Host: "https://" + e.cfg.API.BindAddress, Transport: e.api.Transport()})
-	if err != nil {
-		return fmt.Errorf("make a client for events: %w", err)
-	}
-	e.served = newServedEvents(&corev1client.EventSinkImpl{Interface: client.Events("")}, e.cfg.NodeName)
+	e.served.sink = &corev1client.EventSinkImpl{Interface: client.Events("")}
 	e.images, err = image.New(image.Config{Socket: i.Socket, ImageEndpoint: endpoint, RuntimeEndpoint: k.ContainerRuntimeEndpoint,
 		FallBack: i.FallBack, Patience: i.Patience.Std(), MaxPulls: i.MaxPulls},
 		image.Deps{Memory: imageMemory{e.store}, Pods: podImages{e.store}.names, Log: e.part("image"), Registry: e.reg, Now: e.deps.Now, Served: e.served.add})

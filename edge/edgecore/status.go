@@ -3,14 +3,14 @@ package edgecore
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"net/http"
 	"time"
 
-	"github.com/tether-edge/tether/common/object"
+	"github.com/tether-edge/tether/edge/horizon"
 	"github.com/tether-edge/tether/edge/kubelet"
 	"github.com/tether-edge/tether/edge/link"
 	"github.com/tether-edge/tether/edge/seal"
+	"github.com/tether-edge/tether/edge/steward"
 	"github.com/tether-edge/tether/edge/store"
 )
 
@@ -23,14 +23,17 @@ type Status struct {
 	Kubelet kubelet.Status `json:"kubelet"`
 	// Outbox is what waits for the cloud, by class; empty if nothing does.
 	Outbox []store.Waiting `json:"outbox"`
-	// Held are the pods, as namespace/name, that run on though the cluster has lost their node.
-	Held []string `json:"held,omitempty"`
-	// Unread says why the last two are not known.
+	// Kept is what the site has without the cluster.
+	steward.Summary
+	// Unread says why Outbox is not known.
 	Unread string `json:"unread,omitempty"`
+	// Autonomy is how long the node can go on alone; absent before the first look.
+	Autonomy *horizon.Judgement `json:"autonomy,omitempty"`
 }
 
 func (e *EdgeCore) status(w http.ResponseWriter, r *http.Request) {
-	s := Status{Node: e.cfg.NodeName, Link: e.link.Status(), Store: e.store.Status(), Sealing: e.seal.Status(), Kubelet: e.kubelet.Status()}
+	s := Status{Node: e.cfg.NodeName, Link: e.link.Status(), Store: e.store.Status(), Sealing: e.seal.Status(), Kubelet: e.kubelet.Status(), Summary: e.steward.Summary(),
+		Autonomy: e.autonomy.Status()}
 	if err := e.stored(r.Context(), &s); err != nil {
 		s.Unread = err.Error()
 	}
@@ -48,11 +51,5 @@ func (e *EdgeCore) stored(ctx context.Context, s *Status) error {
 	defer cancel()
 	waiting, err := e.store.Waiting(ctx)
 	s.Outbox = append([]store.Waiting{}, waiting...)
-	pods, _, lerr := e.store.List(ctx, object.Pods, "")
-	for _, p := range pods {
-		if p.Held {
-			s.Held = append(s.Held, p.Key.Namespace+"/"+p.Key.Name)
-		}
-	}
-	return errors.Join(err, lerr)
+	return err
 }

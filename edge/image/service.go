@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -86,6 +87,8 @@ type Service struct {
 	deps    Deps
 	metrics *metrics
 	proofs  *proofs
+	// runtime is the connection while the service runs, for those who look; nil else.
+	runtime atomic.Pointer[connection]
 }
 
 // New checks cfg and opens nothing.
@@ -125,6 +128,8 @@ func (s *Service) Start(ctx context.Context) error {
 		return errors.Join(err, listener.Close())
 	}
 	defer runtime.close()
+	s.runtime.Store(runtime)
+	defer s.runtime.Store(nil)
 	calls := s.calls(runtime)
 	defer calls.puller.end()
 	return serve(ctx, listener, calls.serve)

@@ -22,6 +22,8 @@ import (
 type Devices interface {
 	// Status is the DeviceStatus of a device; not ok where this node has none of the name.
 	Status(namespace, name string) (s *v1beta1.DeviceStatus, ok bool)
+	// Twins are what is reported and desired now of its properties, whether its mapper has seen it or not; nil where it has none.
+	Twins(namespace, name string) []v1beta1.Twin
 	// Statuses are those of a namespace, empty for all of them, sorted by namespace and name.
 	Statuses(namespace string) []*v1beta1.DeviceStatus
 	// Mapper is the protocol of a device, its own or its model's, and the status of its condition MapperConnected; both empty
@@ -92,7 +94,8 @@ func (s *Server) withTwins(o object.Object) object.Object {
 	if d.Status == nil {
 		d.Status = &v1beta1.LegacyStatus{}
 	}
-	d.Status.Twins, d.Status.State, d.Status.LastOnlineTime = now.Status.Twins, now.Status.State, now.Status.LastOnlineTime
+	d.Status.Twins = s.deps.Devices.Twins(d.Namespace, d.Name)
+	d.Status.State, d.Status.LastOnlineTime = now.Status.State, now.Status.LastOnlineTime
 	return d
 }
 

@@ -14,7 +14,7 @@ import (
 	"github.com/tether-edge/tether/common/object"
 )
 
-// fakeDevices are the statuses of some devices.
+// fakeDevices are the statuses of some devices, of which no mapper has seen what is desired.
 type fakeDevices []v1beta1.DeviceStatus
 
 func (f fakeDevices) Status(namespace, name string) (*v1beta1.DeviceStatus, bool) {
@@ -29,10 +29,23 @@ func (f fakeDevices) Status(namespace, name string) (*v1beta1.DeviceStatus, bool
 func (f fakeDevices) Statuses(namespace string) (all []*v1beta1.DeviceStatus) {
 	for _, s := range f {
 		if namespace == "" || s.Namespace == namespace {
-			all = append(all, s.DeepCopy())
+			one := s.DeepCopy()
+			for i := range one.Status.Twins {
+				one.Status.Twins[i].ObservedDesired = nil
+			}
+			all = append(all, one)
 		}
 	}
 	return all
+}
+
+func (f fakeDevices) Twins(namespace, name string) []v1beta1.Twin {
+	for _, s := range f {
+		if s.Namespace == namespace && s.Name == name {
+			return s.DeepCopy().Status.Twins
+		}
+	}
+	return nil
 }
 
 // Mapper: what has a status has the protocol modbus of its model.
@@ -111,11 +124,11 @@ func newDevicesEnv(t *testing.T) *env {
 func TestDevicesShowTheirTwinsAtTheNode(t *testing.T) {
 	e := newDevicesEnv(t)
 	pump := &v1beta1.Device{ObjectMeta: e.meta("plant", "pump", "u"), Spec: v1beta1.DeviceSpec{NodeName: node, DeviceModelRef: &v1beta1.ModelReference{Name: "m"}},
-		Status: &v1beta1.LegacyStatus{ReportToCloud: true}}
+		Status: &v1beta1.LegacyStatus{ReportToCloud: new(true)}}
 	rec := e.store.fromCloud(t, object.Devices, pump)
 	code, body := e.raw(http.MethodGet, devicesPath+"namespaces/plant/devices/pump", "", "")
 	var got v1beta1.Device
-	if err := json.Unmarshal([]byte(body), &got); code != http.StatusOK || err != nil || got.Status == nil || len(got.Status.Twins) != 5 || got.Status.State != "online" || !got.Status.ReportToCloud {
+	if err := json.Unmarshal([]byte(body), &got); code != http.StatusOK || err != nil || got.Status == nil || len(got.Status.Twins) != 5 || got.Status.State != "online" || got.Status.ReportToCloud == nil {
 		t.Errorf("the device: %d %s", code, body)
 	}
 	if again, _, err := e.store.Get(t.Context(), rec.Key); err != nil || strings.Contains(string(again.Body), "online") {

@@ -23,6 +23,9 @@ var shortNames = map[object.ID][]string{
 	object.Devices: {"dev"}, object.DeviceModels: {"dmodel"}, object.DeviceStatuses: {"devst"},
 }
 
+// inAll are the kinds that `kubectl get all` means, of those that the API server counts among them.
+var inAll = map[object.ID]bool{object.Pods: true, object.Services: true}
+
 // discoveryPaths returns the handlers of the URLs that describe the API and what there is more of it, by path.
 func (s *Server) discoveryPaths(more map[schema.GroupVersion][]metav1.APIResource) map[string]http.Handler {
 	paths := map[string]http.Handler{
@@ -74,9 +77,12 @@ func (e *endpoint) discovery() metav1.APIResource {
 		Name: e.kind.Resource, Namespaced: e.kind.Namespaced, Kind: e.kind.Kind, Verbs: e.verbs,
 		SingularName: strings.ToLower(e.kind.Kind), ShortNames: shortNames[e.kind.ID()],
 	}
+	if inAll[e.kind.ID()] {
+		out.Categories = []string{"all"}
+	}
 	if e.sub != "" {
 		out.Name += "/" + e.sub
-		out.SingularName, out.ShortNames = "", nil
+		out.SingularName, out.ShortNames, out.Categories = "", nil, nil
 	}
 	if p, ok := e.storage.(rest.GroupVersionKindProvider); ok {
 		gvk := p.GroupVersionKind(e.kind.GroupVersion())

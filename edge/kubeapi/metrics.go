@@ -18,7 +18,7 @@ type metrics struct {
 	refreshed prometheus.Counter
 }
 
-func newMetrics(reg prometheus.Registerer) (*metrics, error) {
+func newMetrics(reg prometheus.Registerer, waiting func() int) (*metrics, error) {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tether_edge_api_requests_total", Help: "Requests to the local Kubernetes API.",
@@ -37,7 +37,10 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.durations, m.panics, m.refreshed} {
+	withheld := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "tether_edge_api_pods_waiting_for_devices", Help: "Pods that the kubelet is not shown yet, because no device plugin offers what they ask for.",
+	}, func() float64 { return float64(waiting()) })
+	for _, c := range []prometheus.Collector{m.requests, m.durations, m.panics, m.refreshed, withheld} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
 		}

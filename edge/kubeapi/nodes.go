@@ -2,6 +2,7 @@ package kubeapi
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 
@@ -47,7 +48,7 @@ func (s *Server) notOwnNode(r *resource, name string) error {
 // changeNode accepts labels and annotations, and that the node takes no more pods, which cordon does. It refuses what else
 // the cloud owns.
 func (s *Server) changeNode(r *resource) changeFunc {
-	return func(_ context.Context, rec *object.Record, o, n object.Object) (*object.Change, error) {
+	return func(ctx context.Context, rec *object.Record, o, n object.Object) (*object.Change, error) {
 		old, next := o.(*corev1.Node), n.(*corev1.Node)
 		if !apiequality.Semantic.DeepEqual(old.Spec.Taints, next.Spec.Taints) {
 			return nil, forbidden(r.groupResource(), old.Name, "node %q is not allowed to modify taints", s.cfg.NodeName)
@@ -58,7 +59,7 @@ func (s *Server) changeNode(r *resource) changeFunc {
 			return nil, forbidden(r.groupResource(), old.Name, "the cloud owns the spec of a Node: change it there")
 		}
 		next.Status = old.Status
-		return s.nodeOverlay(r, rec, old, next)
+		return s.nodeOverlay(ctx, r, rec, old, next)
 	}
 }
 
@@ -81,14 +82,17 @@ func (s *Server) cordon(ctx context.Context, o, n object.Object) error {
 
 // changeNodeStatus accepts the status, and labels and annotations, which the kubelet sends through it.
 func (s *Server) changeNodeStatus(r *resource) changeFunc {
-	return func(_ context.Context, rec *object.Record, o, n object.Object) (*object.Change, error) {
+	return func(ctx context.Context, rec *object.Record, o, n object.Object) (*object.Change, error) {
 		old, next := o.(*corev1.Node), n.(*corev1.Node)
 		next.Spec = old.Spec
-		return s.nodeOverlay(r, rec, old, next)
+		if s.isKubelet(ctx) {
+			s.late.wrote(old, next)
+		}
+		return s.nodeOverlay(ctx, r, rec, old, next)
 	}
 }
 
-func (s *Server) nodeOverlay(r *resource, rec *object.Record, old, next *corev1.Node) (*object.Change, error) {
+func (s *Server) nodeOverlay(ctx context.Context, r *resource, rec *object.Record, old, next *corev1.Node) (*object.Change, error) {
 	if old.Name != s.cfg.NodeName {
 		return nil, s.notOwnNode(r, old.Name)
 	}
@@ -96,8 +100,27 @@ func (s *Server) nodeOverlay(r *resource, rec *object.Record, old, next *corev1.
 	if bad := refusedLabels(old.Labels, next.Labels); len(bad) > 0 {
 		return nil, forbidden(r.groupResource(), old.Name, "is not allowed to modify labels: %s", strings.Join(bad, ", "))
 	}
+	if bad := append(tethers(old.Labels, next.Labels), tethers(old.Annotations, next.Annotations)...); len(bad) > 0 && !s.isOwn(ctx) {
+		return nil, forbidden(r.groupResource(), old.Name, "the cloud and edgecore own these labels and annotations: %s", strings.Join(bad, ", "))
+	}
 	next.OwnerReferences, next.Finalizers = old.OwnerReferences, old.Finalizers
 	return s.overlayChange(r.kind, rec, old, next, object.PriorityNode)
+}
+
+// tethers returns, sorted, the labels or annotations of Tether's that the update changes: CloudCore drops what is its own, and would show
+// what is edgecore's as the node's word.
+func tethers(old, next map[string]string) []string {
+	bad := map[string]struct{}{}
+	for _, all := range []map[string]string{old, next} {
+		for key := range all {
+			was, had := old[key]
+			is, has := next[key]
+			if strings.HasPrefix(key, object.OwnKeys) && (was != is || had != has) {
+				bad[key] = struct{}{}
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(bad))
 }
 
 // refusedLabels returns, sorted, the labels that the update changes and that NodeRestriction keeps from nodes.

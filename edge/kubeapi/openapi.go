@@ -10,13 +10,22 @@ import (
 
 // Before kubectl applies anything it looks for the fieldValidation parameter in the API's description, and without one it
 // ends there, at a page that is not found. What it is to hear is why its write is refused, so there is a description: of
-// the patches and their parameters, and of nothing else.
+// the patches and their parameters, and for kubectl explain of where a kind is described: all of Kubernetes' own
+// descriptions are several megabytes.
 
 // openAPI is as much of an OpenAPI 3 document.
 type openAPI struct {
 	Version string                 `json:"openapi"`
 	Info    map[string]string      `json:"info"`
 	Paths   map[string]openAPIPath `json:"paths"`
+	// Components are of the one kind schemas, by names that nobody refers to.
+	Components map[string]map[string]openAPISchema `json:"components"`
+}
+
+type openAPISchema struct {
+	Type        string                    `json:"type"`
+	Description string                    `json:"description"`
+	Kinds       []metav1.GroupVersionKind `json:"x-kubernetes-group-version-kind"`
 }
 
 type openAPIPath struct {
@@ -45,10 +54,15 @@ func (s *Server) openAPIPaths() (map[string]http.Handler, error) {
 		}
 		d, ok := documents[at]
 		if !ok {
-			d = openAPI{Version: "3.0.0", Info: map[string]string{"title": "Tether", "version": s.cfg.Version}, Paths: map[string]openAPIPath{}}
+			d = openAPI{Version: "3.0.0", Info: map[string]string{"title": "Tether", "version": s.cfg.Version}, Paths: map[string]openAPIPath{},
+				Components: map[string]map[string]openAPISchema{"schemas": {}}}
 			documents[at] = d
 		}
 		if e.sub == "" {
+			d.Components["schemas"][e.kind.Kind] = openAPISchema{
+				Type: "object", Kinds: []metav1.GroupVersionKind{metav1.GroupVersionKind(e.kind.GroupVersionKind)},
+				Description: "A gateway holds objects and not the description of their fields: ask the cluster, by the same command.",
+			}
 			d.Paths["/"+at+"/"+e.kind.Resource+"/{name}"] = openAPIPath{openAPIPatch{
 				Parameters: []openAPIParameter{{"dryRun", "query"}, {"fieldManager", "query"}, {"fieldValidation", "query"}},
 				Kind:       metav1.GroupVersionKind(e.kind.GroupVersionKind),

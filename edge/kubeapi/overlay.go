@@ -50,7 +50,7 @@ func (s *Server) overlayChange(kind object.Kind, rec *object.Record, old, next o
 	return &object.Change{
 		Expect: rec.LocalRV,
 		Record: &object.Record{
-			Key: rec.Key, Version: rec.Version, Origin: rec.Origin, Held: rec.Held,
+			Key: rec.Key, Version: rec.Version, Origin: rec.Origin, Held: rec.Held, Withheld: rec.Withheld,
 			Body: body, Base: rec.Cloud(), Overlay: encoded,
 		},
 		Outgoing: []object.Outgoing{{

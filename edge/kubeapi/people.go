@@ -11,6 +11,12 @@ import (
 // cloudOwns is why nobody but the cloud writes most kinds.
 const cloudOwns = "the cloud owns it: a change made here would be lost, make it in the cluster"
 
+// elsewhere is why nobody writes here what is not served here.
+const elsewhere = "it is not served at a gateway: make it in the cluster; kubectl api-resources tells what is served"
+
+// mayBeAsked is why nobody is told here what they may do.
+const mayBeAsked = "reviews are made in the cluster: whoever may ask here may read all; what they write is refused at once with the reason, or decided in the cluster"
+
 // A written is a kind or subresource, and a verb; "" is every verb that writes.
 type written struct{ group, resource, sub, verb string }
 
@@ -23,6 +29,9 @@ var losses = map[written]string{
 	{"", "nodes", "", "create"}:               "the kubelet registers its own node and there are no others here",
 	{"storage.k8s.io", "csinodes", "", ""}:    "the kubelet keeps it: what others write would be lost",
 	{"coordination.k8s.io", "leases", "", ""}: "leases are kept in memory here, for the kubelet: what others write would be lost",
+	// The cloud would answer of the node, and not of who asks.
+	{"authorization.k8s.io", "selfsubjectaccessreviews", "", ""}: mayBeAsked,
+	{"authorization.k8s.io", "selfsubjectrulesreviews", "", ""}:  mayBeAsked,
 }
 
 // forPeople serves what only those who come over loopback ask for, and refuses what would be lost. It reports false for
@@ -66,6 +75,9 @@ func (s *Server) lost(info *request.RequestInfo) string {
 		return s.routes[routeKey(info.APIGroup, info.APIVersion, info.Resource, sub)] != nil
 	}
 	_, forwarded := forwards[forwardKey{info.APIGroup, info.Resource, info.Subresource, info.Verb}]
+	if !forwarded && !known("") {
+		return elsewhere
+	}
 	if info.Subresource != "" && !forwarded && known("") && !known(info.Subresource) {
 		return cloudOwns // an ephemeral container, a binding
 	}

@@ -68,7 +68,8 @@ func (s *Server) changePodStatus(r *resource) changeFunc {
 }
 
 // Delete ends a pod. With grace 0 it is gone here at once, and the deletion is queued for the cloud; a pod with
-// finalizers stays, marked, until the cloud lets it go. A longer grace is a wish that only the cloud can record.
+// finalizers stays, marked, until the cloud lets it go. A longer grace is a wish that only the cloud can record, but for pods of
+// the site's own (held ones and stand-ins): the kubelet ends them in that time and comes back with grace 0.
 func (p *pods) Delete(ctx context.Context, name string, validate rest.ValidateObjectFunc, opts *metav1.DeleteOptions) (runtime.Object, bool, error) {
 	for range updateTries {
 		rec, err := p.lookup(ctx, name)
@@ -83,7 +84,8 @@ func (p *pods) Delete(ctx context.Context, name string, validate rest.ValidateOb
 		if err := checkDelete(p.resource, pod, opts); err != nil {
 			return nil, false, err
 		}
-		if effectiveGrace(pod, opts) > 0 {
+		grace, kept := effectiveGrace(pod, opts), ours(rec)
+		if grace > 0 && !kept {
 			return nil, false, forbidden(p.groupResource(), name,
 				"the cloud owns this pod: delete it there; here it can only be removed at once, with grace period 0")
 		}
@@ -93,9 +95,9 @@ func (p *pods) Delete(ctx context.Context, name string, validate rest.ValidateOb
 			}
 		}
 		if len(opts.DryRun) > 0 {
-			return p.s.deps.View(p.ended(pod)), true, nil
+			return p.s.deps.View(p.marked(pod, grace)), grace == 0, nil
 		}
-		c, err := p.deletion(rec, pod)
+		c, err := p.deletion(rec, pod, grace)
 		if err != nil {
 			return nil, false, internal(ctx, "delete", err)
 		}
@@ -108,19 +110,38 @@ func (p *pods) Delete(ctx context.Context, name string, validate rest.ValidateOb
 			continue
 		case err != nil:
 			return nil, false, internal(ctx, "write the store", err)
-		case len(pod.Finalizers) > 0:
+		case grace > 0 || len(pod.Finalizers) > 0 && !kept:
 			shown, err := p.show(stored)
 			return shown, false, err
 		}
-		return p.s.deps.View(p.ended(pod)), true, nil
+		return p.s.deps.View(p.marked(pod, 0)), true, nil
 	}
 	return nil, false, apierrors.NewConflict(p.groupResource(), name, object.ErrConflict)
 }
 
-// deletion returns the change that a deletion with grace 0 makes, or nil if it was made before.
-func (p *pods) deletion(rec *object.Record, pod *corev1.Pod) (*object.Change, error) {
-	// The cloud has no word in either, nor any memory of it: nothing would come down that ends a tombstone.
-	if rec.Origin == object.FromEdge || rec.Held {
+// ours reports whether a pod is the site's own: the cloud has no word in it, nor any memory of it.
+func ours(rec *object.Record) bool { return rec.Origin == object.FromEdge || rec.Held }
+
+// deletion returns the change that a deletion makes, or nil if it was made before. grace, in seconds, is 0 but for pods of
+// the site's own.
+func (p *pods) deletion(rec *object.Record, pod *corev1.Pod, grace int64) (*object.Change, error) {
+	if ours(rec) && grace > 0 {
+		if pod.DeletionTimestamp != nil && *pod.DeletionGracePeriodSeconds <= grace {
+			return nil, nil
+		}
+		body, err := object.Encode(p.kind, withVersion(p.marked(pod, grace), cloudRV(rec)))
+		if err != nil {
+			return nil, err
+		}
+		next := *rec
+		next.Body, next.Base = body, rec.Base
+		if rec.Held {
+			next.Base = rec.Cloud()
+		}
+		return &object.Change{Expect: rec.LocalRV, Record: &next}, nil
+	}
+	// Nothing would come down that ends a tombstone.
+	if ours(rec) {
 		return &object.Change{Expect: rec.LocalRV, Record: rec, Remove: true}, nil
 	}
 	next := *rec
@@ -131,9 +152,7 @@ func (p *pods) deletion(rec *object.Record, pod *corev1.Pod) (*object.Change, er
 	if pod.DeletionTimestamp != nil && pod.DeletionGracePeriodSeconds != nil && *pod.DeletionGracePeriodSeconds == 0 {
 		return nil, nil
 	}
-	marked := p.ended(pod)
-	marked.ResourceVersion = cloudRV(rec)
-	body, err := object.Encode(p.kind, marked)
+	body, err := object.Encode(p.kind, withVersion(p.marked(pod, 0), cloudRV(rec)))
 	if err != nil {
 		return nil, err
 	}
@@ -141,16 +160,20 @@ func (p *pods) deletion(rec *object.Record, pod *corev1.Pod) (*object.Change, er
 	return p.s.queueDelete(rec, &next), nil
 }
 
-// ended returns a copy of the pod that is marked as deleted without grace.
-func (p *pods) ended(pod *corev1.Pod) *corev1.Pod {
+// marked returns a copy of the pod that is marked as deleted with a grace period in seconds.
+func (p *pods) marked(pod *corev1.Pod, grace int64) *corev1.Pod {
 	marked := pod.DeepCopy()
-	now := metav1.NewTime(p.s.deps.Clock.Now().Truncate(time.Second))
-	if marked.DeletionTimestamp == nil || now.Before(marked.DeletionTimestamp) {
-		marked.DeletionTimestamp = &now
+	end := metav1.NewTime(p.s.deps.Clock.Now().Truncate(time.Second).Add(time.Duration(grace) * time.Second))
+	if marked.DeletionTimestamp == nil || end.Before(marked.DeletionTimestamp) {
+		marked.DeletionTimestamp = &end
 	}
-	zero := int64(0)
-	marked.DeletionGracePeriodSeconds = &zero
+	marked.DeletionGracePeriodSeconds = &grace
 	return marked
+}
+
+func withVersion(pod *corev1.Pod, rv string) *corev1.Pod {
+	pod.ResourceVersion = rv
+	return pod
 }
 
 // queueDelete stores next in place of rec and tells the cloud to delete the object.

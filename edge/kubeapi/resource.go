@@ -3,6 +3,7 @@ package kubeapi
 import (
 	"context"
 	"fmt"
+	"maps"
 	"strconv"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -64,6 +65,18 @@ func (r *resource) NewList() runtime.Object {
 
 func (r *resource) Destroy() {}
 
+// isKubelet reports whether a request is the kubelet's, which is not shown what is withheld from it.
+func (s *Server) isKubelet(ctx context.Context) bool {
+	u, ok := request.UserFrom(ctx)
+	return ok && u.GetName() == s.node.GetName() && len(u.GetExtra()) == 0
+}
+
+// isOwn reports whether a request is of this program, the kubelet's or another part's.
+func (s *Server) isOwn(ctx context.Context) bool {
+	u, ok := request.UserFrom(ctx)
+	return ok && u.GetName() == s.node.GetName()
+}
+
 func (r *resource) groupResource() schema.GroupResource { return r.kind.GVR().GroupResource() }
 
 func (r *resource) key(ctx context.Context, name string) object.Key {
@@ -106,7 +119,7 @@ func (r *resource) lookup(ctx context.Context, name string) (*object.Record, err
 		return nil, internal(ctx, "read the store", err)
 	case ok && rec.Sealed:
 		return nil, errSealed(rec.Key)
-	case ok:
+	case ok && !(rec.Withheld && r.s.isKubelet(ctx)):
 		return rec, nil
 	case !r.synced():
 		return nil, r.errNotSynced()
@@ -124,6 +137,9 @@ func (r *resource) Get(ctx context.Context, name string, _ *metav1.GetOptions) (
 	if err != nil {
 		return nil, internal(ctx, "read the store", err)
 	}
+	if !r.s.isKubelet(ctx) {
+		tellKept(o, rec)
+	}
 	return o, nil
 }
 
@@ -136,6 +152,11 @@ func (r *resource) List(ctx context.Context, opts *metainternalversion.ListOptio
 		return nil, expired("The provided continue parameter is too old: lists are whole here, start over without it")
 	}
 	sel := newSelector(request.NamespaceValue(ctx), opts)
+	sel.kubelet = r.s.isKubelet(ctx)
+	if r.waitsForDevices(ctx) {
+		r.s.late.begin()
+		sel.hides = r.s.late.hides
+	}
 	recs, rv, err := r.src.List(ctx, r.kind.ID(), sel.namespace)
 	if err != nil {
 		return nil, internal(ctx, "list the store", err)
@@ -175,7 +196,7 @@ func errSealed(k object.Key) error {
 
 // selected returns a record's object as clients see it, or nil if the selector does not want it.
 func (r *resource) selected(rec *object.Record, sel selector) (object.Object, error) {
-	if rec == nil || !sel.mayMatch(rec.Key) {
+	if rec == nil || !sel.mayMatch(rec.Key) || rec.Withheld && sel.kubelet {
 		return nil, nil
 	}
 	if rec.Sealed {
@@ -195,7 +216,33 @@ func (r *resource) selected(rec *object.Record, sel selector) (object.Object, er
 	if err != nil || !sel.matches(o) {
 		return nil, err
 	}
+	if !sel.kubelet {
+		tellKept(o, rec)
+	}
 	return o, nil
+}
+
+// tellKept tells people how a pod is that is not as the cluster has it.
+func tellKept(o object.Object, rec *object.Record) {
+	how := ""
+	switch {
+	case rec.Key.Kind != object.Pods:
+	case rec.Withheld:
+		how = object.KeptWithheld
+	case rec.Held:
+		how = object.KeptHeld
+	case o.GetAnnotations()[object.AnnotationStandInFor] != "":
+		how = object.KeptStandIn
+	}
+	if how == "" {
+		return
+	}
+	annotations := maps.Clone(o.GetAnnotations())
+	if annotations == nil {
+		annotations = map[string]string{}
+	}
+	annotations[object.AnnotationKept] = how
+	o.SetAnnotations(annotations)
 }
 
 // checkListVersion applies the meaning of resourceVersion and resourceVersionMatch to a list made at version at.

@@ -79,6 +79,9 @@ type selector struct {
 	name      string // "" is all; known from a field selector
 	labels    labels.Selector
 	fields    fields.Selector
+	kubelet   bool // it is not shown what is withheld from it
+	// hides, if not nil, leaves objects out that match; see lateDevices.
+	hides func(object.Object) bool
 }
 
 func newSelector(namespace string, opts *metainternalversion.ListOptions) selector {
@@ -108,5 +111,8 @@ func (s selector) matches(o object.Object) bool {
 	if !s.labels.Empty() && !s.labels.Matches(labels.Set(o.GetLabels())) {
 		return false
 	}
-	return s.fields.Empty() || s.fields.Matches(selectableFields(o))
+	if !s.fields.Empty() && !s.fields.Matches(selectableFields(o)) {
+		return false
+	}
+	return s.hides == nil || !s.hides(o)
 }

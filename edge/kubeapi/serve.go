@@ -22,7 +22,7 @@ const (
 	headerTimeout   = 10 * time.Second
 	idleTimeout     = 2 * time.Minute
 	shutdownTimeout = 5 * time.Second
-	maxHeader       = 64 << 10 // bytes
+	maxHeader       = 512 << 10 // bytes; the command of an exec is in its query, where a byte may take three, and one argument may have 128 KiB
 )
 
 // Serve answers local clients on l until ctx ends, then waits a few seconds for requests in progress. config holds

@@ -63,6 +63,9 @@ type Config struct {
 	CallTimeout time.Duration
 	// BookmarkPeriod is the time between bookmarks of a watch that asked for them; 0 means one minute.
 	BookmarkPeriod time.Duration
+	// DeviceWait is how long after the kubelet's start a pod without a sandbox is withheld from it while its extended
+	// resources are not allocatable; 0 means two minutes.
+	DeviceWait time.Duration
 }
 
 // Deps are what a Server works with. Kubelet, Devices, Registerer and View may be nil.
@@ -84,12 +87,14 @@ type Deps struct {
 
 // Server is the local Kubernetes API. It has no goroutines of its own beside those of requests in progress.
 type Server struct {
-	cfg     Config
-	deps    Deps
-	node    user.Info
-	codecs  *codecs
-	events  *memory
-	leases  *leases
+	cfg    Config
+	deps   Deps
+	node   user.Info
+	codecs *codecs
+	events *memory
+	leases *leases
+	// late are pods whose devices come later than the kubelet.
+	late    *lateDevices
 	routes  map[string]*endpoint
 	handler http.Handler // for the kubelet
 	local   http.Handler // for those who come over loopback
@@ -127,6 +132,9 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	if cfg.BookmarkPeriod == 0 {
 		cfg.BookmarkPeriod = defaultBookmarkPeriod
 	}
+	if cfg.DeviceWait == 0 {
+		cfg.DeviceWait = defaultDeviceWait
+	}
 	if deps.View == nil {
 		deps.View = func(o object.Object) object.Object { return o }
 	}
@@ -143,7 +151,8 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		events: newMemory(uint64(deps.Clock.Now().UnixMicro()), eventCapacity),
 		leases: newLeases(cfg.NodeName, deps.Clock),
 	}
-	s.metrics, err = newMetrics(deps.Registerer)
+	s.late = newLateDevices(s)
+	s.metrics, err = newMetrics(deps.Registerer, s.late.count)
 	if err != nil {
 		return nil, fmt.Errorf("kubeapi: %w", err)
 	}

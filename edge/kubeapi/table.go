@@ -124,7 +124,7 @@ func podCells(o runtime.Object, now time.Time) []any {
 		}
 	}
 	return []any{
-		p.Name, fmt.Sprintf("%d/%d", ready, total), podReason(p), restarts(p, now),
+		p.Name, fmt.Sprintf("%d/%d", ready, total), podState(p), restarts(p, now),
 		ageOf(p.CreationTimestamp, now), orNone(p.Status.PodIP), orNone(p.Spec.NodeName), orNone(p.Status.NominatedNodeName),
 		gates(p),
 	}
@@ -135,6 +135,18 @@ func isSidecar(p *corev1.Pod, name string) bool {
 	return slices.ContainsFunc(p.Spec.InitContainers, func(c corev1.Container) bool {
 		return c.Name == name && c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
 	})
+}
+
+// podState is the state of a pod, and how it is kept where the cluster has it otherwise.
+func podState(p *corev1.Pod) string {
+	switch how := p.Annotations[object.AnnotationKept]; how {
+	case "":
+		return podReason(p)
+	case object.KeptWithheld: // what the kubelet last said of it is no longer so
+		return "Withheld"
+	default:
+		return podReason(p) + " (" + how + ")"
+	}
 }
 
 // podReason is one word for the state of a pod: that of the container that holds it up, if one does.

@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
 
@@ -42,6 +43,9 @@ func (t *tokens) Create(ctx context.Context, name string, o runtime.Object, _ re
 		return nil, err
 	}
 	ns := request.NamespaceValue(ctx)
+	if err := t.standIn(ctx, ns, req); err != nil {
+		return nil, err
+	}
 	podUID := ""
 	if ref := req.Spec.BoundObjectRef; ref != nil && ref.Kind == "Pod" {
 		podUID = string(ref.UID)
@@ -70,6 +74,32 @@ func (t *tokens) Create(ctx context.Context, name string, o runtime.Object, _ re
 		return nil, err
 	}
 	return t.keep(ctx, key, podUID, answer)
+}
+
+// standIn has a stand-in use the token of the pod that it stands for: the cluster signs none for a pod that it does not know.
+func (t *tokens) standIn(ctx context.Context, ns string, req *authenticationv1.TokenRequest) error {
+	ref := req.Spec.BoundObjectRef
+	if ref == nil || ref.Kind != "Pod" {
+		return nil
+	}
+	rec, ok, err := t.s.deps.Store.Get(ctx, object.Key{Kind: object.Pods, Namespace: ns, Name: ref.Name})
+	if err != nil {
+		return internal(ctx, "read the store", err)
+	}
+	if !ok || rec.Origin != object.FromEdge || rec.Version.UID != string(ref.UID) {
+		return nil
+	}
+	kind, _ := object.Lookup(object.Pods)
+	pod, err := object.Decode(kind, rec.Body)
+	if err != nil {
+		return internal(ctx, "read the store", err)
+	}
+	if name := pod.GetAnnotations()[object.AnnotationStandInFor]; name != "" {
+		original := *ref
+		original.Name, original.UID = name, types.UID(pod.GetAnnotations()[object.AnnotationStandInForUID])
+		req.Spec.BoundObjectRef = &original
+	}
+	return nil
 }
 
 func (t *tokens) ask(ctx context.Context, ns, name string, req *authenticationv1.TokenRequest, known bool) (object.Reply, error) {

@@ -12,6 +12,7 @@ import (
 	quantity "k8s.io/apimachinery/pkg/api/resource"
 	metainternalversion "k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
@@ -100,10 +101,9 @@ func typeOf(kind string) metav1.TypeMeta {
 
 // usageOf measures the objects that the request selects. Those without a measurement yet are left out.
 func (s *Server) usageOf(req *http.Request, info *request.RequestInfo, reader *resource, kind string) ([]metricsObject, error) {
-	opts := &metainternalversion.ListOptions{}
-	var err error
-	if opts.LabelSelector, err = labels.Parse(req.URL.Query().Get("labelSelector")); err != nil {
-		return nil, badRequest("%v", err)
+	opts, err := usageOptions(req, reader)
+	if err != nil {
+		return nil, err
 	}
 	list, err := reader.List(request.WithNamespace(req.Context(), info.Namespace), opts)
 	if err != nil {
@@ -136,6 +136,25 @@ func (s *Server) usageOf(req *http.Request, info *request.RequestInfo, reader *r
 		}
 	}
 	return items, nil
+}
+
+// usageOptions reads which objects are meant, by labels and by the fields that a list of them takes.
+func usageOptions(req *http.Request, reader *resource) (opts *metainternalversion.ListOptions, err error) {
+	opts = &metainternalversion.ListOptions{}
+	query := req.URL.Query()
+	if opts.LabelSelector, err = labels.Parse(query.Get("labelSelector")); err != nil {
+		return nil, badRequest("%v", err)
+	}
+	if opts.FieldSelector, err = fields.ParseSelector(query.Get("fieldSelector")); err != nil {
+		return nil, badRequest("%v", err)
+	}
+	opts.FieldSelector, err = opts.FieldSelector.Transform(func(label, value string) (string, string, error) {
+		return reader.s.codecs.scheme.ConvertFieldLabel(reader.kind.GroupVersionKind, label, value)
+	})
+	if err != nil {
+		return nil, badRequest("%v", err)
+	}
+	return opts, nil
 }
 
 // usedByPod finds a pod among those measured. A pod of which a container was not measured yet would look too small.

@@ -52,7 +52,7 @@ func TestPeopleLearnWhatIsUsedWithoutMetricsServer(t *testing.T) {
 		}
 		return code, m
 	}
-	for _, path := range []string{"/pods", "/namespaces/shop/pods", "/pods?labelSelector=app%3Dweb"} {
+	for _, path := range []string{"/pods", "/namespaces/shop/pods", "/pods?labelSelector=app%3Dweb", "/pods?fieldSelector=metadata.name%3Dweb", "/pods?fieldSelector=status.phase%3DPending"} {
 		code, m := get(path)
 		if code != 200 || m.Kind != "PodMetricsList" || len(m.Items) != 1 {
 			t.Fatalf("%s: %d %+v, expected pod web alone", path, code, m)
@@ -71,9 +71,14 @@ func TestPeopleLearnWhatIsUsedWithoutMetricsServer(t *testing.T) {
 	if code, m := get("/nodes"); code != 200 || len(m.Items) != 1 {
 		t.Errorf("all nodes: %d %+v", code, m)
 	}
+	for _, selector := range []string{"metadata.name!%3Dweb", "status.phase%3DRunning"} {
+		if code, m := get("/pods?fieldSelector=" + selector); code != 200 || len(m.Items) != 0 {
+			t.Errorf("pods with %s: %d %+v, expected none", selector, code, m)
+		}
+	}
 	for path, want := range map[string]int{
 		"/namespaces/shop/pods/two": 404, "/namespaces/shop/pods/none": 404, "/namespaces/other/pods/web": 404, "/colours": 404,
-		"/pods?labelSelector=a+in": 400,
+		"/pods?labelSelector=a+in": 400, "/pods?fieldSelector=a": 400, "/pods?fieldSelector=spec.colour%3Dred": 400, "/nodes?fieldSelector=status.phase%3DRunning": 400,
 	} {
 		if code, m := get(path); code != want {
 			t.Errorf("%s: %d %+v, expected %d", path, code, m, want)

@@ -30,11 +30,21 @@ func (r *resource) Watch(ctx context.Context, opts *metainternalversion.ListOpti
 		resource: r, sel: newSelector(request.NamespaceValue(ctx), opts),
 		bookmarks: opts.AllowWatchBookmarks, out: make(chan watch.Event, 8),
 	}
+	w.sel.kubelet = r.s.isKubelet(ctx)
 	// Versions "" and "0" start with what is there, as does WatchList with any version.
 	start := rv == 0
 	if opts.SendInitialEvents != nil {
 		start = *opts.SendInitialEvents
 		w.endMark = start && opts.AllowWatchBookmarks
+	}
+	if r.waitsForDevices(ctx) {
+		w.sel.hides = r.s.late.hides
+		ok := true
+		if start {
+			w.opens = r.s.late.begin()
+		} else if w.opens, ok = r.s.late.resume(); !ok {
+			return failedWatch(expired(devicesCame)), nil
+		}
 	}
 	since := rv
 	var initial []*object.Record
@@ -65,6 +75,9 @@ func (r *resource) Watch(ctx context.Context, opts *metainternalversion.ListOpti
 	return w, nil
 }
 
+// devicesCame ends a watch that has passed over pods: the client lists again.
+const devicesCame = "pods that waited for their devices may be shown now: list again"
+
 // watcher turns the store's events into those of one client.
 type watcher struct {
 	*resource
@@ -73,6 +86,8 @@ type watcher struct {
 	endMark   bool // and which event ends the initial ones (WatchList)
 	out       chan watch.Event
 	cancel    context.CancelFunc
+	// opens is closed when pods that this client was not shown may be shown; nil for clients that are shown all.
+	opens <-chan struct{}
 
 	// seen is the version up to which all was delivered, told the last one that the client heard. Both belong to run.
 	seen, told uint64
@@ -101,6 +116,9 @@ func (w *watcher) run(ctx context.Context, initial []*object.Record, events <-ch
 			if w.seen != w.told && !w.send(ctx, watch.Bookmark, w.bookmark()) {
 				return
 			}
+		case <-w.opens:
+			w.send(ctx, watch.Error, statusOf(expired(devicesCame)))
+			return
 		case e, ok := <-events:
 			if !ok || !w.deliver(ctx, e) {
 				return

@@ -12,6 +12,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 
 	"github.com/tether-edge/tether/common/cri"
@@ -73,6 +74,8 @@ type Config struct {
 	ClusterDomain string
 	// EvictionHard is stock's (memory.available<100Mi and so on) if nil.
 	EvictionHard map[string]string
+	// PressureTransition is for how long the Node shows a pressure after it last was there; stock's 5 minutes if 0.
+	PressureTransition time.Duration
 	// ImageGCHigh and ImageGCLow are the percentages of the images' file system between which unused images are removed, those
 	// that are here for ImageMinAge at least; stock's (85, 80, 2 minutes) if ImageGCHigh is 0.
 	ImageGCHigh, ImageGCLow int32
@@ -99,6 +102,8 @@ type Deps struct {
 	// WaitReady blocks until the store holds one completed sync, and returns an error only when ctx ends. Nil if there
 	// is nothing to wait for (a kubelet on a real API server).
 	WaitReady func(ctx context.Context) error
+	// Starting is told the pods that have a sandbox, right before the kubelet is started. Nil if nobody wants to know.
+	Starting func(running []types.UID)
 	// OnChange, if set, is called after each change of Status, never concurrently. It must not block.
 	OnChange func(Status)
 	// Killed says that the former process, if there was any, did not end by itself: that is then no failed start of the kubelet.

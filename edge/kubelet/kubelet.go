@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 )
 
@@ -34,6 +35,7 @@ type Kubelet struct {
 	cfg        Config
 	restConfig *rest.Config
 	waitReady  func(context.Context) error
+	starting   func(running []types.UID)
 	onChange   func(Status)
 	log        *slog.Logger
 	clock      Clock
@@ -72,7 +74,7 @@ func New(cfg Config, deps Deps) (*Kubelet, error) {
 		return nil, err
 	}
 	k := &Kubelet{
-		cfg: cfg, restConfig: deps.RESTConfig, waitReady: deps.WaitReady, onChange: deps.OnChange, log: deps.Log, clock: deps.Clock,
+		cfg: cfg, restConfig: deps.RESTConfig, waitReady: deps.WaitReady, starting: deps.Starting, onChange: deps.OnChange, log: deps.Log, clock: deps.Clock,
 		detect: func() (Host, error) { return DetectHost("/") }, address: routeAddress,
 		kmsg: "/dev/kmsg", inside: newInside(cfg.Port),
 	}
@@ -126,6 +128,9 @@ func (k *Kubelet) run(ctx context.Context) error {
 		return nil // ctx ended before the kubelet was started: nothing to undo
 	}
 	k.locate()
+	if err := k.announce(ctx); err != nil {
+		return nil // as above
+	}
 	if err := k.marks.set(failed+1, k.clock.Now()); err != nil {
 		k.log.Error("the start of the kubelet cannot be marked: if it ends the process, the next start is not delayed", "err", err)
 	}
@@ -158,6 +163,24 @@ func (k *Kubelet) await(ctx context.Context, host Host, until time.Time, lastRea
 		case <-k.clock.After(pause):
 		}
 	}
+}
+
+// announce tells which pods run, once the runtime says it.
+func (k *Kubelet) announce(ctx context.Context) error {
+	for k.starting != nil {
+		running, err := RunningPods(ctx, k.cfg.RuntimeEndpoint)
+		if err == nil {
+			k.starting(running)
+			break
+		}
+		k.enter(StateWaitingRuntime, func(s *Status) { s.Reason = err.Error() })
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-k.clock.After(minPoll):
+		}
+	}
+	return nil
 }
 
 // obstacle returns the first thing that is missing and the state that waits for it, or no state and the cgroup driver.

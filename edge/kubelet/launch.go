@@ -31,7 +31,7 @@ func (k *Kubelet) launchStock(ctx context.Context, host Host, driver string, o *
 	if err != nil {
 		return fmt.Errorf("make the kubelet's dependencies: %w", err)
 	}
-	if err := k.addClients(deps, server.NodeStatusUpdateFrequency.Duration, float32(server.EventRecordQPS), int(server.EventBurst), o); err != nil {
+	if err := k.addClients(ctx, deps, server.NodeStatusUpdateFrequency.Duration, float32(server.EventRecordQPS), int(server.EventBurst), o); err != nil {
 		return err
 	}
 	auth, reloadCA, err := app.BuildAuth(types.NodeName(k.cfg.NodeName), deps.KubeClient, server.KubeletConfiguration)
@@ -47,16 +47,17 @@ func (k *Kubelet) launchStock(ctx context.Context, host Host, driver string, o *
 
 // addClients sets the three clients as the stock kubelet would, with one difference: the local API is in our own memory,
 // so only events are rate-limited.
-func (k *Kubelet) addClients(deps *kubeletdeps.Dependencies, heartbeatTimeout time.Duration, eventQPS float32, eventBurst int, o *observer) error {
+func (k *Kubelet) addClients(ctx context.Context, deps *kubeletdeps.Dependencies, heartbeatTimeout time.Duration, eventQPS float32, eventBurst int, o *observer) error {
 	base := rest.CopyConfig(k.restConfig)
 	base.ContentType = runtime.ContentTypeProtobuf
 	base.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
 	base.QPS = -1
 	base.Wrap(o.wrap)
-	var err error
-	if deps.KubeClient, err = kubernetes.NewForConfig(base); err != nil {
+	client, err := kubernetes.NewForConfig(base)
+	if err != nil {
 		return fmt.Errorf("make the kubelet's client: %w", err)
 	}
+	deps.KubeClient = newNodeFirst(ctx, client, k.cfg.NodeName)
 	heartbeat := rest.CopyConfig(base)
 	heartbeat.Timeout = heartbeatTimeout
 	if deps.HeartbeatClient, err = kubernetes.NewForConfig(heartbeat); err != nil {

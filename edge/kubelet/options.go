@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"path/filepath"
+	"time"
 
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/kubernetes/cmd/kubelet/app/options"
@@ -15,6 +16,18 @@ import (
 
 // ProviderID is the Node's spec.providerID for a node name. Cloud controllers leave alone what they do not know.
 func ProviderID(nodeName string) string { return object.ProviderIDPrefix + nodeName }
+
+const (
+	// PodLogsDir is where the kubelet keeps the logs of containers unless Config says otherwise.
+	PodLogsDir = "/var/log/pods"
+	// LogsOfAContainer is what the logs of a container may take, in bytes, before the oldest go: upstream's defaults, five
+	// files of 10 MiB. One that writes fast goes past it for the ten seconds between two looks.
+	LogsOfAContainer = 5 * 10 << 20
+	// nodeReportEvery is how often the kubelet writes the status of its Node where nothing but the time in it is new, every five
+	// minutes by default. What is new is written at once, and the Lease tells that the node lives. A status goes through the
+	// database three times, with what the cloud answers.
+	nodeReportEvery = time.Hour
+)
 
 // inMemoryKubeConfig stands where the kubelet wants the path of a kubeconfig. The file is never read, since all clients
 // are given; an empty path would mean a kubelet without an API server.
@@ -49,11 +62,15 @@ func stockOptions(cfg Config, host Host, driver string) (*options.KubeletServer,
 	if cfg.MaxPods != 0 {
 		kc.MaxPods = cfg.MaxPods
 	}
+	kc.NodeStatusReportFrequency.Duration = nodeReportEvery
 	kc.ClusterDNS = cfg.ClusterDNS
 	kc.ClusterDomain = cfg.ClusterDomain
 	kc.EvictionHard = cfg.EvictionHard
 	if kc.EvictionHard == nil {
 		kc.EvictionHard = eviction.DefaultEvictionHard // the stock kubelet adds it while it reads its file
+	}
+	if cfg.PressureTransition != 0 {
+		kc.EvictionPressureTransitionPeriod.Duration = cfg.PressureTransition
 	}
 	secureServer(kc, cfg)
 	fitHost(kc, cfg, host, driver)

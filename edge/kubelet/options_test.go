@@ -52,6 +52,20 @@ func TestNodeIsRegisteredAsAnEdgeNode(t *testing.T) {
 	}
 }
 
+func TestAPressureIsShownForAsLongAsConfigured(t *testing.T) {
+	cfg := validConfig()
+	for given, want := range map[time.Duration]time.Duration{0: 5 * time.Minute, 20 * time.Second: 20 * time.Second} {
+		cfg.PressureTransition = given
+		s, err := stockOptions(cfg, Host{SysResource: true}, CgroupDriverCgroupfs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := s.EvictionPressureTransitionPeriod.Duration; got != want {
+			t.Errorf("with %v the kubelet has %v, expected %v", given, got, want)
+		}
+	}
+}
+
 // TestAPullThatHangsHoldsUpNoOther: with an image service that bounds pulls, the kubelet asks for all at once.
 func TestAPullThatHangsHoldsUpNoOther(t *testing.T) {
 	cfg := validConfig()
@@ -72,6 +86,18 @@ func TestAPullThatHangsHoldsUpNoOther(t *testing.T) {
 	}
 	if s.ImageGCHighThresholdPercent != 50 || s.ImageGCLowThresholdPercent != 40 || s.ImageMinimumGCAge.Duration != time.Second {
 		t.Errorf("unused images go at %d%%, down to %d%%, after %v", s.ImageGCHighThresholdPercent, s.ImageGCLowThresholdPercent, s.ImageMinimumGCAge.Duration)
+	}
+}
+
+// TestAQuietNodeIsReportedOnceAnHour: what is new in a Node's status is looked for as often as by a stock kubelet, and a time alone is
+// not worth the flash.
+func TestAQuietNodeIsReportedOnceAnHour(t *testing.T) {
+	s, err := stockOptions(validConfig(), Host{SysResource: true}, CgroupDriverCgroupfs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.NodeStatusReportFrequency.Duration != time.Hour || s.NodeStatusUpdateFrequency.Duration != 10*time.Second || s.NodeLeaseDurationSeconds != 40 {
+		t.Errorf("report every %v, look every %v, Lease of %d s; expected 1h, 10s, 40", s.NodeStatusReportFrequency, s.NodeStatusUpdateFrequency, s.NodeLeaseDurationSeconds)
 	}
 }
 

@@ -25,3 +25,25 @@ func TestRunningPodsAreThoseThatAnAPIServerGave(t *testing.T) {
 		t.Errorf("found %v, %v, expected a and d", got, err)
 	}
 }
+
+// The start is told of once the runtime has said what runs, and before the kubelet can ask its API for pods.
+func TestTheStartIsToldWithWhatRuns(t *testing.T) {
+	tr := newTrial(t, t.TempDir(), nil)
+	pod := &runtimeapi.PodSandbox{State: runtimeapi.PodSandboxState_SANDBOX_READY, Labels: map[string]string{"io.kubernetes.pod.uid": "a"}, Annotations: map[string]string{"kubernetes.io/config.source": "api"}}
+	(&fakeRuntime{pods: []*runtimeapi.PodSandbox{pod}}).serve(t, tr.cfg.RuntimeEndpoint)
+	told := make(chan []types.UID, 1)
+	tr.starting = func(running []types.UID) {
+		tr.expectNoLaunch()
+		told <- running
+	}
+	tr.begin()
+	tr.expectLaunch()
+	select {
+	case running := <-told:
+		if !slices.Equal(running, []types.UID{"a"}) {
+			t.Errorf("told of %v, expected a", running)
+		}
+	default:
+		t.Error("the kubelet was started, and nobody was told what runs")
+	}
+}

@@ -89,6 +89,31 @@ func dial(ctx context.Context, endpoint string) (*grpc.ClientConn, error) {
 // RunningPods are the uids of the pods that have a sandbox in the runtime, but for static ones: those that a kubelet would end
 // if its API server had no such pod.
 func RunningPods(ctx context.Context, runtimeEndpoint string) ([]types.UID, error) {
+	list, err := sandboxes(ctx, runtimeEndpoint)
+	var uids []types.UID
+	for _, s := range list {
+		uid := s.Labels[podlabels.KubernetesPodUIDLabel]
+		if uid != "" && s.Annotations[kubetypes.ConfigSourceAnnotationKey] == kubetypes.ApiserverSource {
+			uids = append(uids, types.UID(uid))
+		}
+	}
+	return uids, err
+}
+
+// RunningNames returns the uids of all pods that the runtime runs, by namespace/name.
+func RunningNames(ctx context.Context, runtimeEndpoint string) (map[string][]types.UID, error) {
+	list, err := sandboxes(ctx, runtimeEndpoint)
+	names := map[string][]types.UID{}
+	for _, s := range list {
+		if m := s.Metadata; m != nil {
+			names[m.Namespace+"/"+m.Name] = append(names[m.Namespace+"/"+m.Name], types.UID(m.Uid))
+		}
+	}
+	return names, err
+}
+
+// sandboxes returns those that are up.
+func sandboxes(ctx context.Context, runtimeEndpoint string) ([]*runtimeapi.PodSandbox, error) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	conn, err := dial(ctx, runtimeEndpoint)
@@ -101,12 +126,5 @@ func RunningPods(ctx context.Context, runtimeEndpoint string) ([]types.UID, erro
 	if err != nil {
 		return nil, fmt.Errorf("ask the runtime at %s for its pods: %w", runtimeEndpoint, err)
 	}
-	var uids []types.UID
-	for _, s := range list.Items {
-		uid := s.Labels[podlabels.KubernetesPodUIDLabel]
-		if uid != "" && s.Annotations[kubetypes.ConfigSourceAnnotationKey] == kubetypes.ApiserverSource {
-			uids = append(uids, types.UID(uid))
-		}
-	}
-	return uids, nil
+	return list.Items, nil
 }

@@ -116,7 +116,7 @@ func (a *applier) item(it *wire.Item) Incoming {
 	in := Incoming{Key: object.Key{Kind: object.ID(it.Kind), Namespace: it.Namespace, Name: it.Name},
 		Version: object.Version{UID: it.Uid, RV: it.ResourceVersion}, Cause: object.Cause(it.Cause)}
 	if it.Cause == wire.Cause_CAUSE_NONE {
-		in.Body, in.Bad = a.l.codec.Open(it.Body, it.Compression)
+		in.Body, in.Bad = a.l.deps.Codec.Open(it.Body, it.Compression)
 	}
 	return in
 }

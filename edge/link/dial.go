@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/http/httptrace"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/tether-edge/tether/common/transport"
@@ -21,12 +24,17 @@ const (
 	quickAttempts = 5
 	// maxAttempts bounds those under way.
 	maxAttempts = 16
+	// queued is how long a server that took the connection, and has not spoken yet, is left in peace, about: it is busy with the edges
+	// that came before, and another connection would only wait behind this one. It doubles with each.
+	queued = 3 * time.Second
 )
 
 type attempt struct {
 	stream transport.Stream
 	way    Way
 	err    error
+	// reached tells that the server took the connection: what is left is its turn.
+	reached *atomic.Bool
 }
 
 // race is one connect: the attempts that are under way.
@@ -36,6 +44,11 @@ type race struct {
 	results chan attempt
 	open    map[transport.Protocol]int
 	begun   int
+	// dialled holds the attempts under way to each server, and latest when the last one to it began.
+	dialled map[string][]*atomic.Bool
+	latest  map[string]time.Time
+	// peace is what a server that has taken one connection is given.
+	peace time.Duration
 	// pending is what is left of the race to the present server.
 	pending []Way
 	// quic: QUIC was tried; busy: a server that answers had no room for it, which says nothing of UDP.
@@ -52,7 +65,7 @@ const verdict = 5 * time.Second
 // attempt that was refused, since that will not change at once, and else only when ctx is done.
 func (l *Link) connect(ctx context.Context) (transport.Stream, Way, error) {
 	actx, cancel := context.WithCancel(ctx)
-	r := &race{l: l, ctx: actx, results: make(chan attempt), open: map[transport.Protocol]int{}}
+	r := &race{l: l, ctx: actx, results: make(chan attempt), open: map[transport.Protocol]int{}, dialled: map[string][]*atomic.Bool{}, latest: map[string]time.Time{}, peace: queued/2 + rand.N(queued)}
 	// Attempts that lose are ended, and waited for so that none is left behind.
 	defer func() {
 		cancel()
@@ -65,7 +78,7 @@ func (l *Link) connect(ctx context.Context) (transport.Stream, Way, error) {
 	for {
 		select {
 		case a := <-r.results:
-			r.open[a.way.Protocol]--
+			r.over(a)
 			if a.err == nil {
 				return r.won(a)
 			}
@@ -92,11 +105,15 @@ func (l *Link) connect(ctx context.Context) (transport.Stream, Way, error) {
 	}
 }
 
-// begin starts the next attempt, unless too many are under way, and says when to start another.
+// begin starts the next attempt, unless too many are under way or each server has taken one and is given time, and says when to start another.
 func (r *race) begin() time.Duration {
 	if r.total() < maxAttempts {
 		if len(r.pending) == 0 {
-			r.pending = r.l.ways.next()
+			next, wait := r.choose()
+			if wait > 0 {
+				return wait
+			}
+			r.pending = next
 		}
 		r.dial(r.pending[0])
 		r.pending = r.pending[1:]
@@ -107,7 +124,47 @@ func (r *race) begin() time.Duration {
 	return between(r.begun)
 }
 
+// choose returns the ways to the next server that has taken no connection yet, or had its time to speak on those it has: what took one may be
+// something on the way, or hang. Where there is none it says how long to wait.
+func (r *race) choose() (next []Way, wait time.Duration) {
+	wait = attemptMax // an attempt may end meanwhile
+	for range r.l.ways.servers {
+		next = r.l.ways.next()
+		server := next[len(next)-1].Server
+		n := r.taken(server)
+		if n == 0 {
+			return next, 0
+		}
+		left := time.Until(r.latest[server].Add(r.peace << (n - 1)))
+		if left <= 0 {
+			return next, 0
+		}
+		wait = min(wait, left)
+	}
+	return nil, wait
+}
+
+// taken is how many connections a server has taken and not spoken on yet.
+func (r *race) taken(server string) int {
+	n := 0
+	for _, reached := range r.dialled[server] {
+		if reached.Load() {
+			n++
+		}
+	}
+	return n
+}
+
+// over takes note of an attempt that has ended.
+func (r *race) over(a attempt) {
+	r.open[a.way.Protocol]--
+	r.dialled[a.way.Server] = slices.DeleteFunc(r.dialled[a.way.Server], func(b *atomic.Bool) bool { return b == a.reached })
+}
+
 func (r *race) dial(way Way) {
+	reached := new(atomic.Bool)
+	r.dialled[way.Server] = append(r.dialled[way.Server], reached)
+	r.latest[way.Server] = time.Now()
 	r.open[way.Protocol]++
 	r.begun++
 	r.quic = r.quic || way.Protocol == transport.QUIC
@@ -115,8 +172,10 @@ func (r *race) dial(way Way) {
 	go func() {
 		ctx, stop := context.WithTimeout(r.ctx, attemptLife)
 		defer stop()
+		// TLS begins where TCP stands, through a proxy if there is one. QUIC has nothing before it.
+		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{TLSHandshakeStart: func() { reached.Store(true) }})
 		stream, err := r.l.deps.Dial(ctx, way)
-		r.results <- attempt{stream, way, err}
+		r.results <- attempt{stream, way, err, reached}
 	}()
 }
 
@@ -126,7 +185,7 @@ func (r *race) total() int { return r.open[transport.QUIC] + r.open[transport.We
 func (r *race) drain() {
 	for r.total() > 0 {
 		a := <-r.results
-		r.open[a.way.Protocol]--
+		r.over(a)
 		if a.stream != nil {
 			_ = a.stream.Close()
 		}
@@ -178,7 +237,7 @@ func (r *race) overtake(winner Way) (attempt, bool) {
 	for r.open[transport.QUIC] > 0 {
 		select {
 		case a := <-r.results:
-			r.open[a.way.Protocol]--
+			r.over(a)
 			switch {
 			case a.err == nil && a.way.Protocol == transport.QUIC:
 				return a, true

@@ -36,6 +36,7 @@ func (*fakeStore) Inventory(context.Context, object.ID, func(object.Key, object.
 func (*fakeStore) NodeUID(context.Context) (string, error)                { return "", nil }
 func (*fakeStore) ID() string                                             { return "db" }
 func (*fakeStore) Epoch() string                                          { return "" }
+func (*fakeStore) AssertAll(context.Context) error                        { return nil }
 func (*fakeStore) SetEpoch(context.Context, string) error                 { return nil }
 func (s *fakeStore) ApplyBatch(_ context.Context, items []Incoming) error { return s.commit(items) }
 func (s *fakeStore) Outbox(context.Context) (Outbox, error)               { return givenOutbox{s.heads}, nil }

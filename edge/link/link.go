@@ -9,7 +9,9 @@ package link
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"slices"
 	"sync"
@@ -43,6 +45,8 @@ type Store interface {
 	ID() string
 	Epoch() string
 	SetEpoch(ctx context.Context, epoch string) error
+	// AssertAll queues again what the edge wrote into objects of the cloud's.
+	AssertAll(ctx context.Context) error
 	// ApplyBatch commits the items in order, all or none, and returns once they are committed.
 	ApplyBatch(ctx context.Context, items []Incoming) error
 	// MarkSynced notes that these kinds have completed a sync.
@@ -89,27 +93,37 @@ type Deps struct {
 	// Connected, if set, runs beside each session from its first moment; its context ends with the session, and the link
 	// waits for its return.
 	Connected func(ctx context.Context)
+	// Doubted, if set, is told at a connect before which the cloud may have lost what was delivered: it went back in time, or
+	// this edge was told that another machine has its name. It must not block.
+	Doubted func()
 	// LeaseAge is the time since the kubelet last renewed its lease; negative where it never did.
 	LeaseAge func() time.Duration
+	// Gate, if set, may keep the link from the cloud for a while.
+	Gate Gate
 	// ServerTime, if set, is told the hub's clock at each connect.
 	ServerTime func(hub time.Time)
-	Log        *slog.Logger
-	Now        func() time.Time
-	Registry   prometheus.Registerer
+	// Codec reads and packs bodies. Nil means one of its own, of about a megabyte: many links in one process share one.
+	Codec    *wire.Compressor
+	Log      *slog.Logger
+	Now      func() time.Time
+	Registry prometheus.Registerer
 }
 
 // Link keeps one session with a CloudCore, whenever there is one to be had.
 type Link struct {
 	cfg     Config
 	deps    Deps
-	codec   *wire.Compressor
 	metrics *metrics
 	ways    ways
+	// process names this start of the edge to hubs.
+	process string
 	// strangers are features of hubs that this version does not know.
 	strangers session.Strangers
 
 	// unfit counts the sessions in a row in which something had no room; see askAgain.
 	unfit int
+	// displaced: a hub said that somebody else has the node's session. Of the goroutine that connects.
+	displaced bool
 
 	// mu guards all below.
 	mu      sync.Mutex
@@ -134,14 +148,16 @@ type Status struct {
 
 // New returns a Link that does not yet dial.
 func New(cfg Config, deps Deps) (*Link, error) {
-	codec, err := wire.NewSmallCompressor()
-	if err != nil {
-		return nil, err
+	if deps.Codec == nil {
+		var err error
+		if deps.Codec, err = wire.NewSmallCompressor(); err != nil {
+			return nil, err
+		}
 	}
 	if deps.Now == nil {
 		deps.Now = time.Now
 	}
-	l := &Link{cfg: cfg, deps: deps, codec: codec, status: Status{Since: deps.Now(), Problem: "not yet tried"}}
+	l := &Link{cfg: cfg, deps: deps, process: fmt.Sprintf("%016x", rand.Uint64()), status: Status{Since: deps.Now(), Problem: "not yet tried"}}
 	l.ways = ways{servers: slices.Clone(cfg.Servers), now: time.Now, byQUIC: slices.Contains(cfg.Protocols, transport.QUIC),
 		byWebSocket: len(cfg.Protocols) == 0 || slices.Contains(cfg.Protocols, transport.WebSocket)}
 	l.metrics = newMetrics(deps.Registry, func() bool { return l.Status().Connected })
@@ -160,17 +176,23 @@ func (l *Link) Start(ctx context.Context) error {
 	retry := patience{random: l.random}
 	said := ""
 	for ctx.Err() == nil {
-		stream, way, err := l.connect(ctx)
-		if ctx.Err() != nil {
+		open, done := l.opened(ctx)
+		if open.Err() != nil {
+			done()
+			continue
+		}
+		stream, way, err := l.connect(open)
+		if open.Err() != nil {
 			if stream != nil {
 				_ = stream.Close()
 			}
-			return nil
+			done()
+			continue
 		}
 		var wait time.Duration
 		if err == nil {
 			begun := time.Now() // deps.Now may be put right by the session's own Welcome
-			end := l.serve(ctx, stream, way)
+			end := l.serve(open, stream, way)
 			err = end.err
 			lasted := time.Since(begun)
 			if end.welcomed {
@@ -180,6 +202,7 @@ func (l *Link) Start(ctx context.Context) error {
 			wait = end.comeBack
 		}
 		if ctx.Err() != nil {
+			done()
 			l.farewell(stream)
 			return nil
 		}
@@ -192,7 +215,8 @@ func (l *Link) Start(ctx context.Context) error {
 		if wait == 0 {
 			wait = retry.after(err)
 		}
-		l.pause(ctx, wait)
+		l.pause(open, wait)
+		done()
 	}
 	return nil
 }

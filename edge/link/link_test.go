@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http/httptrace"
 	"strings"
 	"sync"
 	"testing"
@@ -100,6 +101,42 @@ func TestAttemptsUnderWayAreBoundedAndEachEndsByItself(t *testing.T) {
 			t.Errorf("up to %d attempts were under way, and %d are left: want at most %d, and none", most, open, maxAttempts)
 		}
 	})
+}
+
+// A server whose kernel took the connection is busy with others, or hangs: behind it no queue of one edge's own attempts grows, and a
+// server that has not taken one is tried as ever.
+func TestAServerThatTookAConnectionIsLeftInPeace(t *testing.T) {
+	for name, c := range map[string]struct {
+		busy        map[string]bool
+		most, least map[string]int // attempts in attemptLife
+	}{
+		"both": {map[string]bool{"one:1": true, "two:1": true}, map[string]int{"one:1": 5, "two:1": 5}, map[string]int{"one:1": 3, "two:1": 3}},
+		"one":  {map[string]bool{"one:1": true}, map[string]int{"one:1": 5, "two:1": maxAttempts}, map[string]int{"one:1": 2, "two:1": 10}},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var mu sync.Mutex
+			dialled := map[string]int{}
+			_, stop := start(t, &fakeStore{}, func(ctx context.Context, way Way) (transport.Stream, error) {
+				mu.Lock()
+				dialled[way.Server]++
+				mu.Unlock()
+				if c.busy[way.Server] {
+					httptrace.ContextClientTrace(ctx).TLSHandshakeStart()
+				}
+				<-ctx.Done()
+				return nil, ctx.Err()
+			})
+			time.Sleep(attemptLife) // fake
+			mu.Lock()
+			for server, n := range dialled {
+				if n < c.least[server] || n > c.most[server] {
+					t.Errorf("%s busy: %d attempts at %s in %s, want %d to %d", name, n, server, attemptLife, c.least[server], c.most[server])
+				}
+			}
+			mu.Unlock()
+			stop()
+		})
+	}
 }
 
 // dials counts tries with their times, and answers each by the same error.

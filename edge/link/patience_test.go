@@ -25,7 +25,7 @@ func waits(err error, n int, lasted time.Duration) []time.Duration {
 }
 
 func TestAnEdgeBacksOffFromWhatWillNotChangeAtOnce(t *testing.T) {
-	replaced := (&peer{}).closed(session.Close{Reason: wire.Reason_REASON_REPLACED, Message: "the edge connected again"})
+	replaced := (&peer{l: &Link{}}).closed(session.Close{Reason: wire.Reason_REASON_REPLACED, Message: "the edge connected again"})
 	for name, c := range map[string]struct {
 		err    error
 		lasted time.Duration

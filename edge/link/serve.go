@@ -64,6 +64,9 @@ func (l *Link) serve(ctx context.Context, stream transport.Stream, way Way) ende
 	if err == nil {
 		go read(sctx, stream, frames, readErr)
 		err = p.loop(sctx, frames, readErr)
+		if errors.Is(err, errShut) {
+			_ = stream.Close() // nothing more goes out
+		}
 		cancel()
 		// What was queued, a goodbye included, gets a second.
 		_ = stream.SetWriteDeadline(time.Now().Add(time.Second))
@@ -106,7 +109,7 @@ func (p *peer) open(ctx context.Context, stream transport.Stream) error {
 		return fmt.Errorf("%w: open the outbox: %w", errStore, err)
 	}
 	p.machine = session.NewEdge(session.EdgeConfig{Node: p.l.cfg.Node, Software: p.l.cfg.Software, Features: p.l.features(),
-		Store: s.ID(), PingInterval: p.l.cfg.PingInterval, Rand: p.l.random}, session.Held{Digests: digests, NodeUID: uid, Epoch: s.Epoch()})
+		Store: s.ID(), Process: p.l.process, PingInterval: p.l.cfg.PingInterval, Rand: p.l.random}, session.Held{Digests: digests, NodeUID: uid, Epoch: s.Epoch()})
 	p.out = newWriter(stream, p.l.metrics)
 	p.apply = newApplier(p.l)
 	go p.out.run(ctx)
@@ -180,6 +183,9 @@ func (p *peer) loop(ctx context.Context, frames <-chan *wire.Frame, failed <-cha
 			p.call(c)
 		case <-timer.C:
 		case <-ctx.Done():
+			if cause := context.Cause(ctx); errors.Is(cause, errShut) {
+				return cause
+			}
 			p.out.send(&wire.Frame{Body: &wire.Frame_Goodbye{Goodbye: &wire.Goodbye{Reason: wire.Reason_REASON_DRAIN, Message: "edgecore stops"}}})
 			return ctx.Err()
 		}
@@ -259,9 +265,15 @@ func (p *peer) closed(c session.Close) error {
 	p.comeBack = c.ComeBack
 	switch c.Reason {
 	case wire.Reason_REASON_PROTOCOL, wire.Reason_REASON_REFUSED, wire.Reason_REASON_REPLACED:
+		// Of the refusals only the one for another machine's sake says when to come back.
+		if c.Reason == wire.Reason_REASON_REPLACED || c.Reason == wire.Reason_REASON_REFUSED && c.ComeBack > 0 {
+			p.l.displaced = true
+		}
 		return fmt.Errorf("%w (%s): %s", errUnwanted, c.Reason, c.Message)
 	case wire.Reason_REASON_UNSPECIFIED: // the machine's own: no ping was answered
 		return fmt.Errorf("%w: %s", errSilent, c.Message)
+	case wire.Reason_REASON_DRAIN:
+		p.l.ways.sent(p.way)
 	}
 	return fmt.Errorf("closed (%s): %s", c.Reason, c.Message)
 }
@@ -272,10 +284,29 @@ func (p *peer) welcome(ctx context.Context, w session.Welcomed) error {
 	if untold := l.strangers.Untold(w.Unknown); len(untold) > 0 {
 		l.deps.Log.Info("the hub offers features that this edge does not know and goes without", "features", untold)
 	}
-	if w.Frame.Epoch != l.deps.Store.Epoch() {
+	before := l.deps.Store.Epoch()
+	if w.Frame.Epoch != before {
 		if err := l.deps.Store.SetEpoch(ctx, w.Frame.Epoch); err != nil {
 			return fmt.Errorf("%w: note the epoch: %w", errStore, err)
 		}
+	}
+	restored := before != "" && w.Frame.Epoch != before
+	displaced := l.displaced
+	l.displaced = false
+	if displaced && !restored { // else all is asserted already
+		err := l.deps.Store.AssertAll(ctx)
+		switch {
+		case errors.Is(err, object.ErrFull):
+			// The session may bring what gives room back. The next one tries again.
+			l.displaced = true
+			l.deps.Log.Warn("there is no room to write again what another machine may have written over", "error", err)
+		case err != nil:
+			l.displaced = true
+			return fmt.Errorf("%w: assert what was written: %w", errStore, err)
+		}
+	}
+	if (displaced || restored) && l.deps.Doubted != nil {
+		l.deps.Doubted()
 	}
 	l.mu.Lock()
 	l.current = p
@@ -349,7 +380,7 @@ func (p *peer) write(ctx context.Context, id uint64) error {
 		p.again = true
 		return nil
 	}
-	body, packed := p.l.codec.Compress(o.Body)
+	body, packed := p.l.deps.Codec.Compress(o.Body)
 	w := &wire.Write{Id: id, Kind: string(o.Key.Kind), Namespace: o.Key.Namespace, Name: o.Key.Name, Op: wire.Op(o.Op), Uid: o.UID,
 		Body: body, CreatedUnixMs: o.Created.UnixMilli(), Class: wire.MessageClass(o.Class), Priority: int32(o.Priority),
 		FullPolicy: wire.FullPolicy(o.Policy)}

@@ -3,6 +3,7 @@ package link
 import (
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/tether-edge/tether/common/transport"
@@ -36,7 +37,9 @@ type ways struct {
 	byQUIC, byWebSocket bool
 	now                 func() time.Time
 
-	round     int
+	round int
+	// left is the server that sent this edge away, which is tried last; empty if none did.
+	left      string
 	demoted   time.Time // until then QUIC is not tried if there is another way
 	demotions int
 	// silent is when a session over QUIC that had stood for a while fell silent; zero if the last one ended otherwise.
@@ -44,9 +47,14 @@ type ways struct {
 }
 
 // shuffle puts the servers into a new order, so that the edges of a site spread over CloudCores and one that is gone is
-// not every edge's first.
+// not every edge's first. One that sent this edge away comes last.
 func (w *ways) shuffle() {
 	rand.Shuffle(len(w.servers), func(i, j int) { w.servers[i], w.servers[j] = w.servers[j], w.servers[i] })
+	last := len(w.servers) - 1
+	if i := slices.IndexFunc(w.servers, func(s Server) bool { return w.left != "" && (s.WebSocket == w.left || s.QUIC == w.left) }); i >= 0 {
+		w.servers[i], w.servers[last] = w.servers[last], w.servers[i]
+	}
+	w.left = ""
 	w.round = 0
 }
 
@@ -106,6 +114,9 @@ func (w *ways) ended(p transport.Protocol, end ended, lasted time.Duration) {
 		w.silent = w.now()
 	}
 }
+
+// sent takes note that a server sent this edge away.
+func (w *ways) sent(away Way) { w.left = away.Server }
 
 func (w *ways) demote() {
 	w.demoted = w.now().Add(min(demotion<<min(w.demotions, 16), demotionMax))

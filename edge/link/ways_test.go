@@ -346,3 +346,26 @@ func TestServersAreTriedInRandomOrder(t *testing.T) {
 		}
 	}
 }
+
+func TestAServerThatSentTheEdgeAwayIsTriedLastOnce(t *testing.T) {
+	w := ways{servers: []Server{{"a:1", "a:2"}, {"b:1", "b:2"}, {"c:1", "c:2"}}, byWebSocket: true, byQUIC: true, now: time.Now}
+	for range 50 {
+		for _, way := range []Way{{transport.WebSocket, "b:1"}, {transport.QUIC, "b:2"}} {
+			w.sent(way)
+			w.shuffle()
+			if last := w.servers[2]; last.WebSocket != "b:1" {
+				t.Fatalf("sent away by %v, the last one tried is %v", way, last)
+			}
+		}
+	}
+	first := 0
+	for range 300 {
+		w.shuffle()
+		if w.servers[0].WebSocket == "b:1" {
+			first++
+		}
+	}
+	if first < 50 {
+		t.Errorf("it was first %d times of 300 afterwards, expected a third", first)
+	}
+}

@@ -67,6 +67,10 @@ func (e *engine) Report(ctx context.Context, namespace, name string, twins []v1b
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, t := range twins {
+		if t.Reported == nil {
+			e.reports = append(e.reports, fmt.Sprintf("%s/%s %s: %s", namespace, name, t.PropertyName, t.ObservedDesired.Metadata[device.MetadataError]))
+			continue
+		}
 		e.reports = append(e.reports, fmt.Sprintf("%s/%s %s=%s", namespace, name, t.PropertyName, t.Reported.Value))
 	}
 	return e.fail
@@ -160,6 +164,9 @@ type env struct {
 	server *Server
 	stop   func()
 }
+
+// unhurried is for tests that count calls: one that is given up on a busy machine is made again.
+func unhurried(c *Config) { c.CallTimeout = time.Minute }
 
 func newEnv(t *testing.T, change ...func(*Config)) *env {
 	t.Helper()
@@ -279,7 +286,7 @@ func (e *env) put(protocol, name, desired string, change ...func(*Entry)) {
 		Spec: v1beta1.DeviceSpec{DeviceModelRef: &v1beta1.ModelReference{Name: protocol},
 			Protocol: &v1beta1.ProtocolConfig{ProtocolName: protocol, ConfigData: &runtime.RawExtension{Raw: []byte(`{"nested": {"a": 1, "b": 2, "c": 3}}`)}},
 			Properties: []v1beta1.DeviceProperty{{Name: "set", Desired: &v1beta1.TwinProperty{Value: desired, Metadata: map[string]string{"timestamp": fmt.Sprint(time.Now().UnixNano())}}},
-				{Name: "get", ReportToCloud: true, CollectCycle: 1000}}}}}
+				{Name: "get", ReportToCloud: new(true), CollectCycle: 1000}}}}}
 	for _, c := range change {
 		c(&entry)
 	}

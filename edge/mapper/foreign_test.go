@@ -215,6 +215,13 @@ func (f *foreign) heard() []string {
 	return out
 }
 
+// heardSoFar leaves the calls for heard.
+func (f *foreign) heardSoFar() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.calls)
+}
+
 func (f *foreign) on(hook func(method, id string) error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

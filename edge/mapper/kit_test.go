@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -60,7 +61,7 @@ func TestAMapperMadeWithTheKit(t *testing.T) {
 		for i := range entry.Device.Spec.Properties {
 			entry.Device.Spec.Properties[i].CollectCycle = 20
 		}
-		entry.Device.Spec.StateReport = &v1beta1.StateReport{ReportToCloud: true}
+		entry.Device.Spec.StateReport = &v1beta1.StateReport{ReportToCloud: new(true)}
 	}
 	reported := func(what string) {
 		t.Helper()
@@ -96,6 +97,26 @@ func TestAMapperMadeWithTheKit(t *testing.T) {
 	e.runKit(knobs)
 	e.isConnected("knob", true)
 	reported("default/a set=12")
+}
+
+// A report of all three would be beyond the limits of one.
+func TestWhatAReportCannotHoldCostsItsPropertyOnly(t *testing.T) {
+	e := newEnv(t)
+	e.put("knob", "a", "", func(entry *Entry) {
+		entry.Model.Spec.Properties = nil
+		entry.Device.Spec.Properties = nil
+		for _, name := range []string{"bytes", "long", "well"} {
+			entry.Model.Spec.Properties = append(entry.Model.Spec.Properties, v1beta1.ModelProperty{Name: name, Type: v1beta1.Bytes})
+			entry.Device.Spec.Properties = append(entry.Device.Spec.Properties, v1beta1.DeviceProperty{Name: name, CollectCycle: 20})
+		}
+	})
+	knobs := &sync.Map{}
+	knobs.Store("a", &knob{values: map[string]string{"bytes": "\xff\xfe", "long": strings.Repeat("x", v1beta1.MaxReportedBytes), "well": "42"}})
+	e.runKit(knobs)
+	for _, what := range []string{"default/a well=42", `default/a bytes: expected text in UTF-8, found "\xff\xfe"`, "default/a is unhealthy",
+		"default/a long=" + strings.Repeat("x", v1beta1.MaxReportedBytes)} {
+		wait(t, what, func() (any, bool) { found := e.engine.heard(); return len(found), slices.Contains(found, what) })
+	}
 }
 
 // A device that is not the one of the name any more, or that was away, is given to its mapper anew: of what it reported before

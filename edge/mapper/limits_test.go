@@ -128,7 +128,9 @@ func TestGarbageIsRefused(t *testing.T) {
 		{codes.InvalidArgument, "ReportDeviceStatus", report(`{"propertyName": "stranger", "reported": {"value": "1"}}`)},
 		{codes.InvalidArgument, "ReportDeviceStatus", report(`{"propertyName": "get", "reported": {"value": "` + strings.Repeat("v", v1beta1.MaxReportedBytes+1) + `"}}`)},
 		{codes.InvalidArgument, "ReportDeviceStatus", report(`{"propertyName": "get", "observedDesired": {"value": "` + strings.Repeat("v", v1beta1.MaxDesiredBytes+1) + `"}}`)},
-		{codes.InvalidArgument, "ReportDeviceStatus", report(`{"propertyName": "get", "reported": {"value": "1", "metadata": {"k": "` + strings.Repeat("v", 2000) + `"}}}`)},
+		{codes.InvalidArgument, "ReportDeviceStatus", report(`{"propertyName": "get", "reported": {"value": "1", "metadata": {"k": "` + strings.Repeat("v", v1beta1.MaxMetadataBytes) + `"}}}`)},
+		{codes.InvalidArgument, "ReportDeviceStatus", report(`{"propertyName": "get", "reported": {"value": "1", "metadata": ` + entries(v1beta1.MaxMetadata+1) + `}}`)},
+		{codes.InvalidArgument, "ReportDeviceStatus", report(`{"propertyName": "get", "observedDesired": {"value": "1", "metadata": ` + entries(v1beta1.MaxMetadata+2) + `}}`)},
 		{codes.InvalidArgument, "ReportDeviceStatus", report(strings.Join(many, ", "))},
 		{codes.ResourceExhausted, "ReportDeviceStatus", report(`{"propertyName": "get", "reported": {"value": "` + strings.Repeat("v", 2<<20) + `"}}`)},
 		{codes.InvalidArgument, "ReportDeviceStates", `{"deviceName": "pump", "state": "splendid"}`},
@@ -145,6 +147,15 @@ func TestGarbageIsRefused(t *testing.T) {
 	if _, err := e.try("ReportDeviceStates", `{"deviceName": "pump", "state": "ok"}`); status.Code(err) != codes.FailedPrecondition {
 		t.Errorf("expected the engine's own code, found %v", err)
 	}
+}
+
+// entries are so many of metadata, as JSON.
+func entries(n int) string {
+	var all []string
+	for i := range n {
+		all = append(all, fmt.Sprintf(`"k%d": "v"`, i))
+	}
+	return "{" + strings.Join(all, ", ") + "}"
 }
 
 func TestAFaultOfOursEndsOneCall(t *testing.T) {
@@ -195,44 +206,6 @@ func TestCallsByMappersAreBounded(t *testing.T) {
 	waiting.Wait()
 }
 
-func TestConnectionsAreBounded(t *testing.T) {
-	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	p := newPlaces(l, 1)
-	dial := func() net.Conn {
-		c, err := net.Dial("unix", l.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = c.Close() })
-		return c
-	}
-	dial()
-	first, err := p.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	second := dial()
-	accepted := make(chan net.Conn)
-	go func() {
-		c, _ := p.Accept() // nil fails below
-		accepted <- c
-	}()
-	if _, err := second.Read(make([]byte, 1)); err != io.EOF {
-		t.Errorf("expected the connection without a place to be closed, found %v", err)
-	}
-	_ = first.Close()
-	dial()
-	if c := <-accepted; c == nil {
-		t.Error("expected the free place to be given")
-	} else {
-		_ = c.Close()
-	}
-}
-
 func FuzzParseAddress(f *testing.F) {
 	for _, s := range []string{"/run/m.sock", "unix:///run/m.sock", "unix:/run/m.sock", "m.sock", "/a/../b", "\xff/", "unix:unix:///a"} {
 		f.Add([]byte(s))
@@ -271,7 +244,7 @@ func FuzzReport(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		status, state, register := &dmi.ReportDeviceStatusRequest{}, &dmi.ReportDeviceStatesRequest{}, &dmi.MapperRegisterRequest{}
 		if proto.Unmarshal(data, status) == nil {
-			_, _ = s.judge(status.GetReportedDevice().GetTwins(), &v1beta1.Device{}) // either is right; it must end
+			_, _ = s.judge(status.GetReportedDevice().GetTwins(), Entry{Device: &v1beta1.Device{}, Model: &v1beta1.DeviceModel{}}) // either is right; it must end
 		}
 		if proto.Unmarshal(data, state) == nil {
 			_, _ = s.ReportDeviceStates(t.Context(), state)

@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/tether-edge/tether/apis/devices/v1beta1"
 )
@@ -111,7 +112,7 @@ func TestWhatAMapperWasGivenIsSaid(t *testing.T) {
 }
 
 func TestAModelComesBeforeItsDevicesAndGoesAfterThem(t *testing.T) {
-	e := newEnv(t)
+	e := newEnv(t, unhurried)
 	for i := range 10 {
 		e.put("modbus", fmt.Sprintf("d%d", i), "1")
 	}
@@ -138,6 +139,52 @@ func TestAModelComesBeforeItsDevicesAndGoesAfterThem(t *testing.T) {
 	}
 }
 
+// What is for people, or of other devices, does not start a device anew.
+func TestOnlyWhatAMapperWorksByIsNewsOfADevice(t *testing.T) {
+	e := newEnv(t, unhurried)
+	f := e.mapper("modbus", false)
+	model := func(change func(*v1beta1.DeviceModelSpec)) func(*Entry) {
+		return func(entry *Entry) { change(&entry.Model.Spec) }
+	}
+	e.put("modbus", "pump", "45")
+	e.knows(f, "default/pump set=45 get=; model default/modbus")
+	for name, change := range map[string]func(*Entry){
+		"descriptions": model(func(m *v1beta1.DeviceModelSpec) { m.Properties[0].Description = "how warm it shall be" }),
+		"another property": model(func(m *v1beta1.DeviceModelSpec) {
+			m.Properties = append(m.Properties, v1beta1.ModelProperty{Name: "other", Type: v1beta1.Int})
+		}),
+		"another order": model(func(m *v1beta1.DeviceModelSpec) { slices.Reverse(m.Properties) }),
+	} {
+		f.heard()
+		e.put("modbus", "pump", "45", change)
+		wait(t, name+" of the model to be told", func() (any, bool) {
+			calls := f.heardSoFar()
+			return calls, slices.Contains(calls, "UpdateDeviceModel default/modbus")
+		})
+		e.put("modbus", "last", "1", change) // all of it is over when this one is there
+		wait(t, "another device", func() (any, bool) { s := f.state(); return s, strings.Contains(s, "default/last") })
+		e.drop("last")
+		wait(t, "another device to go", func() (any, bool) { s := f.state(); return s, !strings.Contains(s, "default/last") })
+		if calls := f.heard(); slices.Contains(calls, "UpdateDevice default/pump") {
+			t.Errorf("%s: found %q", name, calls)
+		}
+	}
+	for name, change := range map[string]func(*Entry){
+		"a maximum": model(func(m *v1beta1.DeviceModelSpec) { m.Properties[0].Maximum = "90" }),
+		"a type":    model(func(m *v1beta1.DeviceModelSpec) { m.Properties[1].Type = v1beta1.Double }),
+		"a method": func(entry *Entry) {
+			entry.Device.Spec.Methods = []v1beta1.DeviceMethod{{Name: "heat", PropertyNames: []string{"set"}}}
+		},
+	} {
+		f.heard()
+		e.put("modbus", "pump", "45", change)
+		wait(t, name+" to be told", func() (any, bool) {
+			calls := f.heardSoFar()
+			return calls, slices.Contains(calls, "UpdateDevice default/pump")
+		})
+	}
+}
+
 func TestADeviceChangesItsModelAndItsProtocol(t *testing.T) {
 	e := newEnv(t)
 	e.put("modbus", "pump", "45")
@@ -153,20 +200,34 @@ func TestADeviceChangesItsModelAndItsProtocol(t *testing.T) {
 }
 
 func TestWhatCannotWorkIsNotTold(t *testing.T) {
+	long := strings.Repeat("n", v1beta1.MaxPropertyName+1)
 	e := newEnv(t)
 	e.put("modbus", "pump", "45")
 	f := e.mapper("modbus", false)
 	e.knows(f, "default/pump set=45 get=; model default/modbus")
 	e.put("modbus", "pump", "450", func(entry *Entry) {
-		entry.Device.Spec.Properties = append(entry.Device.Spec.Properties, v1beta1.DeviceProperty{Name: "unknown"}, v1beta1.DeviceProperty{Name: "get"})
+		entry.Device.Spec.Properties = append(entry.Device.Spec.Properties, v1beta1.DeviceProperty{Name: "unknown"}, v1beta1.DeviceProperty{Name: "get"}, v1beta1.DeviceProperty{Name: long})
+		entry.Model.Spec.Properties = append(entry.Model.Spec.Properties, v1beta1.ModelProperty{Name: long})
 	})
 	e.knows(f, "default/pump set= get=; model default/modbus")
-	e.put("modbus", "pump", "45", func(entry *Entry) { entry.Model = nil })
-	e.knows(f, "")
-	wait(t, "the engine to hear why", func() (any, bool) {
-		text, _ := e.engine.toldOf("default/pump")
-		return text, strings.HasPrefix(text, "ModelNotFound: ")
+	f.on(func(call, _ string) error {
+		if call == "UpdateDevice" {
+			return errors.New("no such port")
+		}
+		return nil
 	})
+	e.put("modbus", "pump", "46")
+	wait(t, "the refusal to be said", func() (any, bool) {
+		text, _ := e.engine.toldOf("default/pump")
+		return text, strings.Contains(text, "no such port")
+	})
+	e.put("modbus", "pump", "46", func(entry *Entry) { entry.Model = nil })
+	e.knows(f, "")
+	wait(t, "the refusal to be over: nothing is told that could be refused", func() (any, bool) {
+		text, _ := e.engine.toldOf("default/pump")
+		return text, text == "<nil>"
+	})
+	f.on(nil)
 	e.put("modbus", "pump", "45")
 	e.knows(f, "default/pump set=45 get=; model default/modbus")
 	wait(t, "the engine to hear that it was told", func() (any, bool) { text, _ := e.engine.toldOf("default/pump"); return text, text == "<nil>" })
@@ -410,7 +471,7 @@ func TestAMapperThatAnswersGarbageCostsNobodyAnything(t *testing.T) {
 }
 
 func TestFiveHundredDevices(t *testing.T) {
-	e := newEnv(t)
+	e := newEnv(t, unhurried)
 	for i := range 500 {
 		e.put("modbus", fmt.Sprintf("d%d", i), "1")
 	}
@@ -452,12 +513,13 @@ func TestFiveHundredDevices(t *testing.T) {
 
 func TestAnAnswerThatIsTooLargeForAMapperIsCut(t *testing.T) {
 	e := newEnv(t, func(c *Config) { c.CallTimeout = 10 * time.Second })
+	visitor := &v1beta1.VisitorConfig{ConfigData: &runtime.RawExtension{Raw: []byte(`{"note": "` + strings.Repeat("x", 800) + `"}`)}}
 	for i := range 10 {
 		e.put("modbus", fmt.Sprintf("d%d", i), "1", func(entry *Entry) {
 			for n := range 900 {
-				name := fmt.Sprintf("p%d-%s", n, strings.Repeat("x", 800))
+				name := fmt.Sprintf("p%d", n)
 				entry.Model.Spec.Properties = append(entry.Model.Spec.Properties, v1beta1.ModelProperty{Name: name})
-				entry.Device.Spec.Properties = append(entry.Device.Spec.Properties, v1beta1.DeviceProperty{Name: name})
+				entry.Device.Spec.Properties = append(entry.Device.Spec.Properties, v1beta1.DeviceProperty{Name: name, Visitors: visitor})
 			}
 		})
 	}

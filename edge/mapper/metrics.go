@@ -11,6 +11,7 @@ type metrics struct {
 	registered             prometheus.Gauge
 	connected, devices     *prometheus.GaugeVec // by protocol, of which there are at most MaxMappers
 	calls, served, retries *prometheus.CounterVec
+	refused                *prometheus.CounterVec
 	dropped, panics        prometheus.Counter
 	seconds                *prometheus.HistogramVec
 }
@@ -35,13 +36,14 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		calls:      counters("calls_total", "Calls to mappers, by their outcome.", "method", "code"),
 		served:     counters("served_total", "Calls by mappers, by their outcome.", "method", "code"),
 		retries:    counters("retries_total", "Times that a mapper could not be told of a device and is told again.", "protocol"),
+		refused:    counters("refused_connections_total", "Connections by mappers that were closed, by reason.", "reason"),
 		dropped:    counter("dropped_twins_total", "Reported properties that their device does not have."),
 		panics:     counter("panics_total", "Calls by mappers that ended in a fault of the edge's own."),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Namespace: "tether", Subsystem: "mapper", Name: "call_seconds",
 			Help: "How long calls to mappers took.", Buckets: []float64{.001, .01, .1, 1, 5}}, []string{"protocol"}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.registered, m.connected, m.devices, m.calls, m.served, m.retries, m.dropped, m.panics, m.seconds)
+		reg.MustRegister(m.registered, m.connected, m.devices, m.calls, m.served, m.refused, m.retries, m.dropped, m.panics, m.seconds)
 	}
 	return m
 }

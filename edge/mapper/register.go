@@ -5,13 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"runtime/debug"
 	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -185,26 +183,4 @@ func (s *Server) recall(ctx context.Context) error {
 		err = s.deps.Memory.Delete(ctx, bucket, broken...)
 	}
 	return err
-}
-
-// guard bounds what callers can cost: time, calls at once, and a fault of ours.
-func (s *Server) guard(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (resp any, err error) {
-	method := info.FullMethod[strings.LastIndexByte(info.FullMethod, '/')+1:]
-	defer func() {
-		if fault := recover(); fault != nil {
-			s.metrics.panics.Inc()
-			s.deps.Log.Error("a mapper's call met a fault of edgecore's own", "method", method, "fault", fault, "stack", string(debug.Stack()))
-			resp, err = nil, status.Error(codes.Internal, "a fault of the edge; its log says more")
-		}
-		s.metrics.served.WithLabelValues(method, status.Code(err).String()).Inc()
-	}()
-	select {
-	case s.places <- struct{}{}:
-		defer func() { <-s.places }()
-	default:
-		return nil, status.Errorf(codes.ResourceExhausted, "expected at most %d calls at a time", cap(s.places))
-	}
-	ctx, cancel := context.WithTimeout(ctx, s.cfg.CallTimeout)
-	defer cancel()
-	return handle(ctx, req)
 }

@@ -15,11 +15,8 @@ import (
 	"github.com/tether-edge/tether/common/device"
 )
 
-// Metadata of one value: KubeEdge's has two keys, timestamp and type.
-const (
-	maxMetadata      = 16
-	maxMetadataBytes = 1024
-)
+// maxMetadata bounds what a mapper says of a desired value that it has seen: what it was told of it, which a call adds to.
+const maxMetadata = v1beta1.MaxMetadata + 1
 
 var states = []string{"online", "offline", "ok", "unknown", "unhealthy"}
 
@@ -29,7 +26,7 @@ func (s *Server) ReportDeviceStatus(ctx context.Context, req *dmi.ReportDeviceSt
 	if err != nil {
 		return nil, err
 	}
-	twins, err := s.judge(req.GetReportedDevice().GetTwins(), entry.Device)
+	twins, err := s.judge(req.GetReportedDevice().GetTwins(), entry)
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
@@ -80,24 +77,25 @@ func (s *Server) find(namespace, name string) (string, string, Entry, error) {
 
 // judge returns the twins that the device has. Others are left out, for a property may have been taken away a moment ago; it is
 // an error if none is left.
-func (s *Server) judge(reported []*dmi.Twin, d *v1beta1.Device) ([]v1beta1.Twin, error) {
+func (s *Server) judge(reported []*dmi.Twin, e Entry) ([]v1beta1.Twin, error) {
 	if len(reported) == 0 {
 		return nil, errors.New("twins: expected at least one, found none")
 	}
 	twins := device.TwinsFromDMI(reported)
+	empty(twins, reported, e.Model)
 	if found := device.JudgeReported(twins); len(found) > 0 {
 		_, message := device.Summary(found)
 		return nil, errors.New(message)
 	}
-	own, desired := make(map[string]bool, len(d.Spec.Properties)), 0
-	for _, p := range d.Spec.Properties {
+	own, desired := make(map[string]bool, len(e.Device.Spec.Properties)), 0
+	for _, p := range e.Device.Spec.Properties {
 		own[p.Name] = true
 	}
 	for _, t := range twins {
 		if t.ObservedDesired != nil {
 			desired += len(t.ObservedDesired.Value)
 		}
-		if err := errors.Join(metadata(t.ObservedDesired), metadata(t.Reported)); err != nil {
+		if err := metadata(t); err != nil {
 			return nil, fmt.Errorf("%.64q: %w", t.PropertyName, err)
 		}
 	}
@@ -113,19 +111,32 @@ func (s *Server) judge(reported []*dmi.Twin, d *v1beta1.Device) ([]v1beta1.Twin,
 	return twins, nil
 }
 
-func metadata(p *v1beta1.TwinProperty) error {
-	if p == nil {
-		return nil
+// empty takes a reported value that is there and empty for an empty text, where the property can have one. Of a number it says nothing:
+// mappers send both values of a twin, also of what they have not read.
+func empty(twins []v1beta1.Twin, reported []*dmi.Twin, m *v1beta1.DeviceModel) {
+	if m == nil {
+		return
 	}
-	if len(p.Metadata) > maxMetadata {
-		return fmt.Errorf("expected at most %d keys of metadata, found %d", maxMetadata, len(p.Metadata))
-	}
-	for key, value := range p.Metadata {
-		if len(key)+len(value) > maxMetadataBytes {
-			return fmt.Errorf("expected at most %d bytes of one key of metadata, found %d", maxMetadataBytes, len(key)+len(value))
+	for i := range twins {
+		if twins[i].Reported != nil || reported[i].GetReported() == nil {
+			continue
+		}
+		for _, p := range m.Spec.Properties {
+			if p.Name == twins[i].PropertyName && (p.Type == v1beta1.String || p.Type == v1beta1.Bytes) {
+				twins[i].Reported = &v1beta1.TwinProperty{}
+			}
 		}
 	}
-	return nil
+}
+
+func metadata(t v1beta1.Twin) error {
+	if t.ObservedDesired != nil && len(t.ObservedDesired.Metadata) > maxMetadata {
+		return fmt.Errorf("expected at most %d entries of metadata of observedDesired, found %d", maxMetadata, len(t.ObservedDesired.Metadata))
+	}
+	if t.Reported == nil {
+		return nil
+	}
+	return device.CheckMetadata(t.Reported.Metadata)
 }
 
 // failure is what a mapper hears of an error of the engine: its own code if it has one, else that the mapper may try again.

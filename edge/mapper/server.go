@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -98,8 +97,8 @@ type Deps struct {
 	Now     func() time.Time
 	// Connected says that the mapper of a protocol came or went. Of a protocol that it was never called for there is none.
 	Connected func(protocol string, connected bool, since time.Time)
-	// Told says how telling the mapper of a device went; nil once the mapper knows the current state. It is not called for a
-	// device that waits for a mapper that is away.
+	// Told says how telling the mapper of a device went; nil once the mapper knows the current state, and where it is told nothing since
+	// the device cannot work as it is. It is not called for a device that waits for a mapper that is away.
 	Told func(namespace, name string, err error)
 	// Given says that the mapper of a device knows it as it is here, which is not to be changed. It is said again and again.
 	Given    func(d *dmi.Device)
@@ -160,10 +159,10 @@ func (s *Server) Start(ctx context.Context) error {
 		s.deps.Log.Error("cannot read which mappers there were; each has to register again", "error", err)
 	}
 	server := grpc.NewServer(grpc.MaxRecvMsgSize(s.cfg.MaxMessage), grpc.MaxConcurrentStreams(16), grpc.MaxHeaderListSize(16<<10),
-		grpc.ConnectionTimeout(s.cfg.CallTimeout), grpc.UnaryInterceptor(s.guard))
+		grpc.ConnectionTimeout(s.cfg.CallTimeout), grpc.UnaryInterceptor(s.guard), grpc.StatsHandler(tally{s.metrics}), grpc.UnknownServiceHandler(s.unknown))
 	dmi.RegisterDeviceManagerServiceServer(server, s)
 	ended := make(chan error, 1)
-	go func() { ended <- server.Serve(newPlaces(listener, maxConnections)) }()
+	go func() { ended <- server.Serve(newPlaces(listener, maxConnections, s.metrics.refused)) }()
 	s.deps.Log.Info("mappers can register", "socket", s.cfg.Socket)
 	select {
 	case <-ctx.Done():
@@ -254,41 +253,4 @@ func (s *Server) longestAway() (away *mapper) {
 		}
 	}
 	return away
-}
-
-// The operating system holds this many connections that wait to be accepted besides.
-const maxConnections = 256
-
-// places is a listener that holds a bounded number of connections open.
-type places struct {
-	net.Listener
-	free chan struct{}
-}
-
-func newPlaces(l net.Listener, n int) *places { return &places{l, make(chan struct{}, n)} }
-
-// Accept closes what it has no place for: whoever holds all places open must not keep the listener from being closed.
-func (p *places) Accept() (net.Conn, error) {
-	for {
-		c, err := p.Listener.Accept()
-		if err != nil {
-			return nil, err
-		}
-		select {
-		case p.free <- struct{}{}:
-			return &placed{Conn: c, leave: sync.OnceFunc(func() { <-p.free })}, nil
-		default:
-			_ = c.Close() // there is nobody to tell
-		}
-	}
-}
-
-type placed struct {
-	net.Conn
-	leave func()
-}
-
-func (c *placed) Close() error {
-	c.leave()
-	return c.Conn.Close()
 }

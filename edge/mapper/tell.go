@@ -74,8 +74,11 @@ func (m *mapper) retry(key string, err error) {
 	m.queue.AddAfter(key, max(wait, m.s.cfg.RetryBase/4))
 }
 
-// sayTold calls Told where that changed.
+// sayTold calls Told where that changed. Of a device that cannot work as it is the mapper is told nothing, and so refuses nothing.
 func (m *mapper) sayTold(id string, ours bool, err error) {
+	if unfit := (unfitError{}); errors.As(err, &unfit) {
+		err = nil
+	}
 	text := ""
 	if err != nil {
 		text = err.Error()

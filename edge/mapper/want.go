@@ -4,6 +4,8 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"google.golang.org/protobuf/proto"
 
@@ -44,8 +46,7 @@ func wanted(e Entry) (want, error) {
 	if w.modelDigest, err = digestOf(w.model); err != nil {
 		return want{}, err
 	}
-	// What a mapper read of the model for this device is new with the model, so the device is told again with it.
-	w.digest, err = digestOfDevice(told, w.modelDigest)
+	w.digest, err = digestOfDevice(told, w.model)
 	return w, err
 }
 
@@ -55,11 +56,11 @@ func fitting(d *v1beta1.Device, findings []device.Finding) *v1beta1.Device {
 	twice := false
 	for _, f := range findings {
 		switch f.Reason {
-		case device.ReasonUnknownProperty, device.ReasonInvalidConfig:
+		case device.ReasonUnknownProperty, device.ReasonInvalidConfig, device.ReasonNameTooLong:
 			property[f.Property] = true
 		case device.ReasonDuplicateProperty:
 			twice = true
-		case device.ReasonReadOnlyDesired, device.ReasonInvalidValue, device.ReasonValueOutOfRange:
+		case device.ReasonReadOnlyDesired, device.ReasonInvalidValue, device.ReasonValueOutOfRange, device.ReasonMetadataTooLarge:
 			desired[f.Property] = true
 		case device.ReasonMethodProperty:
 			method[f.Method] = true
@@ -94,18 +95,33 @@ func digestOf(m proto.Message) (digest, error) {
 	return sha256.Sum256(data), err
 }
 
-// digestOfDevice leaves out when a value was desired: to desire the same again changes nothing for a mapper, and those of
-// KubeEdge start a device anew at each update.
-func digestOfDevice(d *dmi.Device, model digest) (digest, error) {
-	properties := d.Spec.Properties
-	defer func() { d.Spec.Properties = properties }()
-	d.Spec.Properties = make([]*dmi.DeviceProperty, len(properties))
-	for i, p := range properties {
-		d.Spec.Properties[i] = &dmi.DeviceProperty{Name: p.Name, Desired: undated(p.Desired), Visitors: p.Visitors, ReportCycle: p.ReportCycle,
-			CollectCycle: p.CollectCycle, ReportToCloud: p.ReportToCloud, PushMethod: p.PushMethod}
+// digestOfDevice is of what a mapper works by. It takes in what it read of the model for this device, since the device is told again where
+// that is new. It leaves out what is for people, and when a value was desired: to desire the same again changes nothing for a mapper, and
+// those of KubeEdge start a device anew at each update.
+func digestOfDevice(d *dmi.Device, model *dmi.DeviceModel) (digest, error) {
+	spec := &dmi.DeviceSpec{DeviceModelReference: d.Spec.DeviceModelReference, Protocol: d.Spec.Protocol}
+	used := map[string]bool{}
+	for _, p := range d.Spec.Properties {
+		used[p.Name] = true
+		spec.Properties = append(spec.Properties, &dmi.DeviceProperty{Name: p.Name, Desired: undated(p.Desired), Visitors: p.Visitors, ReportCycle: p.ReportCycle,
+			CollectCycle: p.CollectCycle, ReportToCloud: p.ReportToCloud, PushMethod: p.PushMethod})
 	}
-	data, err := proto.MarshalOptions{Deterministic: true}.Marshal(d)
-	return sha256.Sum256(append(data, model[:]...)), err
+	for _, m := range d.Spec.Methods {
+		spec.Methods = append(spec.Methods, &dmi.DeviceMethod{Name: m.Name, PropertyNames: m.PropertyNames})
+	}
+	read := &dmi.DeviceModelSpec{}
+	for _, p := range model.Spec.Properties {
+		if used[p.Name] {
+			read.Properties = append(read.Properties, &dmi.ModelProperty{Name: p.Name, Type: p.Type, AccessMode: p.AccessMode, Minimum: p.Minimum, Maximum: p.Maximum, Unit: p.Unit})
+		}
+	}
+	slices.SortFunc(read.Properties, func(a, b *dmi.ModelProperty) int { return strings.Compare(a.Name, b.Name) })
+	of, err := digestOf(read)
+	if err != nil {
+		return digest{}, err
+	}
+	data, err := proto.MarshalOptions{Deterministic: true}.Marshal(&dmi.Device{Name: d.Name, Namespace: d.Namespace, Spec: spec, Status: d.Status})
+	return sha256.Sum256(append(data, of[:]...)), err
 }
 
 func undated(p *dmi.TwinProperty) *dmi.TwinProperty {

@@ -121,8 +121,12 @@ func (d *desk) take(a ask) (visit, *refusal) {
 	if m == nil {
 		return visit{}, refuse(http.StatusNotFound, "device %s has no method %s", common.ID(a.namespace, a.name), quoted(a.method))
 	}
-	settings, found := judge(device, m, a.given)
 	why, away := broken(device), d.away(device)
+	var settings map[string]setting
+	var found faults
+	if why == "" { // else nothing can be said of values: the model may be gone
+		settings, found = judge(device, m, a.given)
+	}
 	key, sum, uid := keyOf(a), digestOf(a), string(device.Device.UID)
 	protocol := common.Protocol(device.Device, device.Model)
 	d.mu.Lock()
@@ -153,10 +157,10 @@ func (d *desk) take(a ask) (visit, *refusal) {
 		return visit{c, life, true, false, func() { d.leave(c, free) }}, nil
 	}
 	switch {
-	case len(found) > 0:
-		return visit{}, &refusal{http.StatusBadRequest, found.said()}
 	case why != "":
 		return visit{}, refuse(http.StatusConflict, "the device cannot work: %s", why)
+	case len(found) > 0:
+		return visit{}, &refusal{http.StatusBadRequest, found.said()}
 	case away != nil:
 		return visit{}, away
 	}
@@ -379,13 +383,18 @@ func (d *desk) wait(ctx context.Context, c visit, timeout time.Duration) answer 
 // answer is what a client hears of a call as it stands now, or of why it was refused.
 func (d *desk) answer(c *call, refused *refusal) answer {
 	d.mu.Lock()
-	a := answer{Call: c.name, Properties: map[string]written{}}
+	a := answer{Call: c.name, Properties: map[string]became{}}
 	o, stored := c.outcome, c.stored
-	settings := maps.Clone(c.settings)
-	d.mu.Unlock()
-	for name, s := range settings {
-		a.Properties[name] = written{Written: s.Value, Reported: s.Reported}
+	for name, s := range c.settings {
+		b := became{Desired: s.Value, Result: isPending, Reported: s.Reported}
+		if s.Reported != nil {
+			b.Result = wasDone
+		} else if why := c.lost[name]; why != "" {
+			b.Result, b.Reason = wasReplaced, why
+		}
+		a.Properties[name] = b
 	}
+	d.mu.Unlock()
 	switch {
 	case o != nil && d.settle(c) != nil:
 		a.Code = http.StatusServiceUnavailable
@@ -402,24 +411,43 @@ func (d *desk) answer(c *call, refused *refusal) answer {
 		}
 	case stored:
 		a.Code = http.StatusGatewayTimeout
-		a.Reasons = []string{"the device has not reported what was desired of it in time; it may still do so. Asking again with the same Idempotency-Key waits on and writes nothing"}
+		a.Reasons = []string{"the device has not reported what was desired of it in time; it may still do so. Asking again with the same Idempotency-Key waits on and desires nothing anew"}
 		d.lookAt(c, a.Properties)
+		a.Reasons = append(a.Reasons, refusalsOf(a.Properties)...)
 	default:
 		a.Code, a.Reasons, a.Properties = http.StatusGatewayTimeout, []string{"its turn has not come in time, and may still come"}, nil
 	}
 	return a
 }
 
-// lookAt fills in what the device has of properties that were not read back.
-func (d *desk) lookAt(c *call, properties map[string]written) {
+// lookAt fills in what the device has of properties that were not read back, and why it does not have what is desired.
+func (d *desk) lookAt(c *call, properties map[string]became) {
 	device, ok := d.deps.Devices.Device(c.namespace, c.device)
 	if !ok {
 		return
 	}
-	for name, w := range properties {
-		if p := device.Properties[name]; w.Reported == nil && p != nil && p.Reported != nil {
-			w.Reported = &p.Reported.Value
-			properties[name] = w
+	for name, b := range properties {
+		p := device.Properties[name]
+		if b.Result == wasDone || p == nil {
+			continue
+		}
+		if p.Reported != nil {
+			b.Reported = &p.Reported.Value
+		}
+		if why := device.Refused[name]; why != "" && b.Result == isPending {
+			b.Result, b.Reason = wasRefused, why
+		}
+		properties[name] = b
+	}
+}
+
+// refusalsOf are the reasons of what the mapper refuses.
+func refusalsOf(properties map[string]became) []string {
+	var said faults
+	for _, name := range slices.Sorted(maps.Keys(properties)) {
+		if b := properties[name]; b.Result == wasRefused {
+			said.add("property %s: the mapper refuses %s: %s", quoted(name), quoted(b.Desired), b.Reason)
 		}
 	}
+	return said.said()
 }

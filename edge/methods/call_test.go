@@ -24,7 +24,7 @@ func TestACallAnswersOnceTheDeviceHasWhatItDesires(t *testing.T) {
 	w.waits("b1")
 	w.report("b1", "fan", "1", "true") // the same value, written in another way
 	r := w.gets(c, http.StatusOK, "")
-	if p := r.Properties; len(p) != 2 || p["setpoint"].Written != "50" || *p["setpoint"].Reported != "50" || p["fan"].Written != "true" || *p["fan"].Reported != "1" || r.Call == "" {
+	if p := r.Properties; len(p) != 2 || p["setpoint"].Desired != "50" || p["setpoint"].Result != wasDone || *p["setpoint"].Reported != "50" || p["fan"].Desired != "true" || *p["fan"].Reported != "1" || r.Call == "" {
 		t.Errorf("answered with %+v", r.answer)
 	}
 	if n := w.metric("call_seconds"); n != 1 {
@@ -44,8 +44,8 @@ func TestACallAnswersOnceTheDeviceHasWhatItDesires(t *testing.T) {
 func TestACallThatIsNotReadBackInTimeGoesOn(t *testing.T) {
 	w := newWorld(t)
 	r := w.late("b1", "set", "k", `{"setpoint": 50}`)
-	w.is(r, http.StatusGatewayTimeout, "waits on and writes nothing")
-	if p := r.Properties["setpoint"]; p.Written != "50" || p.Reported != nil {
+	w.is(r, http.StatusGatewayTimeout, "waits on and desires nothing anew")
+	if p := r.Properties["setpoint"]; p.Desired != "50" || p.Result != isPending || p.Reported != nil {
 		t.Errorf("answered with %+v", r.answer)
 	}
 	w.report("b1", "setpoint", "30", "50")

@@ -29,7 +29,7 @@ type Config struct {
 	MaxKeys, MaxKeysOfDevice, MaxKeyBytes int
 	// MaxCalls bounds the calls that wait for one device, MaxCallsOfMapper those for all devices of a protocol. Defaults: 16 and 64.
 	MaxCalls, MaxCallsOfMapper int
-	// MaxConnections bounds the connections. Default 512.
+	// MaxConnections bounds the connections. Half of them may wait for calls of one user. Default 512.
 	MaxConnections int
 	// Patience is how long a client may take to send a request. Default 10 s.
 	Patience time.Duration
@@ -61,6 +61,8 @@ type Device struct {
 	Device     *v1beta1.Device
 	Model      *v1beta1.DeviceModel
 	Properties map[string]*twin.Property
+	// Refused is why the device does not have what is desired of a property, as its mapper says.
+	Refused map[string]string
 	// State is what a mapper or client said, empty if none did; LastOnline is zero for never.
 	State      string
 	LastOnline time.Time
@@ -100,9 +102,10 @@ type Memory interface {
 	All(ctx context.Context, bucket string, visit func(key string, value []byte) error) error
 }
 
-// Users judges who may do what. Login returns the user, "" for one without a name.
+// Users judges who may do what. Login returns the user, "" for one without a name; busy says that the password could not be looked
+// at, since too many wait.
 type Users interface {
-	Login(local bool, name, password string) (user string, ok bool)
+	Login(local bool, name, password string) (user string, ok, busy bool)
 	MayRead(user, namespace, name string) bool
 	MayDesire(user, namespace, name string) bool
 }

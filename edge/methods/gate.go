@@ -9,18 +9,22 @@ import (
 	"sync"
 )
 
-// A gate bounds the connections. One that has no request under way of somebody who may ask gives way to a newer one, the oldest
-// first: who opens connections and says nothing, or has no password, keeps nobody out.
+// A gate bounds the connections. One that waits for no call gives way to a newer one, the oldest first: who opens connections and
+// says nothing or half of something, has no password, or does not read what he asked for keeps nobody out. Of those that wait one user
+// has at most half the places.
 type gate struct {
-	limit int
-	m     *metrics
+	limit, each int
+	m           *metrics
 
-	mu    sync.Mutex // guards what follows
-	open  map[*guest]bool
-	quiet []*guest // without such a request, the oldest first
+	mu      sync.Mutex // guards what follows
+	open    map[*guest]bool
+	quiet   []*guest       // that wait for no call, the oldest first
+	working map[string]int // those that do, by user
 }
 
-func newGate(limit int) *gate { return &gate{limit: limit, open: map[*guest]bool{}} }
+func newGate(limit int) *gate {
+	return &gate{limit: limit, each: max(1, limit/2), open: map[*guest]bool{}, working: map[string]int{}}
+}
 
 func (g *gate) count() int {
 	g.mu.Lock()
@@ -117,22 +121,35 @@ func (g *gate) known(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, guestKey{}, guestOf(c))
 }
 
-// busy notes that a request of somebody known is worked for: its connection does not give way.
-func (g *gate) busy(ctx context.Context) {
-	if c, ok := ctx.Value(guestKey{}).(*guest); ok {
+// work has the connection of a request keep its place until rest is called. False if as many of the user's do as may.
+func (g *gate) work(ctx context.Context, user string) (rest func(), room bool) {
+	c, _ := ctx.Value(guestKey{}).(*guest)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.working[user] >= g.each {
+		return nil, false
+	}
+	g.working[user]++
+	g.hush(c)
+	return func() {
 		g.mu.Lock()
 		defer g.mu.Unlock()
-		g.hush(c)
-	}
+		if g.working[user]--; g.working[user] == 0 {
+			delete(g.working, user)
+		}
+		if g.open[c] {
+			g.quiet = append(g.quiet, c)
+		}
+	}, true
 }
 
-// state hears from net/http how a connection is: after a request it is quiet again.
+// state hears from net/http how a connection is: after a request it is as good as new.
 func (g *gate) state(c net.Conn, state http.ConnState) {
 	if guest := guestOf(c); state == http.StateIdle && guest != nil {
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		if g.open[guest] {
-			g.hush(guest) // it may not have been busy
+			g.hush(guest)
 			g.quiet = append(g.quiet, guest)
 		}
 	}

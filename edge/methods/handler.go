@@ -10,6 +10,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	common "github.com/tether-edge/tether/common/device"
@@ -22,16 +23,32 @@ type answer struct {
 	// Reasons say why it did not succeed.
 	Reasons []string `json:"reasons,omitempty"`
 	// Call names the call in what is desired, and Properties say what became of it, once something of it was stored.
-	Call       string             `json:"call,omitempty"`
-	Properties map[string]written `json:"properties,omitempty"`
+	Call       string            `json:"call,omitempty"`
+	Properties map[string]became `json:"properties,omitempty"`
 }
 
-// written is what a call did to a property.
-type written struct {
-	Written string `json:"written"`
-	// Reported is what the device has: read back where the call succeeded, else as it was reported last; nil for never.
+// became is what became of what a call desires of a property.
+type became struct {
+	Desired string `json:"desired"`
+	Result  result `json:"result"`
+	// Reason says why it is refused or replaced.
+	Reason string `json:"reason,omitempty"`
+	// Reported is what the device has: read back where the result is done, else as it was reported last; nil for never.
 	Reported *string `json:"reported"`
 }
+
+type result string
+
+const (
+	// wasDone: the mapper read it back from the device.
+	wasDone result = "done"
+	// isPending: the device has not reported it; nobody knows whether it was written.
+	isPending result = "pending"
+	// wasRefused: the mapper says that the device cannot have it, or does not have it though it was written.
+	wasRefused result = "refused"
+	// wasReplaced: something else is desired now.
+	wasReplaced result = "replaced"
+)
 
 // handler is the Server as net/http sees it.
 type handler struct{ *Server }
@@ -62,20 +79,19 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.turnAway(w, label, foreign)
 		return
 	}
-	user, refused := h.login(w, r)
-	if refused == nil {
-		h.gate.busy(r.Context()) // a stranger's connection gives way whatever he asks
-		refused = h.admit(w, r, at, found, user)
+	user, no := h.login(w, r)
+	if no == nil {
+		no = h.admit(w, r, at, found, user)
 	}
-	if refused != nil {
-		h.turnAway(w, label, refused)
+	if no != nil {
+		h.turnAway(w, label, no)
 		return
 	}
 	if at.what == method {
 		_ = control.SetReadDeadline(time.Now().Add(h.cfg.Patience)) // anew: the password may have taken its time
-		a, refused := h.ask(r, at, user)
-		if refused != nil {
-			h.turnAway(w, label, refused)
+		a, no := h.ask(r, at, user)
+		if no != nil {
+			h.turnAway(w, label, no)
 			return
 		}
 		_ = control.SetReadDeadline(time.Time{}) // that a client goes is noticed by reading
@@ -126,7 +142,10 @@ func fromPage(r *http.Request) *refusal {
 func (h *handler) login(w http.ResponseWriter, r *http.Request) (string, *refusal) {
 	host, _, _ := net.SplitHostPort(r.RemoteAddr)
 	name, password, _ := r.BasicAuth()
-	user, ok := h.deps.Users.Login(net.ParseIP(host).IsLoopback(), name, password)
+	user, ok, busy := h.deps.Users.Login(net.ParseIP(host).IsLoopback(), name, password)
+	if busy {
+		return "", refuse(http.StatusServiceUnavailable, "as many passwords wait to be checked as may: ask again")
+	}
 	if !ok {
 		w.Header().Set("WWW-Authenticate", `Basic realm="devices", charset="UTF-8"`)
 		return "", refuse(http.StatusUnauthorized, "expected the name and the password of a user of devices.mqtt.users")
@@ -190,11 +209,20 @@ func (h *handler) ask(r *http.Request, at route, user string) (ask, *refusal) {
 	return a, nil
 }
 
-// call makes a call and answers it.
+// call makes a call and answers it. While it waits its connection keeps its place: not before, when a client may take its time
+// to ask, and not after, when it may take its time to hear.
 func (h *handler) call(w http.ResponseWriter, r *http.Request, a ask) {
-	v, refused := h.desk.take(a)
-	if refused != nil {
-		h.refuse(w, string(method), refused)
+	rest, room := h.gate.work(r.Context(), a.user)
+	if !room {
+		h.refuse(w, string(method), refuse(http.StatusServiceUnavailable, "expected at most %d calls at a time of one user: ask again later", h.gate.each))
+		return
+	}
+	rest = sync.OnceFunc(rest)
+	defer rest() // net/http survives a panic, and the user's place is given back
+	v, no := h.desk.take(a)
+	if no != nil {
+		rest()
+		h.refuse(w, string(method), no)
 		return
 	}
 	defer v.leave()
@@ -202,7 +230,9 @@ func (h *handler) call(w http.ResponseWriter, r *http.Request, a ask) {
 		h.m.replayed.Inc()
 		w.Header().Set("Idempotency-Replayed", "true")
 	}
-	h.answer(w, string(method), h.desk.wait(r.Context(), v, a.timeout))
+	said := h.desk.wait(r.Context(), v, a.timeout)
+	rest()
+	h.answer(w, string(method), said)
 }
 
 func (h *handler) refuse(w http.ResponseWriter, label string, r *refusal) {

@@ -62,6 +62,7 @@ func TestWhatIsWrongWithARequestIsSaid(t *testing.T) {
 		{"POST", base + "heat", `{"setpoint": [1], "fan": true}`, nil, 400, "found an object, a list or null"},
 		{"POST", base + "heat", `{"setpoint": null, "fan": true}`, nil, 400, "found an object, a list or null"},
 		{"POST", base + "heat", "{\"setpoint\": \"\xff\", \"fan\": true}", nil, 400, "UTF-8"},
+		{"POST", base + "heat", `{"setpoint": "\ud800", "fan": true}`, nil, 400, "half of one"},
 		{"POST", base + "heat", `{"setpoint": 1}`, nil, 400, `property "fan": expected a value, found none`},
 		{"POST", base + "heat", `{}`, nil, 400, `property "fan": expected a value, found none; property "setpoint": expected a value, found none`},
 		{"POST", base + "heat", `{"setpoint": 1, "fan": true, "flow": 2}`, nil, 400, `property "flow": expected one that method "heat" sets`},
@@ -86,7 +87,9 @@ func TestWhatIsWrongWithARequestIsSaid(t *testing.T) {
 		{"POST", base + "heat?timeout=x", both, nil, 400, `such as 30s, found "x"`},
 		{"POST", base + "heat?wait=5s", both, nil, 400, `expected timeout, once, found "wait"`},
 		{"POST", base + "heat?timeout=5s&timeout=6s", both, nil, 400, "expected timeout, once"},
-		{"POST", "/v1/devices/plant/b2/methods/heat", both, nil, 400, "expected a DeviceModel, found none"},
+		{"POST", "/v1/devices/plant/b2/methods/heat", both, nil, 409, "ModelNotFound"},
+		{"POST", "/v1/devices/plant/b2/methods/heat", `{"setpoint": 101}`, nil, 409, "ModelNotFound"},
+		{"GET", "/v1/devices/plant/b1", "", []string{"user", "ann:busy"}, 503, "ask again"},
 		{"POST", base + "heat", both, []string{"Origin", "http://example.org"}, 403, "pages of a browser"},
 		{"GET", "/v1/devices/plant/b1", "", []string{"Host", "rebound.example.org:9060"}, 403, "expected an address or localhost in Host"},
 		{"POST", base + "heat", both, []string{"user", "ann:wrong"}, 401, "devices.mqtt.users"},
@@ -96,6 +99,9 @@ func TestWhatIsWrongWithARequestIsSaid(t *testing.T) {
 		r := w.do(t.Context(), c.verb, c.path, c.body, c.headers...)
 		if r.err != nil || r.Code != c.code || !strings.Contains(strings.Join(r.Reasons, "; "), c.reason) {
 			t.Errorf("%s %s %.60q %.60q: expected %d %q, found %+v, %v", c.verb, c.path, c.body, c.headers, c.code, c.reason, r.answer, r.err)
+		}
+		if r.Code == http.StatusServiceUnavailable && r.header.Get("Retry-After") == "" {
+			t.Errorf("%s %s: nothing says when to come again", c.verb, c.path)
 		}
 		if r.Code == http.StatusUnauthorized && !strings.HasPrefix(r.header.Get("WWW-Authenticate"), "Basic ") || r.Code == 405 && r.header.Get("Allow") == "" {
 			t.Errorf("%s %s: headers %v", c.verb, c.path, r.header)

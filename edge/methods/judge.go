@@ -31,7 +31,8 @@ func methodOf(d *v1beta1.Device, name string) *v1beta1.DeviceMethod {
 	return nil
 }
 
-// judge makes settings of what a call of a method was given. Found says everything that is wrong with it.
+// judge makes settings of what a call of a method was given, of a device that is not broken. Found says everything that is wrong with
+// it.
 func judge(d Device, m *v1beta1.DeviceMethod, given map[string]literal) (settings map[string]setting, found faults) {
 	if len(m.PropertyNames) == 0 {
 		found.add("method %s: expected propertyNames in the Device, found none", quoted(m.Name))
@@ -66,9 +67,6 @@ func judge(d Device, m *v1beta1.DeviceMethod, given map[string]literal) (setting
 func settable(d Device, name string) (p v1beta1.ModelProperty, why string) {
 	if !slices.ContainsFunc(d.Device.Spec.Properties, func(p v1beta1.DeviceProperty) bool { return p.Name == name }) {
 		return p, "expected one that the device has; the Device names it in the method only"
-	}
-	if d.Model == nil {
-		return p, "expected a DeviceModel, found none"
 	}
 	i := slices.IndexFunc(d.Model.Spec.Properties, func(p v1beta1.ModelProperty) bool { return p.Name == name })
 	if i < 0 {

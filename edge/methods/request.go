@@ -11,12 +11,12 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"k8s.io/apimachinery/pkg/api/validation"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/tether-edge/tether/apis/devices/v1beta1"
+	common "github.com/tether-edge/tether/common/device"
 )
 
 // what a path asks for.
@@ -86,8 +86,8 @@ const (
 
 // parseBody reads {property: value}. The error says where it is none.
 func parseBody(body []byte) (map[string]literal, error) {
-	if !utf8.Valid(body) {
-		return nil, errors.New("expected a JSON object {property: value} in UTF-8") // the decoder would change what is none
+	if err := common.CheckJSON(body); err != nil {
+		return nil, fmt.Errorf("a JSON object {property: value}: %w", err)
 	}
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.UseNumber()

@@ -16,12 +16,10 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrInvalid: the request can never be granted as it is. Code 400.
 	ErrInvalid = errors.New("invalid")
-	// ErrConflict: something newer is there. Code 409.
-	ErrConflict = errors.New("conflict")
 )
 
 // Devices owns the twins of this node's devices. Its methods may be called at once from many goroutines. An error other
-// than ErrNotFound, ErrInvalid and ErrConflict becomes code 500; its text goes to the log and not to the client.
+// than ErrNotFound and ErrInvalid becomes code 500; its text goes to the log and not to the client.
 type Devices interface {
 	// Update changes a twin, and returns once what it changed is stored. It may block until ctx is done.
 	Update(ctx context.Context, namespace, name string, u Update) error
@@ -53,7 +51,7 @@ type answerer struct {
 
 // answer does what a client asked for and returns what to publish. Nil if topic is no request, or one that has no result.
 func (a *answerer) answer(ctx context.Context, topic string, payload []byte) *message {
-	r, ok := parseTopic(a.node, topic)
+	r, ok := parseTopic(topic)
 	if !ok {
 		return nil
 	}
@@ -137,6 +135,9 @@ func (a *answerer) try(ctx context.Context, r request, payload []byte) (header, 
 		if err != nil {
 			return h, nil, invalid(err)
 		}
+		if r.name != a.node {
+			return h, nil, fmt.Errorf("%w: expected node %s, found %s", ErrNotFound, a.node, clip(r.name, 253))
+		}
 		return h, membersPayload{a.stamp(h), devices(a.devices.List())}, nil
 	}
 }
@@ -151,8 +152,6 @@ func (a *answerer) judge(topic string, err error) (code int, reason string) {
 		code = 404
 	case errors.Is(err, ErrInvalid):
 		code = 400
-	case errors.Is(err, ErrConflict):
-		code = 409
 	default:
 		a.log.Error("a device's request failed", "topic", clip(topic, 256), "error", err)
 		return 500, "the edge failed; its log says why"

@@ -41,7 +41,7 @@ func newBroker(cfg Broker, node string, users *Users, mem Memory, a *answerer) *
 	b := &broker{
 		table: table{sessions: map[string]*session{}, owners: map[string]*conn{}, groups: map[string]*group{}},
 		cfg:   cfg, node: node, users: users, answerer: a, metrics: a.metrics, log: a.log,
-		gate:     &gate{limits: cfg.Limits, metrics: a.metrics, from: map[string]int{}, open: map[*conn]bool{}},
+		gate:     newGate(cfg.Limits, a.metrics),
 		journal:  newJournal(mem, a.log, a.metrics),
 		retained: &retained{limit: cfg.Limits.RetainedBytes, metrics: a.metrics, sizes: map[string]int{}},
 	}
@@ -84,7 +84,7 @@ func (b *broker) serve(ctx context.Context, ready func(addr string)) error {
 	// Requests are served while it stops, so that those that were taken are answered.
 	working, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	for i, filter := range requestFilters(b.node) {
+	for i, filter := range requestFilters("+") {
 		handle := func(_ *mochi.Client, _ packets.Subscription, pk packets.Packet) {
 			if m := b.answerer.answer(working, pk.TopicName, pk.Payload); m != nil {
 				b.publish(*m)
@@ -159,7 +159,7 @@ func (b *broker) mayPublish(cl *mochi.Client, topic string) bool {
 	switch {
 	case topic == "" || !b.within(topic) || strings.ContainsAny(topic, "+#\x00"):
 		reason = "topic"
-	case reserved(b.node, topic):
+	case reserved(topic):
 		reason = "reserved"
 	case !b.rights(cl).may(topic, true):
 		reason = "acl"

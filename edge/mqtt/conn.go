@@ -3,6 +3,7 @@ package mqtt
 import (
 	"errors"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -10,6 +11,8 @@ import (
 	mochi "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
 	"golang.org/x/time/rate"
+
+	"github.com/tether-edge/tether/common/localsocket"
 )
 
 // A conn is a client's connection whose Write never blocks. The broker's library writes while it holds a lock that every
@@ -29,9 +32,14 @@ type conn struct {
 	// it, and orphans the messages that reached former too late. Those that come before adopted is set wait in late. Guarded
 	// by table.mu.
 	client, user, hash string
+	lasts              bool // its session outlives it, and was counted before it was established
 	former             *mochi.Client
 	orphans, late      []packets.Packet
 	adopted            bool
+	// lot is whom it counts as; guarded by gate.mu. process is which process of this machine it is of, 0 if that is not known; guarded
+	// by gate.choosing.
+	lot     string
+	process int
 	// subscribing is set while a SUBSCRIBE is judged.
 	subscribing atomic.Bool
 	// group is what the message being read changes; of the goroutine that reads.
@@ -66,6 +74,17 @@ func newConn(c net.Conn, limits Limits, m *metrics) *conn {
 	}
 	nc.wake = sync.NewCond(&nc.mu)
 	return nc
+}
+
+// link is the connection as the kernel knows it.
+func (c *conn) link() localsocket.Link {
+	end := func(a net.Addr) netip.AddrPort {
+		if t, ok := a.(*net.TCPAddr); ok {
+			return t.AddrPort()
+		}
+		return netip.AddrPort{}
+	}
+	return localsocket.Link{Local: end(c.LocalAddr()), Remote: end(c.RemoteAddr())}
 }
 
 // Write takes p. A client that leaves far more unread than it may is cut off.

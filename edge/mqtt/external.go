@@ -173,7 +173,7 @@ func (c *client) receive(_ paho.Client, m paho.Message) {
 		c.answerer.metrics.denied.WithLabelValues("retained").Inc()
 		return
 	}
-	r, _ := parseTopic(c.node, m.Topic())
+	r, _ := parseTopic(m.Topic())
 	sum := fnv.New32a()
 	_, _ = sum.Write([]byte(r.namespace + "/" + r.name))
 	select {

@@ -174,6 +174,14 @@ type rig struct {
 	stop    func()
 }
 
+// waiting is how many bytes wait for a client's acknowledgement.
+func (r *rig) waiting(client string) int {
+	b := r.broker.Load()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.sessions[client].bytes
+}
+
 // start runs a Service on a port of its own; change adjusts its configuration.
 func start(t *testing.T, mem *ram, change func(*Config)) *rig {
 	t.Helper()

@@ -1,6 +1,8 @@
 package mqtt
 
 import (
+	"strings"
+
 	mochi "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
 )
@@ -18,6 +20,10 @@ func (h *hook) OnPacketRead(cl *mochi.Client, pk packets.Packet) (packets.Packet
 		return pk, nil
 	}
 	c.throttle(pk.FixedHeader.Remaining)
+	if n := len(mochi.SysPrefix); pk.FixedHeader.Type == packets.Publish && len(pk.TopicName) >= n && strings.EqualFold(pk.TopicName[:n], mochi.SysPrefix) {
+		// The library would leave it without an acknowledgement. Below the edge's own topics it is refused as they are.
+		pk.TopicName = hw + pk.TopicName
+	}
 	switch pk.FixedHeader.Type {
 	case packets.Publish, packets.Pubrel, packets.Subscribe, packets.Unsubscribe:
 		if pk.PacketID != 0 {
@@ -71,7 +77,7 @@ func (h *hook) OnPublish(cl *mochi.Client, pk packets.Packet) (packets.Packet, e
 // mayRetain reports whether a message may be kept for later subscribers. Requests to the edge may not: they would be made
 // again at each start.
 func (b *broker) mayRetain(topic string, n int) bool {
-	if _, request := parseTopic(b.node, topic); request {
+	if _, request := parseTopic(topic); request {
 		return false
 	}
 	if !b.retained.set(topic, n, false) {

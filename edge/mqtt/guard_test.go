@@ -294,12 +294,13 @@ func TestTenThousandConnectionsStarveNobody(t *testing.T) {
 			}
 		}
 	}
-	eventually(t, "at most 50 and the others are open", func() bool { return testutil.ToFloat64(r.metrics.connections) <= 52 })
+	eventually(t, "at most 50 and the others are open", func() bool { return testutil.ToFloat64(r.metrics.connections) <= 54 })
 	for i := range 60 {
 		connect(t, "127.0.0.3", r.Address(), fmt.Sprint("c", i))
 	}
-	if n := testutil.ToFloat64(r.metrics.refused.WithLabelValues("address")); n != 10 {
-		t.Errorf("expected the 10 connected clients beyond 50 to be refused, found %v", n)
+	// Whatever address of this machine they have, they are this one process: no other has to give way.
+	if n := testutil.ToFloat64(r.metrics.refused.WithLabelValues("address")); n != 14 {
+		t.Errorf("expected 14 connected clients to be refused, which with 4 others are more than 50, found %v", n)
 	}
 }
 
@@ -335,6 +336,28 @@ func TestLimits(t *testing.T) {
 	c.expect(t, "a", "still here")
 }
 
+// Clients that come together are not more than one by one.
+func TestSessionsThatLastAreBoundedThoughTheyComeTogether(t *testing.T) {
+	const most = 3
+	r := start(t, nil, func(c *Config) { c.Broker.Limits.Sessions = most })
+	let := make(chan bool)
+	const n = 30
+	for i := range n {
+		c := paho.NewClient(lasting(r.Address(), fmt.Sprint("s", i)).SetConnectRetry(false))
+		t.Cleanup(func() { c.Disconnect(0) })
+		go func() { let <- wait(c.Connect()) == nil }()
+	}
+	in := 0
+	for range n {
+		if <-let {
+			in++
+		}
+	}
+	if in != most {
+		t.Errorf("%d sessions that last were let in, expected %d", in, most)
+	}
+}
+
 // What waits for all clients is bounded, and those who are away take nothing from one who reads.
 func TestTheQueuesOfAllClientsAreBoundedTogether(t *testing.T) {
 	const room, size = 64 << 10, 1 << 10
@@ -352,6 +375,8 @@ func TestTheQueuesOfAllClientsAreBoundedTogether(t *testing.T) {
 		if m := reads.next(t); !strings.HasPrefix(string(m.Payload()), fmt.Sprintf("%03d", i)) {
 			t.Fatalf("the one who reads got %.3s, expected %03d", m.Payload(), i)
 		}
+		// Six that are not acknowledged are its share of so little room.
+		eventually(t, "its acknowledgement", func() bool { return r.waiting("reads") == 0 })
 	}
 	if n := testutil.ToFloat64(r.metrics.queued); n < room/2 || n > room+9*2*size {
 		t.Errorf("%v bytes wait, expected about %d", n, room)

@@ -1,6 +1,7 @@
 package mqtt
 
 import (
+	"bytes"
 	"errors"
 	"sort"
 	"time"
@@ -71,6 +72,9 @@ func (h *hook) OnConnect(cl *mochi.Client, pk packets.Packet) error {
 	if existing, ok := h.b.server.Clients.Get(cl.ID); ok && string(existing.Properties.Username) != user {
 		return refuse("taken", packets.ErrClientIdentifierNotValid) // it would get what waits for another user
 	}
+	if why := h.b.gate.admit(c, user, h.b.owner(cl.ID)); why != "" {
+		return refuse(why, packets.ErrServerBusy)
+	}
 	if !h.b.claim(cl, c, user, hash) {
 		return refuse("taken", packets.ErrServerBusy)
 	}
@@ -78,7 +82,7 @@ func (h *hook) OnConnect(cl *mochi.Client, pk packets.Packet) error {
 	if !ok && h.b.server.Clients.Len() >= h.b.cfg.Limits.Sessions+h.b.cfg.Limits.Connections {
 		return refuse("sessions", packets.ErrServerBusy)
 	}
-	if !ok && durable(cl) && h.b.durables() >= h.b.cfg.Limits.Sessions {
+	if !ok && durable(cl) && !h.b.lasts(cl.ID, c) {
 		return refuse("sessions", packets.ErrServerBusy)
 	}
 	if ok && !pk.Connect.Clean {
@@ -171,15 +175,31 @@ func (b *broker) disown(c *conn) {
 	}
 }
 
-func (b *broker) durables() (n int) {
+// owner is the newest connection of a client, nil for none.
+func (b *broker) owner(client string) *conn {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	return b.owners[client]
+}
+
+// lasts reports whether there is room for another session that outlives its connection, and then counts it: its client may be gone, and
+// another one here, before the library has established it.
+func (b *broker) lasts(client string, c *conn) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := 0
 	for _, s := range b.sessions {
 		if s.durable {
 			n++
 		}
 	}
-	return n
+	for id, other := range b.owners {
+		if s := b.sessions[id]; other.lasts && id != client && (s == nil || !s.durable) {
+			n++
+		}
+	}
+	c.lasts = n < b.cfg.Limits.Sessions
+	return c.lasts
 }
 
 // durable reports whether the client's session outlives its connection.
@@ -232,7 +252,7 @@ func (b *broker) adopt(cl *mochi.Client, c *conn) {
 	sort.Slice(orphans, func(i, j int) bool { return orphans[i].Created < orphans[j].Created })
 	for _, pk := range orphans {
 		held, taken := cl.State.Inflight.Get(pk.PacketID)
-		if pk.FixedHeader.Type == packets.Publish && (!taken || held.Created != pk.Created) {
+		if pk.FixedHeader.Type == packets.Publish && (!taken || !same(held, pk)) {
 			b.resettle(cl, pk)
 		}
 	}
@@ -243,6 +263,12 @@ func (b *broker) adopt(cl *mochi.Client, c *conn) {
 	for _, pk := range late {
 		b.send(cl, pk)
 	}
+}
+
+// same reports whether two messages of one number are one. The number alone does not tell, since each connection counts from 1, nor does the
+// second in which it was made.
+func same(a, b packets.Packet) bool {
+	return a.Created == b.Created && a.TopicName == b.TopicName && bytes.Equal(a.Payload, b.Payload)
 }
 
 // orphans takes from c what adopt has to send.
@@ -262,18 +288,31 @@ func (b *broker) orphans(c *conn) []packets.Packet {
 	return orphans
 }
 
-// resettle gives cl a message that was meant for its former connection. It is sent at once, or once cl has its CONNACK.
+// resettle gives cl a message that was meant for its former connection. It is sent at once, or once cl has its CONNACK. Where a still newer
+// connection has taken over meanwhile, after it looked at what cl has, the message goes on to that one.
 func (b *broker) resettle(cl *mochi.Client, pk packets.Packet) {
-	if _, taken := cl.State.Inflight.Get(pk.PacketID); taken {
-		id, err := cl.NextPacketID()
-		if err != nil {
-			b.metrics.dropped.WithLabelValues("queue").Inc()
-			return
+	for {
+		// A number that is free may have been given out to somebody who has not used it yet, and whose message would take this one's place. Of
+		// exactly-once messages the number is what tells the client that it has this one already.
+		if _, taken := cl.State.Inflight.Get(pk.PacketID); taken || pk.FixedHeader.Qos < 2 {
+			id, err := cl.NextPacketID()
+			if err != nil {
+				b.metrics.dropped.WithLabelValues("queue").Inc()
+				return
+			}
+			pk.PacketID = uint16(id)
 		}
-		pk.PacketID = uint16(id)
+		pk.FixedHeader.Dup = true
+		cl.State.Inflight.Set(pk)
+		now, ok := b.server.Clients.Get(cl.ID)
+		if !ok || now == cl {
+			break
+		}
+		if !cl.State.Inflight.Delete(pk.PacketID) {
+			return // the newer connection has it
+		}
+		cl = now
 	}
-	pk.FixedHeader.Dup = true
-	cl.State.Inflight.Set(pk)
 	if change, e, ok := b.begin(cl, pk); ok {
 		b.join(pk.Connect.WillTopic, change, e)
 	}

@@ -12,96 +12,6 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 )
 
-// A gate counts connections in all and by address. Connections that have not sent their CONNECT yet give way to newer ones, so
-// that opening connections and saying nothing keeps nobody out.
-type gate struct {
-	limits  Limits
-	metrics *metrics
-
-	mu      sync.Mutex // guards the fields below
-	all     int
-	from    map[string]int
-	waiting []*conn // without a CONNECT yet, oldest first
-	open    map[*conn]bool
-	shut    bool // nobody enters any more
-}
-
-// enter reports whether c may come in; leave must be called when it is gone. begin is called if so, before close can begin.
-func (g *gate) enter(c *conn, begin func()) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.shut {
-		return false
-	}
-	from := c.ip.String()
-	if g.from[from] >= g.limits.ConnectionsPerAddress && !g.evict(func(w *conn) bool { return w.ip.Equal(c.ip) }) {
-		g.metrics.refused.WithLabelValues("address").Inc()
-		return false
-	}
-	if g.all >= g.limits.Connections && !g.evict(func(*conn) bool { return true }) {
-		g.metrics.refused.WithLabelValues("connections").Inc()
-		return false
-	}
-	g.all++
-	g.from[from]++
-	g.open[c] = true
-	g.waiting = append(g.waiting, c)
-	g.metrics.connections.Set(float64(g.all))
-	begin()
-	return true
-}
-
-// evict closes the oldest connection that waits for its CONNECT and fits. Its place is free at once: leave finds it gone.
-func (g *gate) evict(fits func(*conn) bool) bool {
-	for _, w := range g.waiting {
-		if fits(w) {
-			g.metrics.refused.WithLabelValues("silent").Inc()
-			g.release(w)
-			_ = w.Close()
-			return true
-		}
-	}
-	return false
-}
-
-// connected notes that c has sent its CONNECT. It reports false if c was closed for a newer one.
-func (g *gate) connected(c *conn) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.forget(c)
-}
-
-func (g *gate) forget(c *conn) bool {
-	for i, w := range g.waiting {
-		if w == c {
-			g.waiting = append(g.waiting[:i], g.waiting[i+1:]...)
-			return true
-		}
-	}
-	return false
-}
-
-// release gives c's place back, once.
-func (g *gate) release(c *conn) {
-	g.forget(c)
-	if !g.open[c] {
-		return
-	}
-	delete(g.open, c)
-	g.all--
-	from := c.ip.String()
-	if g.from[from]--; g.from[from] == 0 {
-		delete(g.from, from)
-	}
-	g.metrics.connections.Set(float64(g.all))
-}
-
-func (g *gate) leave(c *conn) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.release(c)
-}
-
 // A listener accepts connections for the broker's library.
 type listener struct {
 	id, addr string
@@ -198,14 +108,4 @@ func (l *listener) Close(closeClients listeners.CloseFn) {
 	closeClients(l.id)
 	l.gate.close()
 	l.wg.Wait()
-}
-
-// close closes all that are inside, wherever they are between accepting and serving, and lets nobody in.
-func (g *gate) close() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.shut = true
-	for c := range g.open {
-		_ = c.Close()
-	}
 }

@@ -43,7 +43,7 @@ func TestACrowdAtOnePortKeepsOthersOutNowhereElse(t *testing.T) {
 		t.Fatal(err)
 	}
 	login := func(name, password string) bool {
-		_, ok := u.Login(false, name, password)
+		_, ok, _ := u.Login(false, name, password)
 		return ok
 	}
 	if !login("ann", "p") {
@@ -56,7 +56,13 @@ func TestACrowdAtOnePortKeepsOthersOutNowhereElse(t *testing.T) {
 	}
 	stop := crowd(t, u, u.ports, bobs)
 	defer stop()
-	if login("bob", "other") || login("", "") {
+	if _, ok, crowded := u.Login(false, "bob", "other"); ok || !crowded {
+		t.Errorf("a password is let in that was not checked, or not said to be unchecked: %v, %v", ok, crowded)
+	}
+	if _, ok, crowded := u.Login(false, "", ""); ok || crowded {
+		t.Errorf("nobody is let in, or told to come again: %v, %v", ok, crowded)
+	}
+	if login("bob", "other") {
 		t.Error("a password is let in that was not checked")
 	}
 	if !login("ann", "p") {
@@ -107,7 +113,7 @@ func TestTheSamePasswordIsCheckedOnce(t *testing.T) {
 	})
 	defer stop()
 	close(checked.done)
-	if _, ok := u.Login(false, "bob", "q"); !ok {
+	if _, ok, _ := u.Login(false, "bob", "q"); !ok {
 		t.Error("bob is not let in")
 	}
 }

@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"strings"
 	"unicode/utf8"
+
+	common "github.com/tether-edge/tether/common/device"
 )
 
 // Property is one property of a twin as it is in payloads. Every part is optional.
@@ -149,8 +152,8 @@ const (
 
 // decode reads payload into v, whose header is h. An error leaves in h what could be read.
 func decode(payload []byte, v any, h *header) error {
-	if !utf8.Valid(payload) {
-		return errors.New("the payload is not UTF-8")
+	if err := common.CheckJSON(payload); err != nil {
+		return fmt.Errorf("the payload: %w", err)
 	}
 	err := json.Unmarshal(payload, v)
 	if len(h.EventID) > maxEventID {
@@ -158,7 +161,8 @@ func decode(payload []byte, v any, h *header) error {
 		return fmt.Errorf("event_id has more than %d bytes", maxEventID)
 	}
 	if wrong := (*json.UnmarshalTypeError)(nil); errors.As(err, &wrong) {
-		return fmt.Errorf("%s: expected %s, found %s", wrong.Field, jsonKind(wrong.Type.Kind()), wrong.Value)
+		// The library names the struct that the fields of all payloads are in.
+		return fmt.Errorf("%s: expected %s, found %s", strings.TrimPrefix(wrong.Field, "header."), jsonKind(wrong.Type.Kind()), wrong.Value)
 	}
 	return err
 }

@@ -24,15 +24,21 @@ func TestRequestsAreAnsweredAsKubeEdgeDoes(t *testing.T) {
 			`{"event_id":"e1",` + at + `,"twin":{"speed":{"actual":{"value":"7","metadata":{"timestamp":5}},"metadata":{"type":"INT"}}}}`},
 		{pump + "state/update", `{"event_id":"e2","state":"online"}`, `{"event_id":"e2",` + at + `,"device":{"name":"pump","state":"online","lastOnlineTime":"2026-01-02T03:04:05Z"}}`},
 		{"$hw/events/node/edge-1/membership/get", `{"event_id":"e3"}`, `{"event_id":"e3",` + at + `,"devices":[{"id":"plant/pump","name":"pump","description":"cellar","state":"ok"}]}`},
+		{"$hw/events/node/other/membership/get", `{"event_id":"e10"}`, `{"event_id":"e10",` + at + `,"code":404,"reason":"not found: expected node edge-1, found other"}`},
 		{"$hw/events/device/other/pump/twin/get", `{"event_id":"e4"}`, `{"event_id":"e4",` + at + `,"code":404,"reason":"device other/pump: not found"}`},
 		{"$hw/events/device/plant/x/twin/update", `{"twin":{"a":{}}}`, `{"event_id":"",` + at + `,"code":404,"reason":"device plant/x: not found"}`},
 		{"$hw/events/device/plant/x/state/update", `{"state":"ok"}`, `{"event_id":"",` + at + `,"code":404,"reason":"device plant/x: not found"}`},
 		{pump + "twin/update", `{"event_id":"e5","twin":{"speed":{"actual":{"value":7}}}}`, `{"event_id":"e5",` + at + `,"code":400,"reason":"invalid: twin.actual.value: expected string, found number"}`},
+		{pump + "twin/update", `{"event_id":7,"twin":{"speed":{}}}`, `{"event_id":"",` + at + `,"code":400,"reason":"invalid: event_id: expected string, found number"}`},
 		{pump + "twin/update", `{"event_id":"e6","twin":[]}`, `{"event_id":"e6",` + at + `,"code":400,"reason":"invalid: twin: expected map[string]*mqtt.Property, found array"}`},
 		{pump + "twin/update", `{"event_id":"e7"}`, `{"event_id":"e7",` + at + `,"code":400,"reason":"invalid: twin: expected 1 to 1000 properties, found 0"}`},
 		{pump + "twin/update", `{"event_id":"e8","twin":{"speed":null}}`, `{"event_id":"e8",` + at + `,"code":400,"reason":"invalid: twin: property \"speed\": expected a name and an object"}`},
 		{pump + "twin/update", `{"event_id":`, `{"event_id":"",` + at + `,"code":400,"reason":"invalid: unexpected end of JSON input"}`},
-		{pump + "twin/get", "\xff", `{"event_id":"",` + at + `,"code":400,"reason":"invalid: the payload is not UTF-8"}`},
+		{pump + "twin/get", "\xff", `{"event_id":"",` + at + `,"code":400,"reason":"invalid: the payload: expected UTF-8"}`},
+		{pump + "twin/update", `{"event_id":"e10","twin":{"unit":{"actual":{"value":"\ud800"}}}}`, `{"event_id":"",` + at + `,"code":400,"reason":"invalid: the payload: expected characters, found half of one, \\ud800"}`},
+		// A property that is there twice is what it is the second time.
+		{pump + "twin/update", `{"event_id":"e11","twin":{"speed":{"actual":{"value":"8"},"expected":{"value":"9"}},"speed":{"actual":{"value":"7","metadata":{"timestamp":5}},"metadata":{"type":"INT"}}}}`,
+			`{"event_id":"e11",` + at + `,"twin":{"speed":{"actual":{"value":"7","metadata":{"timestamp":5}},"metadata":{"type":"INT"}}}}`},
 		{pump + "state/update", `{"event_id":"e9","state":"broken"}`, `{"event_id":"e9",` + at + `,"code":400,"reason":"invalid: state: expected online, offline, ok, unknown or unhealthy, found \"broken\""}`},
 		{"$hw/events/device/" + strings.Repeat("n", 254) + "/x/twin/get", ``, `{"event_id":"",` + at + `,"code":400,"reason":"invalid: expected names of at most 253 bytes"}`},
 		{pump + "twin/get", strings.Repeat(" ", 256<<10+1), `{"event_id":"",` + at + `,"code":400,"reason":"invalid: the payload has 262145 bytes, expected at most 262144"}`},
@@ -42,8 +48,11 @@ func TestRequestsAreAnsweredAsKubeEdgeDoes(t *testing.T) {
 		c.expect(t, x.topic+"/result", strings.ReplaceAll(x.result, "map[string]*mqtt.Property", "an object"))
 		c.expect(t, x.topic, x.payload)
 	}
-	if n := testutil.ToFloat64(r.metrics.requests.WithLabelValues("twin/update", "400")); n != 5 {
-		t.Errorf("expected 5 refused updates to be counted, found %v", n)
+	if n := testutil.ToFloat64(r.metrics.requests.WithLabelValues("membership/get", "404")); n != 1 {
+		t.Errorf("expected the request for another node to be counted, found %v", n)
+	}
+	if n := testutil.ToFloat64(r.metrics.requests.WithLabelValues("twin/update", "400")); n != 7 {
+		t.Errorf("expected 7 refused updates to be counted, found %v", n)
 	}
 }
 
@@ -56,7 +65,6 @@ func TestTheEnginesErrorsBecomeCodes(t *testing.T) {
 		answer string
 	}{
 		{fmt.Errorf("speed: %w: above its maximum", ErrInvalid), `"code":400,"reason":"speed: invalid: above its maximum"`},
-		{fmt.Errorf("speed: %w", ErrConflict), `"code":409,"reason":"speed: conflict"`},
 		{errors.New("sqlite: secret path"), `"code":500,"reason":"the edge failed; its log says why"`},
 	} {
 		r.devices.mu.Lock()
@@ -116,7 +124,8 @@ func TestOnlyTheEdgePublishesWhatTheEdgeSays(t *testing.T) {
 	c := dial(t, options(r.Address(), "liar"))
 	c.subscribe(t, "$hw/#", 1)
 	fakes := []string{pump + "twin/update/result", pump + "twin/update/delta", pump + "twin/update/document", pump + "updated",
-		pump + "twin/get/result", "$hw/events/node/edge-1/membership/updated", "$hw/events/node/other/membership/get", "$hw/x"}
+		pump + "twin/get/result", "$hw/events/node/edge-1/membership/updated", "$hw/events/node//membership/get", "$hw/x",
+		"$SYS/x"} // publish waits for the acknowledgement of each
 	for _, topic := range fakes {
 		c.publish(t, topic, 1, true, "fake")
 	}

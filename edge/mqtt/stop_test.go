@@ -12,7 +12,7 @@ import (
 func TestAClientThatComesWhileItClosesIsWaitedFor(t *testing.T) {
 	for range 200 {
 		cfg := Default("edge-1")
-		door := &gate{limits: cfg.Broker.Limits, metrics: newMetrics(prometheus.NewRegistry()), from: map[string]int{}, open: map[*conn]bool{}}
+		door := newGate(cfg.Broker.Limits, newMetrics(prometheus.NewRegistry()))
 		l := &listener{id: "plain", addr: "127.0.0.1:0", gate: door, over: func(*conn) {}, log: quietLog()}
 		if err := l.Init(nil); err != nil {
 			t.Fatal(err)

@@ -30,14 +30,14 @@ const (
 	maxName = 253
 )
 
-// A request is a topic that clients publish to and the edge answers.
+// A request is a topic that clients publish to and the edge answers. The name is the device's, or the node's of membershipGet.
 type request struct {
 	kind            kind
 	namespace, name string
 }
 
-// parseTopic takes topic apart. It reports false if it is no request to the edge of that node.
-func parseTopic(node, topic string) (request, bool) {
+// parseTopic takes topic apart. It reports false if it is no request.
+func parseTopic(topic string) (request, bool) {
 	if rest, ok := strings.CutPrefix(topic, devicePrefix); ok {
 		parts := strings.SplitN(rest, "/", 4)
 		if len(parts) != 4 || parts[0] == "" || parts[1] == "" {
@@ -51,12 +51,13 @@ func parseTopic(node, topic string) (request, bool) {
 		return request{}, false
 	}
 	if rest, ok := strings.CutPrefix(topic, nodePrefix); ok {
-		return request{kind: membershipGet}, rest == node+"/membership/get"
+		name, rest, _ := strings.Cut(rest, "/")
+		return request{kind: membershipGet, name: name}, name != "" && rest == membershipGet.String()
 	}
 	return request{kind: upload}, topic == uploadTopic || strings.HasPrefix(topic, uploadPrefix)
 }
 
-// requestFilters are the filters that together match what parseTopic takes, and little else.
+// requestFilters are the filters that together match what parseTopic takes, and little else; of memberships those that match node.
 func requestFilters(node string) []string {
 	return []string{
 		devicePrefix + "+/+/twin/update", devicePrefix + "+/+/twin/get", devicePrefix + "+/+/state/update",
@@ -65,11 +66,11 @@ func requestFilters(node string) []string {
 }
 
 // reserved reports whether only the edge itself may publish to topic: a client that did could pass for the edge.
-func reserved(node, topic string) bool {
+func reserved(topic string) bool {
 	if !strings.HasPrefix(topic, hw) {
 		return false
 	}
-	_, ok := parseTopic(node, topic)
+	_, ok := parseTopic(topic)
 	return !ok
 }
 

@@ -60,11 +60,11 @@ func (u *Users) set(more []User) (int, error) {
 }
 
 // Login judges a name and a password as a CONNECT's. User is "" for a client without a name. It blocks while bcrypt works, which does
-// one password at a time, apart from those of MQTT's clients. Of 32 that wait the next one is not let in, unless it was right
-// before.
-func (u *Users) Login(local bool, name, password string) (user string, ok bool) {
+// one password at a time, apart from those of MQTT's clients. Of 32 that wait the next one is not looked at, which is what crowded
+// says, unless it was right before.
+func (u *Users) Login(local bool, name, password string) (user string, ok, crowded bool) {
 	user, _, v := u.now.Load().login(u.ports, local, name, []byte(password))
-	return user, v == right
+	return user, v == right, v == busy
 }
 
 // MayRead reports whether a user may see the twin of a device: whether it may subscribe to what twin/get is answered with.

@@ -36,7 +36,7 @@ func TestUsersHaveTheirRightsElsewhere(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		name, ok := u.Login(c.local, c.name, c.password)
+		name, ok, _ := u.Login(c.local, c.name, c.password)
 		if ok != c.ok {
 			t.Errorf("%+v: let in: %v", c, ok)
 		}
@@ -70,7 +70,7 @@ func TestUsersThatComeLaterHoldAtOtherPortsToo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, ok := shared.Login(true, "stranger", ""); ok {
+	if _, ok, _ := shared.Login(true, "stranger", ""); ok {
 		t.Error("a name that nobody has is let in though users are to come")
 	}
 	s := New(Default("n"), Deps{Users: shared, Log: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry(), Now: time.Now})
@@ -78,7 +78,7 @@ func TestUsersThatComeLaterHoldAtOtherPortsToo(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, password := range map[string]string{"ann": "p", "bob": "q"} {
-		if _, ok := shared.Login(false, name, password); !ok {
+		if _, ok, _ := shared.Login(false, name, password); !ok {
 			t.Errorf("%s is not let in", name)
 		}
 	}
@@ -88,7 +88,7 @@ func TestUsersThatComeLaterHoldAtOtherPortsToo(t *testing.T) {
 	if err := s.SetUsers(nil); err != nil {
 		t.Fatal(err)
 	}
-	if _, ok := shared.Login(false, "bob", "q"); ok {
+	if _, ok, _ := shared.Login(false, "bob", "q"); ok {
 		t.Error("who is gone is let in")
 	}
 }

@@ -50,11 +50,14 @@ type Renewer struct {
 	cfg      Config
 	deps     Deps
 	renewals *prometheus.CounterVec
+	// soon has room for one wish; retry is retryMin but in tests.
+	soon  chan struct{}
+	retry time.Duration
 }
 
 // New returns a Renewer that does nothing until Start.
 func New(cfg Config, deps Deps) *Renewer {
-	r := &Renewer{cfg: cfg, deps: deps, renewals: prometheus.NewCounterVec(prometheus.CounterOpts{
+	r := &Renewer{cfg: cfg, deps: deps, soon: make(chan struct{}, 1), retry: retryMin, renewals: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "tether_edgecore_certificate_renewals_total", Help: "Tries to renew this node's certificate, by result."}, []string{"result"})}
 	deps.Registry.MustRegister(r.renewals, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "tether_edgecore_certificate_expiry_timestamp_seconds", Help: "When this node's certificate expires, in seconds since 1970.",
@@ -67,27 +70,45 @@ const (
 	look = time.Minute
 	// Between tries that fail pass retryMin to retryMax, doubling, with jitter.
 	retryMin, retryMax = 10 * time.Second, time.Hour
+	// soonEvery is the least time between two tries that Soon makes.
+	soonEvery = time.Second
 )
+
+// Soon has a certificate that is due renewed now, and not after the pause that tries without a network have made long: CloudCore was
+// reached, and takes the present one no more.
+func (r *Renewer) Soon() {
+	select {
+	case r.soon <- struct{}{}:
+	default:
+	}
+}
 
 // Start renews until ctx is done.
 func (r *Renewer) Start(ctx context.Context) error {
-	wait, pause := time.Duration(0), retryMin
+	pause, tried := r.retry, time.Time{}
+	t := time.NewTimer(0)
+	defer t.Stop()
 	for {
-		t := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
-			t.Stop()
 			return nil
 		case <-t.C:
+		case <-r.soon:
+			if time.Since(tried) < soonEvery {
+				continue
+			}
+			pause = r.retry
 		}
-		if wait = look; r.deps.Now().Before(r.Due()) {
-			pause = retryMin
+		t.Reset(look)
+		if r.deps.Now().Before(r.Due()) {
+			pause = r.retry
 			continue
 		}
+		tried = time.Now()
 		err := r.Renew(ctx)
 		if err == nil {
 			r.renewals.WithLabelValues("ok").Inc()
-			pause = retryMin
+			pause = r.retry
 			continue
 		}
 		if ctx.Err() != nil {
@@ -99,7 +120,8 @@ func (r *Renewer) Start(ctx context.Context) error {
 			result, pause = "refused", retryMax
 		}
 		r.renewals.WithLabelValues(result).Inc()
-		wait = pause/2 + time.Duration(rand.Int64N(int64(pause)))
+		wait := pause/2 + time.Duration(rand.Int64N(int64(pause)))
+		t.Reset(wait)
 		pause = min(pause*2, retryMax)
 		r.deps.Log.Warn("cannot renew this node's certificate", "expires", r.deps.Identity.Certificate().Leaf.NotAfter, "again in", wait.Round(time.Second), "error", err)
 	}

@@ -116,12 +116,17 @@ func visible(r *object.Record) bool { return r != nil && !r.Tombstone }
 // shown reports whether watchers know r: not one that could not be opened.
 func shown(r *object.Record) bool { return visible(r) && !r.Sealed }
 
+// remarked reports whether a pod is kept or shown otherwise than it was: that is news, though its body is the same.
+func remarked(old, r *object.Record) bool {
+	return r.Key.Kind == object.Pods && (old.Held != r.Held || old.Withheld != r.Withheld)
+}
+
 // store writes r over old, which may be nil, gives it its local resourceVersion and tells watchers what they see of it.
 func (t *tx) store(old, r *object.Record) (*object.Record, error) {
 	t.changed = true
 	before, after := shown(old), visible(r)
 	same := before && after && old.Version.UID == r.Version.UID
-	if old != nil && (!before && !after || same && string(old.Body) == string(r.Body)) {
+	if old != nil && (!before && !after || same && !remarked(old, r) && string(old.Body) == string(r.Body)) {
 		r.LocalRV = old.LocalRV
 		return r, t.put(old, r)
 	}

@@ -170,7 +170,9 @@ func (t *tx) arrive(old *object.Record, a *arrival) error {
 	var overlay []byte
 	var err error
 	if same {
-		overlay = old.Overlay
+		if overlay, err = t.ownPart(a, old); err != nil {
+			return err
+		}
 	}
 	if old != nil && !same && t.s.ownNode(a.Key) && old.Overlay != nil {
 		// The machine did not change because its Node was made anew. Without the status that the kubelet wrote it would
@@ -192,6 +194,11 @@ func (t *tx) arrive(old *object.Record, a *arrival) error {
 			return err
 		}
 	}
+	if same {
+		r.Withheld = old.Withheld
+	} else if r.Withheld, err = t.withholds(served); err != nil {
+		return err
+	}
 	if same && old.Tombstone {
 		r.Tombstone = true
 	} else if same && !old.Sealed && sameButVersion(a, old, r) {
@@ -204,20 +211,43 @@ func (t *tx) arrive(old *object.Record, a *arrival) error {
 	return err
 }
 
+// ownPart returns the overlay that is to stay on a newer version of an object. The copy of a lost database may hold a status that
+// the kubelet has replaced and the cloud has acknowledged since: asserted again, it would show a pod that has ended as running. So until
+// the sync after such a loss is complete, what the cloud shows of a pod is the newer one, unless a write waits, or the pod has ended: after
+// that nothing else is true of it, and the cloud may not have heard of it. The kubelet writes what it finds.
+func (t *tx) ownPart(a *arrival, old *object.Record) ([]byte, error) {
+	if old.Overlay == nil || a.Key.Kind != object.Pods || t.s.isWhole() {
+		return old.Overlay, nil
+	}
+	if waits, err := t.waits(a); err != nil || waits {
+		return old.Overlay, err
+	}
+	o, err := object.DecodeOverlay(old.Overlay)
+	if err != nil {
+		t.s.log.Warn("a stored status does not decode: what the cloud shows stays", "key", a.Key.String(), "error", err)
+		return nil, nil
+	}
+	if o.Pod != nil && (o.Pod.Phase == corev1.PodSucceeded || o.Pod.Phase == corev1.PodFailed) {
+		return old.Overlay, nil
+	}
+	return nil, nil
+}
+
+// waits reports whether a write of the object's state is in the outbox.
+func (t *tx) waits(a *arrival) (found bool, err error) {
+	err = t.c.query("SELECT 1 FROM outbox WHERE class = 0 AND kind = ? AND namespace = ? AND name = ? AND uid = ? LIMIT 1",
+		[]any{string(a.Key.Kind), a.Key.Namespace, a.Key.Name, a.Version.UID}, func(func(...any) error) error { found = true; return nil })
+	return found, wrap("look for a queued write of "+a.Key.String(), err)
+}
+
 // reassert queues the edge's overlay again where the cloud shows other values in fields that are the edge's: the node
 // controller marked the node Unknown, or a frozen replica wrote an older status. A write that already waits will do.
 func (t *tx) reassert(a *arrival, served object.Object, overlay []byte) error {
 	if equality.Semantic.DeepEqual(a.obj, served) {
 		return nil
 	}
-	waits := false
-	err := t.c.query("SELECT 1 FROM outbox WHERE class = 0 AND kind = ? AND namespace = ? AND name = ? AND uid = ? LIMIT 1",
-		[]any{string(a.Key.Kind), a.Key.Namespace, a.Key.Name, a.Version.UID}, func(func(...any) error) error { waits = true; return nil })
-	if err != nil {
-		return wrap("look for a queued write of "+a.Key.String(), err)
-	}
-	if waits {
-		return nil
+	if waits, err := t.waits(a); err != nil || waits {
+		return err
 	}
 	return t.queueOverlay(a.Key, a.Version.UID, overlay)
 }
@@ -321,9 +351,9 @@ func (t *tx) depart(old *object.Record, cause object.Cause) error {
 	}
 	r := *old
 	r.Held = true
-	t.changed = true
 	t.s.log.Info("object kept though the cloud lost it", "key", old.Key.String(), "cause", cause.String())
-	return t.put(old, &r)
+	_, err := t.store(old, &r)
+	return err
 }
 
 // ownNode reports whether k is the Node that this edge is.

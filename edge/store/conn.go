@@ -14,10 +14,13 @@ import (
 
 // Bounds on what SQLite takes, chosen for a gateway with little memory and a flash disk.
 const (
-	cacheKiB       = 1024    // page cache of the writer
-	readCacheKiB   = 512     // page cache of a reader
-	checkpointEach = 256     // pages of 4 KiB after which the write-ahead log is moved into the database
-	walLimit       = 1 << 20 // bytes that the write-ahead log keeps after a checkpoint
+	// pageSize is what one change of one row writes, in bytes, and flash takes whole blocks of 4 KiB: the log has 24 bytes more with
+	// each page, so that a page of 4 KiB would take two blocks, and one of 1 KiB takes one, or two where it lies across.
+	pageSize       = 1 << 10
+	cacheKiB       = 1024                // page cache of the writer
+	readCacheKiB   = 512                 // page cache of a reader
+	checkpointEach = walLimit / pageSize // pages after which the write-ahead log is moved into the database
+	walLimit       = 1 << 20             // bytes that the write-ahead log keeps after a checkpoint
 	busyMillis     = 10_000
 )
 
@@ -28,6 +31,8 @@ type conn struct {
 	stmts map[string]*sql.Stmt
 	// sealing opens and seals rows; nil where none is read as more than it is stored.
 	sealing *sealing
+	// rows are the bytes of rows written since they were taken, by what; nil where nobody asks.
+	rows map[string]int64
 }
 
 // A mode is how a database file is opened.
@@ -50,6 +55,9 @@ func (c connector) Driver() driver.Driver { return &sqlite3.SQLiteDriver{} }
 // openConn opens the database at path and runs the pragmas. Nothing is read from the file before the first statement
 // that needs it.
 func openConn(path string, m mode, pragmas ...string) (*conn, error) {
+	if err := registerVFS(); err != nil {
+		return nil, err
+	}
 	// A file: URI, since a bare path with a question mark in it would be cut there.
 	dsn := "file:" + (&url.URL{Path: path}).EscapedPath() + "?mode=" + string(m)
 	db := sql.OpenDB(connector{dsn})
@@ -67,14 +75,19 @@ func openConn(path string, m mode, pragmas ...string) (*conn, error) {
 	return out, nil
 }
 
-// newPragma belongs to a database without a page: later it writes without changing anything, which a full disk refuses.
-const newPragma = "auto_vacuum = INCREMENTAL"
+// newPragmas belong to a database without a page: later they write without changing anything, which a full disk refuses.
+func newPragmas(pageSize int) []string {
+	return []string{fmt.Sprintf("page_size = %d", pageSize), "auto_vacuum = INCREMENTAL"}
+}
 
 // openWriter opens the connection that writes to the database at path, which is created if absent.
-func openWriter(path string) (*conn, error) {
+func openWriter(path string) (*conn, error) { return openWriterOf(path, pageSize) }
+
+// openWriterOf is openWriter, for a database whose pages are of that size if it is created.
+func openWriterOf(path string, pageSize int) (*conn, error) {
 	pragmas := writerPragmas()
 	if info, err := os.Stat(path); err != nil || info.Size() == 0 {
-		pragmas = append([]string{newPragma}, pragmas...)
+		pragmas = append(newPragmas(pageSize), pragmas...)
 	}
 	return openConn(path, modeCreate, pragmas...)
 }

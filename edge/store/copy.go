@@ -171,10 +171,13 @@ func (s *Store) copyTo(path string) (err error) {
 			err = errors.Join(err, removeDatabase(tmp))
 		}
 	}()
+	_, before := written()
 	scripts, err := migrations(migrationFiles)
 	if err == nil {
 		err = s.fillFrom(tmp, scripts, copied)
 	}
+	_, after := written()
+	s.spent.add(s.spent.now(), wornCopy, after-before)
 	if err != nil {
 		return fmt.Errorf("second copy: %w", err)
 	}
@@ -184,8 +187,8 @@ func (s *Store) copyTo(path string) (err error) {
 // fillFrom makes a new database at tmp with what the present one, live, has in these tables, and runs the statements.
 func (s *Store) fillFrom(tmp string, scripts, tables []string, statements ...string) (err error) {
 	// No journal: a copy that is cut short is thrown away.
-	c, err := openConn(tmp, modeCreate, newPragma, "journal_mode = OFF", "synchronous = OFF",
-		fmt.Sprintf("cache_size = -%d", readCacheKiB))
+	c, err := openConn(tmp, modeCreate, append(newPragmas(pageSize), "journal_mode = OFF", "synchronous = OFF",
+		fmt.Sprintf("cache_size = -%d", readCacheKiB))...)
 	if err != nil {
 		return err
 	}

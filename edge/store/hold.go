@@ -110,7 +110,7 @@ func (t *tx) volumes(keys map[object.Key]bool) error {
 func (t *tx) release() error {
 	var rows []*object.Record
 	for _, kind := range released {
-		if err := t.c.query(selectKind+" AND held = 1", []any{string(kind)}, func(scan func(...any) error) error {
+		if err := t.c.query(selectKind+" AND held & 1 = 1", []any{string(kind)}, func(scan func(...any) error) error {
 			r, err := t.c.scanRecord(scan)
 			rows = append(rows, r)
 			return err

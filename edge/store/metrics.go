@@ -22,6 +22,9 @@ type metrics struct {
 	copied   prometheus.Gauge
 	copyFail prometheus.Counter
 	size     prometheus.Gauge
+	written  *prometheus.CounterVec
+	hour     prometheus.Gauge
+	budget   prometheus.Gauge
 
 	unreadable prometheus.Gauge
 }
@@ -51,10 +54,14 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		copied:   gauge("copy_timestamp_seconds", "When the second copy was made, in seconds since 1970."),
 		copyFail: counter("copy_failures_total", "Refreshes of the second copy that failed."),
 		size:     gauge("file_bytes", "Size of the database file."),
+		written: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: ns, Subsystem: sub, Name: "written_bytes_total",
+			Help: "Bytes that SQLite wrote into the database, its log and its copy, by what they were written for."}, []string{"what"}),
+		hour:   gauge("written_hour_bytes", "Bytes that SQLite wrote within the last hour."),
+		budget: gauge("write_budget_bytes", "Bytes that SQLite is to write within an hour at most; 0 for no bound."),
 
 		unreadable: gauge("unreadable_rows", "Stored Secrets and tokens whose key is lost and that the cloud has not sent again."),
 	}
-	m.all = []prometheus.Collector{m.commits, m.outbox, m.lost, m.bad, m.unfit, m.watchers, m.slow, m.damaged, m.salvaged, m.copied, m.copyFail, m.size, m.unreadable}
+	m.all = []prometheus.Collector{m.commits, m.outbox, m.lost, m.bad, m.unfit, m.watchers, m.slow, m.damaged, m.salvaged, m.copied, m.copyFail, m.size, m.written, m.hour, m.budget, m.unreadable}
 	if r == nil {
 		return m, nil
 	}

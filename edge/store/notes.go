@@ -10,7 +10,7 @@ import (
 // Limits of a Note, in bytes.
 const (
 	MaxNoteKey   = 68 << 10 // a topic of MQTT has up to 64 KiB
-	MaxNoteValue = 1 << 20
+	MaxNoteValue = 2 << 20  // a property has up to four values of 64 KiB, which JSON may write in six bytes a byte
 )
 
 // A Note is a value that a part of edgecore keeps for itself. Buckets tell the parts apart.
@@ -20,8 +20,8 @@ type Note struct {
 	Value []byte
 }
 
-// Keep writes notes and queues writes for the cloud, all or nothing, and returns when they are on the disk. An error is
-// object.ErrFull, ErrClosed or ctx's, or says which note is none.
+// Keep writes notes and queues writes for the cloud, all or nothing, and returns when they are on the disk, but for those that
+// are made again after a restart. An error is object.ErrFull, ErrClosed or ctx's, or says which note is none.
 func (s *Store) Keep(ctx context.Context, notes []Note, outgoing ...object.Outgoing) error {
 	for _, n := range notes {
 		switch {
@@ -39,7 +39,13 @@ func (s *Store) Keep(ctx context.Context, notes []Note, outgoing ...object.Outgo
 	if len(notes)+len(outgoing) == 0 {
 		return nil
 	}
-	return s.write(ctx, &request{op: "keep notes", durable: true, do: func(t *tx) error {
+	remade := 0
+	for i := range outgoing {
+		if outgoing[i].Remade {
+			remade++
+		}
+	}
+	return s.write(ctx, &request{op: "keep notes", durable: true, rvs: remade, do: func(t *tx) error {
 		for i := range notes {
 			if err := t.c.putNote(&notes[i]); err != nil {
 				return err
@@ -68,14 +74,21 @@ func (s *Store) Notes(ctx context.Context, bucket string, visit func(key string,
 	})
 }
 
-const noteColumns = "bucket, key, key_id, sum, body"
+const (
+	noteColumns = "bucket, key, key_id, sum, body"
+
+	// In place, as upsertObject: a report of a device is one page then.
+	upsertNote = "INSERT INTO notes (" + noteColumns + ") VALUES (?,?,?,?,?) ON CONFLICT (bucket, key) DO UPDATE SET " +
+		"key_id = excluded.key_id, sum = excluded.sum, body = excluded.body"
+)
 
 func (c *conn) putNote(n *Note) error {
+	c.touch(worn(n.Bucket), len(n.Value))
 	var err error
 	if n.Value == nil {
 		_, err = c.exec("DELETE FROM notes WHERE bucket = ? AND key = ?", n.Bucket, n.Key)
 	} else {
-		_, err = c.exec("INSERT OR REPLACE INTO notes ("+noteColumns+") VALUES (?,?,?,?,?)", n.Bucket, n.Key, plain, sumNote(n), n.Value)
+		_, err = c.exec(upsertNote, n.Bucket, n.Key, plain, sumNote(n), n.Value)
 	}
 	return wrap("write note "+n.Key+" of "+n.Bucket, err)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/tether-edge/tether/common/object"
@@ -24,6 +25,9 @@ type Head struct {
 	Size    int64
 	Expires time.Time
 }
+
+// Remade reports whether the write waits in memory, and is made again after a restart: its id is of another row than those of the others.
+func (h Head) Remade() bool { return h.ID&remadeBit != 0 }
 
 // Why a message went undelivered.
 const (
@@ -61,6 +65,9 @@ func checkOutgoing(o *object.Outgoing) error {
 	if o.Class < 0 || o.Class >= classes {
 		return fmt.Errorf("outgoing write of %s: unknown class %d, expected 0 to %d", o.Key, o.Class, classes-1)
 	}
+	if o.Remade && o.Class != object.ClassState {
+		return fmt.Errorf("outgoing write of %s: of class %s, expected state, which alone is made again", o.Key, className(o.Class))
+	}
 	if o.Op < object.OpOverlay || o.Op > object.OpPut {
 		return fmt.Errorf("outgoing write of %s: unknown operation %d", o.Key, o.Op)
 	}
@@ -77,6 +84,9 @@ const supersedeOutgoing = "DELETE FROM outbox WHERE class = 0 AND kind = ? AND n
 func (t *tx) queue(o object.Outgoing) error {
 	if o.Created.IsZero() {
 		o.Created = t.now
+	}
+	if o.Remade {
+		return t.queueRemade(o)
 	}
 	if o.Class == object.ClassState {
 		err := t.c.query(supersedeOutgoing, []any{string(o.Key.Kind), o.Key.Namespace, o.Key.Name, int64(o.Op), o.UID}, t.left(o.Class))
@@ -105,6 +115,7 @@ func (t *tx) left(class object.Class) func(scan func(...any) error) error {
 		}
 		t.used[class] -= size
 		t.gone = append(t.gone, uint64(id))
+		t.c.touch(wornOutbox, 0)
 		return nil
 	}
 }
@@ -145,6 +156,7 @@ func (t *tx) fit(o *object.Outgoing) (bool, error) {
 // lose counts messages that go undelivered.
 func (t *tx) lose(class object.Class, reason string, n uint64) error {
 	t.losses = append(t.losses, loss{class, reason, n})
+	t.c.touch(wornState, 0)
 	_, err := t.c.exec("INSERT INTO losses (class, reason, count) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET count = count + excluded.count",
 		int64(class), reason, int64(n))
 	return wrap("count a lost message", err)
@@ -155,17 +167,19 @@ func (t *tx) lose(class object.Class, reason string, n uint64) error {
 func (s *Store) Queue(ctx context.Context, visit func(Head) error) error {
 	now := millis(s.clock.Now())
 	return s.read(ctx, "read the outbox", func(c *conn) error {
-		return c.query("SELECT id, kind, namespace, name, uid, op, class, priority, size, expires FROM outbox "+
-			"WHERE expires = 0 OR expires > ? ORDER BY priority DESC, id", []any{now},
-			func(scan func(...any) error) error {
-				var h Head
-				var id, expires int64
-				if err := scan(&id, &h.Key.Kind, &h.Key.Namespace, &h.Key.Name, &h.UID, &h.Op, &h.Class, &h.Priority, &h.Size, &expires); err != nil {
-					return err
-				}
-				h.ID, h.Expires = uint64(id), fromMillis(expires)
-				return visit(h)
-			})
+		return s.remade.between(visit, func(visit func(Head) error) error {
+			return c.query("SELECT id, kind, namespace, name, uid, op, class, priority, size, expires FROM outbox "+
+				"WHERE expires = 0 OR expires > ? ORDER BY priority DESC, id", []any{now},
+				func(scan func(...any) error) error {
+					var h Head
+					var id, expires int64
+					if err := scan(&id, &h.Key.Kind, &h.Key.Namespace, &h.Key.Name, &h.UID, &h.Op, &h.Class, &h.Priority, &h.Size, &expires); err != nil {
+						return err
+					}
+					h.ID, h.Expires = uint64(id), fromMillis(expires)
+					return visit(h)
+				})
+		})
 	})
 }
 
@@ -196,11 +210,18 @@ func (s *Store) Waiting(ctx context.Context) (list []Waiting, err error) {
 				return nil
 			})
 	})
-	return list, err
+	if err != nil {
+		return nil, err
+	}
+	return s.remade.addTo(list), nil
 }
 
 // LoadOutgoing reads a queued write. ok is false if it is no longer there: answered, replaced, expired or dropped.
 func (s *Store) LoadOutgoing(ctx context.Context, id uint64) (o object.Outgoing, ok bool, err error) {
+	if id&remadeBit != 0 {
+		o, ok = s.remade.load(id)
+		return o, ok, nil
+	}
 	err = s.read(ctx, "read an outgoing write", func(c *conn) error {
 		return c.query(selectOutgoing, []any{int64(id)}, func(scan func(...any) error) error {
 			if o, err = scanOutgoing(scan); err != nil {
@@ -216,23 +237,34 @@ func (s *Store) LoadOutgoing(ctx context.Context, id uint64) (o object.Outgoing,
 	return o, true, nil
 }
 
-// Drop takes writes out of the outbox because the cloud answered them for good. Ids that are not there are ignored.
+// leaveStep is how many writes leave the outbox in one transaction. What is deleted is overwritten, by way of the log: a backlog
+// that left at once would need as much room again, which a disk at its floor does not have, and hold up everybody meanwhile.
+const leaveStep = 64
+
+// Drop takes writes out of the outbox because the cloud answered them for good. Ids that are not there are ignored. Where it fails,
+// some may have left.
 func (s *Store) Drop(ctx context.Context, ids ...uint64) error {
-	if len(ids) == 0 {
-		return nil
-	}
-	// Not durable: a drop lost in a power cut means that the write goes up once more, and all of them can be repeated.
-	return s.write(ctx, &request{op: "drop outgoing writes", do: func(t *tx) error {
-		for _, id := range ids {
-			if err := t.dropOutgoing(id); err != nil {
-				return err
+	for step := range slices.Chunk(ids, leaveStep) {
+		// Not durable: a drop lost in a power cut means that the write goes up once more, and all of them can be repeated.
+		if err := s.write(ctx, &request{op: "drop outgoing writes", do: func(t *tx) error {
+			for _, id := range step {
+				if err := t.dropOutgoing(id); err != nil {
+					return err
+				}
 			}
+			return nil
+		}}); err != nil {
+			return err
 		}
-		return nil
-	}})
+	}
+	return nil
 }
 
 func (t *tx) dropOutgoing(id uint64) error {
+	if id&remadeBit != 0 {
+		t.answered = append(t.answered, id)
+		return nil
+	}
 	class := object.Class(-1)
 	var size int64
 	err := t.c.query("DELETE FROM outbox WHERE id = ? RETURNING class, size", []any{int64(id)},
@@ -243,28 +275,41 @@ func (t *tx) dropOutgoing(id uint64) error {
 	if class >= 0 {
 		t.used[class] -= size
 		t.gone = append(t.gone, id)
+		t.c.touch(wornOutbox, 0)
 	}
 	return nil
 }
 
 // expire drops the messages whose time to live has ended.
 func (s *Store) expire(ctx context.Context) error {
-	return s.write(ctx, &request{op: "expire outgoing writes", do: func(t *tx) error {
-		for class := range object.Class(classes) {
-			before := len(t.gone)
-			err := t.c.query("DELETE FROM outbox WHERE class = ? AND expires > 0 AND expires <= ? RETURNING id, size",
-				[]any{int64(class), millis(t.now)}, t.left(class))
-			if err != nil {
-				return wrap("expire outgoing writes", err)
-			}
-			if n := len(t.gone) - before; n > 0 {
-				if err := t.lose(class, lostExpired, uint64(n)); err != nil {
-					return err
-				}
+	for {
+		var left int
+		if err := s.write(ctx, &request{op: "expire outgoing writes", do: func(t *tx) (err error) {
+			left, err = t.expire(leaveStep)
+			return err
+		}}); err != nil || left < leaveStep {
+			return err
+		}
+	}
+}
+
+// expire drops so many of those messages at most, and returns how many it were.
+func (t *tx) expire(most int) (n int, err error) {
+	begun := len(t.gone)
+	for class := range object.Class(classes) {
+		before := len(t.gone)
+		err := t.c.query("DELETE FROM outbox WHERE id IN (SELECT id FROM outbox WHERE class = ? AND expires > 0 AND expires <= ? ORDER BY id LIMIT ?) RETURNING id, size",
+			[]any{int64(class), millis(t.now), int64(most - (before - begun))}, t.left(class))
+		if err != nil {
+			return 0, wrap("expire outgoing writes", err)
+		}
+		if n := len(t.gone) - before; n > 0 {
+			if err := t.lose(class, lostExpired, uint64(n)); err != nil {
+				return 0, err
 			}
 		}
-		return nil
-	}})
+	}
+	return len(t.gone) - begun, nil
 }
 
 // Shift moves the times of queued messages by that much: the clock that they were reckoned by is put right by it. Some may

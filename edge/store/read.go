@@ -110,7 +110,7 @@ func (s *Store) Inventory(ctx context.Context, kind object.ID, visit func(object
 }
 
 func (s *Store) versions(ctx context.Context, kind object.ID, visit func(object.Key, object.Version) error) error {
-	q, args := "SELECT kind, namespace, name, uid, rv FROM objects WHERE origin = 0 AND held = 0 AND "+s.sealing.readable(), []any{}
+	q, args := "SELECT kind, namespace, name, uid, rv FROM objects WHERE origin = 0 AND held & 1 = 0 AND "+s.sealing.readable(), []any{}
 	if kind != "" {
 		q, args = q+" AND kind = ?", append(args, string(kind))
 	}

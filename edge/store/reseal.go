@@ -190,7 +190,7 @@ func (t *tx) dropUnreadable(kind object.ID) error {
 		}
 	}
 	if _, err := t.c.exec("DELETE FROM tokens WHERE" + unreadable +
-		" AND pod_uid NOT IN (SELECT uid FROM objects WHERE kind = 'pods' AND held = 1)"); err != nil {
+		" AND pod_uid NOT IN (SELECT uid FROM objects WHERE kind = 'pods' AND held & 1 = 1)"); err != nil {
 		return wrap("remove sealed tokens without a key", err)
 	}
 	t.changed = true

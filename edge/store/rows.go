@@ -15,7 +15,10 @@ const (
 	selectKind   = "SELECT " + objectColumns + " FROM objects WHERE kind = ?"
 	selectAll    = "SELECT " + objectColumns + " FROM objects"
 
-	upsertObject = "INSERT OR REPLACE INTO objects (" + objectColumns + ") VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+	// In place and not OR REPLACE, which gives the row another rowid: more pages would change, and flash wears by the page.
+	upsertObject = "INSERT INTO objects (" + objectColumns + ") VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (kind, namespace, name) DO UPDATE SET " +
+		"uid = excluded.uid, rv = excluded.rv, local_rv = excluded.local_rv, origin = excluded.origin, tombstone = excluded.tombstone, held = excluded.held, " +
+		"key_id = excluded.key_id, sum = excluded.sum, body = excluded.body, base = excluded.base, overlay = excluded.overlay"
 	deleteObject = "DELETE FROM objects WHERE kind = ? AND namespace = ? AND name = ?"
 
 	outboxColumns  = "kind, namespace, name, uid, op, class, priority, policy, created, expires, size, key_id, sum, body"
@@ -23,6 +26,16 @@ const (
 	selectOutbox   = "SELECT id, " + outboxColumns + " FROM outbox ORDER BY id"
 	insertOutgoing = "INSERT INTO outbox (" + outboxColumns + ") VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 )
+
+// Bits of the column held. Sums were made of it as a flag before there was a second one, so they stay right.
+const (
+	markHeld     = 1
+	markWithheld = 2
+)
+
+func marksOf(r *object.Record) int64 {
+	return flag(r.Held)*markHeld + flag(r.Withheld)*markWithheld
+}
 
 // neverSealed is for the key ids of tables whose bodies are not sealed.
 func neverSealed(id int64) error {
@@ -35,12 +48,13 @@ func neverSealed(id int64) error {
 // scanRow reads a row of objectColumns as it is stored. It returns errSum for one that is not what was written.
 func scanRow(scan func(...any) error) (*row, error) {
 	var r row
-	var rv, local, sum int64
+	var rv, local, marks, sum int64
 	if err := scan(&r.Key.Kind, &r.Key.Namespace, &r.Key.Name, &r.Version.UID, &rv, &local, &r.Origin, &r.Tombstone,
-		&r.Held, &r.keyID, &sum, &r.Body, &r.Base, &r.Overlay); err != nil {
+		&marks, &r.keyID, &sum, &r.Body, &r.Base, &r.Overlay); err != nil {
 		return nil, ours(err)
 	}
 	r.Version.RV, r.LocalRV = uint64(rv), uint64(local)
+	r.Held, r.Withheld = marks&markHeld != 0, marks&markWithheld != 0
 	if sumRow(&r) != sum {
 		return nil, fmt.Errorf("%s: %w", r.Key, errSum)
 	}
@@ -77,12 +91,14 @@ func (c *conn) put(r *object.Record) error {
 }
 
 func (c *conn) putRow(r *row) error {
+	c.touch(wornObjects, len(r.Body)+len(r.Base)+len(r.Overlay))
 	_, err := c.exec(upsertObject, string(r.Key.Kind), r.Key.Namespace, r.Key.Name, r.Version.UID, int64(r.Version.RV),
-		int64(r.LocalRV), int64(r.Origin), flag(r.Tombstone), flag(r.Held), r.keyID, sumRow(r), r.Body, r.Base, r.Overlay)
+		int64(r.LocalRV), int64(r.Origin), flag(r.Tombstone), marksOf(&r.Record), r.keyID, sumRow(r), r.Body, r.Base, r.Overlay)
 	return wrap("write "+r.Key.String(), err)
 }
 
 func (c *conn) remove(k object.Key) error {
+	c.touch(wornObjects, 0)
 	_, err := c.exec(deleteObject, string(k.Kind), k.Namespace, k.Name)
 	return wrap("remove "+k.String(), err)
 }
@@ -110,6 +126,7 @@ func scanOutgoing(scan func(...any) error) (object.Outgoing, error) {
 
 // putOutgoing inserts o and returns its id.
 func (c *conn) putOutgoing(o *object.Outgoing) (uint64, error) {
+	c.touch(wornOutbox, len(o.Body))
 	res, err := c.exec(insertOutgoing, string(o.Key.Kind), o.Key.Namespace, o.Key.Name, o.UID, int64(o.Op), int64(o.Class),
 		int64(o.Priority), int64(o.Policy), millis(o.Created), millis(o.Expires), outgoingSize(o), plain, sumOutgoing(o), o.Body)
 	if err != nil {
@@ -139,6 +156,7 @@ func (c *conn) meta(name string) (string, error) {
 }
 
 func (c *conn) setMeta(name, value string) error {
+	c.touch(wornState, 0)
 	_, err := c.exec("INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)", name, value)
 	return wrap("write meta "+name, err)
 }

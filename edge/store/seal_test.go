@@ -502,6 +502,33 @@ func TestTokensAreListedByTheirEnd(t *testing.T) {
 	}
 }
 
+// What ends first counts, for each pod; what cannot be opened serves nobody, and a token of no pod is nobody's here.
+func TestTheEndsOfPodsTokensAreKnown(t *testing.T) {
+	dir := t.TempDir()
+	s, stop := running(t, testConfig(dir), Deps{Seal: sealer(1).open})
+	at := time.UnixMilli(1_900_000_000_000)
+	// Tokens of pods that are not here are swept.
+	s.mustBatch(t, upsert(t, object.Pods, pod("one", "a", 50)), upsert(t, object.Pods, pod("two", "b", 51)))
+	for key, pod := range map[string]string{"a1": "a", "a2": "a", "b1": "b", "n1": ""} {
+		after := time.Hour
+		if key == "a2" {
+			after = time.Minute
+		}
+		if err := s.SaveToken(t.Context(), key, pod, []byte("x"), at.Add(after)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ends, err := s.TokenEnds(t.Context())
+	if err != nil || len(ends) != 2 || !ends["a"].Equal(at.Add(time.Minute)) || !ends["b"].Equal(at.Add(time.Hour)) {
+		t.Errorf("tokens end at %v, %v", ends, err)
+	}
+	stop()
+	s, _ = running(t, testConfig(dir), Deps{Seal: sealer(2).open})
+	if ends, err = s.TokenEnds(t.Context()); err != nil || len(ends) != 0 {
+		t.Errorf("with another key: %v, %v", ends, err)
+	}
+}
+
 // The checksum of a sealed row says nothing of what is in it, and the row of a plain one is what it always was.
 func TestTheSameSecretLooksDifferentEachTime(t *testing.T) {
 	s, _ := running(t, testConfig(t.TempDir()), Deps{Seal: sealer(1).open})

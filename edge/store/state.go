@@ -34,16 +34,27 @@ func (s *Store) SetEpoch(ctx context.Context, epoch string) error {
 	}})
 }
 
-// assertAll queues every overlay again. The hub makes no request for those that the cluster shows already.
+// AssertAll queues every overlay again, as where another machine spoke in this node's name.
+func (s *Store) AssertAll(ctx context.Context) error {
+	return s.write(ctx, &request{op: "assert all", durable: true, do: func(t *tx) error {
+		t.changed = true
+		return t.assertAll()
+	}})
+}
+
+// assertAll queues every overlay again, but for those that ownPart doubts. The hub makes no request for those that the cluster shows
+// already.
 func (t *tx) assertAll() error {
+	whole := t.s.isWhole()
 	var keys []object.Key
-	err := t.c.query("SELECT kind, namespace, name FROM objects WHERE overlay IS NOT NULL AND origin = 0 AND tombstone = 0 AND held = 0", nil,
+	err := t.c.query("SELECT kind, namespace, name FROM objects WHERE overlay IS NOT NULL AND origin = 0 AND tombstone = 0 AND held & 1 = 0", nil,
 		func(scan func(...any) error) error {
 			var kind string
 			var k object.Key
 			err := scan(&kind, &k.Namespace, &k.Name)
-			k.Kind = object.ID(kind)
-			keys = append(keys, k)
+			if k.Kind = object.ID(kind); whole || k.Kind != object.Pods {
+				keys = append(keys, k)
+			}
 			return err
 		})
 	if err != nil {
@@ -87,6 +98,15 @@ func (s *Store) MarkSynced(ctx context.Context, kinds []object.ID) error {
 // Whole is closed once no pod is missing that this node had before: from the start, unless the database was made anew from a
 // copy that was older than what was lost, and then with the next completed sync.
 func (s *Store) Whole() <-chan struct{} { return s.whole }
+
+func (s *Store) isWhole() bool {
+	select {
+	case <-s.whole:
+		return true
+	default:
+		return false
+	}
+}
 
 // Synced reports whether the kind was completely received once: what is not in the store then does not exist. Kinds
 // that the cloud never sends are always synced.

@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 	"syscall"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/tether-edge/tether/common/object"
 )
 
@@ -27,10 +29,15 @@ type Store struct {
 	lock    *os.File
 	id      string
 	sealing *sealing
+	spent   *spent
+	// withhold is Deps.Withhold, overspent Deps.Overspent.
+	withhold  func(pod *corev1.Pod, kept []*corev1.Pod) bool
+	overspent func(Overspent)
 
 	requests chan *request
 	jobs     chan *job
 	readers  chan *conn
+	remade   remade
 	opened   int // how many readers there are
 	w        *writer
 	damage   chan error // what a reader found
@@ -77,7 +84,7 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{
-		cfg: cfg, log: deps.Log, clock: deps.Clock, files: files{cfg.Dir},
+		cfg: cfg, log: deps.Log, clock: deps.Clock, withhold: deps.Withhold, overspent: deps.Overspent, files: files{cfg.Dir},
 		requests: make(chan *request, queueLength), jobs: make(chan *job), readers: make(chan *conn, readers),
 		damage: make(chan error, 1), closed: make(chan struct{}), stopped: make(chan struct{}), firstSync: make(chan struct{}), nextSync: make(chan struct{}), whole: make(chan struct{}),
 		feeds: map[object.ID]*feed{}, synced: map[object.ID]bool{}, outboxes: map[*Outbox]struct{}{},
@@ -96,7 +103,10 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Store, error) {
 	s.lock = lock
 	s.useReserve()
 	if s.metrics, err = newMetrics(deps.Registerer); err == nil {
+		s.spent = newSpent(cfg.WriteBudget, s.metrics)
+		before := writtenAll()
 		err = s.open(ctx, deps.Seal)
+		s.spent.add(0, wornStart, writtenAll()-before)
 	}
 	if err != nil {
 		return nil, errors.Join(err, s.release())
@@ -142,7 +152,7 @@ func (s *Store) open(ctx context.Context, openSeal func(context.Context) (Sealer
 	if isNew && s.sealing != nil {
 		err = s.w.c.setMeta(metaSealed, "1")
 	} else {
-		err = s.purge(scripts)
+		err = s.renew(scripts)
 	}
 	if err != nil {
 		return err
@@ -172,6 +182,7 @@ func (s *Store) openMain(scripts []string) error {
 		return err
 	}
 	c.sealing = s.sealing
+	c.rows = map[string]int64{}
 	s.w = &writer{s: s, c: c, full: true}
 	return migrate(c, scripts)
 }

@@ -80,7 +80,7 @@ func sumRow(r *row) int64 {
 	s.text(r.Key.Namespace)
 	s.text(r.Key.Name)
 	s.text(r.Version.UID)
-	for _, n := range []uint64{r.Version.RV, r.LocalRV, uint64(r.Origin), uint64(flag(r.Tombstone)), uint64(flag(r.Held))} {
+	for _, n := range []uint64{r.Version.RV, r.LocalRV, uint64(r.Origin), uint64(flag(r.Tombstone)), uint64(marksOf(&r.Record))} {
 		s.number(n)
 	}
 	s.blob(r.Body)

@@ -53,6 +53,21 @@ func (s *Store) TokenKeys(ctx context.Context) (keys []string, err error) {
 	return keys, err
 }
 
+// TokenEnds returns, by the uid of its pod, when the first of a pod's tokens that can be loaded ends.
+func (s *Store) TokenEnds(ctx context.Context) (ends map[string]time.Time, err error) {
+	err = s.read(ctx, "read when tokens end", func(c *conn) error {
+		ends = map[string]time.Time{}
+		return c.query("SELECT pod_uid, min(expires) FROM tokens WHERE pod_uid != '' AND "+s.sealing.readable()+" GROUP BY pod_uid", nil, func(scan func(...any) error) error {
+			var uid string
+			var expires int64
+			err := scan(&uid, &expires)
+			ends[uid] = fromMillis(expires)
+			return err
+		})
+	})
+	return ends, err
+}
+
 const tokenColumns = "key, pod_uid, expires, key_id, sum, body"
 
 // A tokenRow is a row of table tokens as it is stored.
@@ -75,6 +90,7 @@ func scanToken(scan func(...any) error) (*tokenRow, error) {
 }
 
 func (c *conn) putToken(r *tokenRow) error {
+	c.touch(wornTokens, len(r.body))
 	_, err := c.exec("INSERT OR REPLACE INTO tokens ("+tokenColumns+") VALUES (?,?,?,?,?,?)", r.key, r.podUID, r.expires, r.keyID, sumToken(r), r.body)
 	return wrap("write a token", err)
 }

@@ -16,8 +16,8 @@ const (
 
 // Shrinking the file.
 const (
-	vacuumStep = 256 // pages given back in one go: the writer is held up for some milliseconds
-	vacuumMin  = 64  // free pages that are left alone: they are needed again soon
+	vacuumStep = 1 << 20 / pageSize   // pages given back in one go: the writer is held up for some milliseconds
+	vacuumMin  = 256 << 10 / pageSize // free pages that are left alone: they are needed again soon
 )
 
 // upkeep refreshes the second copy, shrinks the file and drops what has expired, until ctx is done.
@@ -41,6 +41,7 @@ func (s *Store) upkeep(ctx context.Context) {
 		if info, err := os.Stat(s.files.main()); err == nil {
 			s.metrics.size.Set(float64(info.Size()))
 		}
+		s.account()
 		select {
 		case <-ctx.Done():
 			return

@@ -160,6 +160,8 @@ func (s *Store) publish(t *tx) {
 	for _, l := range t.losses {
 		s.countLoss(l)
 	}
+	t.gone = append(t.gone, s.remade.change(t.remade, t.answered)...)
+	t.used[object.ClassState] += s.remade.size()
 	for class, n := range t.used {
 		s.metrics.outbox.WithLabelValues(className(object.Class(class))).Set(float64(n))
 	}

@@ -71,7 +71,11 @@ func (w *writer) loop(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case job := <-w.s.jobs:
-			job.done <- job.do(w.c)
+			before, _ := written()
+			err := job.do(w.c)
+			after, _ := written()
+			w.s.spent.add(w.s.spent.now(), wornUpkeep, after-before)
+			job.done <- err
 		case r := <-w.s.requests:
 			if err := w.serve(w.group(r)); err != nil {
 				return err
@@ -99,7 +103,11 @@ func (w *writer) group(first *request) []*request {
 // and database no longer agree.
 func (w *writer) serve(g []*request) error {
 	begun := time.Now()
+	before, _ := written()
 	errs, err := w.commit(g)
+	after, _ := written()
+	w.s.spent.share(w.c.rows, after-before)
+	clear(w.c.rows)
 	if errors.Is(err, errTorn) {
 		return err // the callers see the store end
 	}
@@ -213,15 +221,18 @@ func (w *writer) finish(t *tx) error {
 // effects are what becomes visible when a transaction is committed. It is copied before each step and put back if the
 // step fails.
 type effects struct {
-	next    uint64 // local resourceVersion to give out next
-	events  []object.Event
-	heads   []Head
-	gone    []uint64 // ids that left the outbox
-	used    [classes]int64
-	synced  []object.ID
-	losses  []loss
-	changed bool // something that the second copy holds
-	epoch   *string
+	next   uint64 // local resourceVersion to give out next
+	events []object.Event
+	heads  []Head
+	gone   []uint64 // ids that left the outbox
+	used   [classes]int64
+	synced []object.ID
+	losses []loss
+	// remade are queued without the disk, answered the ids of those that left.
+	remade   []object.Outgoing
+	answered []uint64
+	changed  bool // something that the second copy holds
+	epoch    *string
 }
 
 // A tx is a transaction of the writer.

@@ -47,6 +47,8 @@ type Hub struct {
 	HandshakeTimeout Duration `json:"handshakeTimeout"`
 	// MaxSessions bounds the edges connected at one time; further ones are told to come back.
 	MaxSessions int `json:"maxSessions"`
+	// Balance lets a CloudCore that has more than its share of the edges send some away, one by one, so that they connect to others.
+	Balance bool `json:"balance"`
 	// MaxInFlightBytes bounds what one session may have sent and not yet seen acknowledged.
 	MaxInFlightBytes Bytes `json:"maxInFlightBytes"`
 	// Coalesce is the least time between two versions of one object on one session. The first goes at once.
@@ -119,6 +121,7 @@ func DefaultCloudCore() *CloudCore {
 			MaxHandshakes:      256,
 			HandshakeTimeout:   Duration(30 * time.Second),
 			MaxSessions:        10000,
+			Balance:            true,
 			MaxInFlightBytes:   1 << 20,
 			Coalesce:           Duration(250 * time.Millisecond),
 		},

@@ -144,6 +144,8 @@ func TestEachEdgeFaultIsFoundAlone(t *testing.T) {
 		"store.freeSpaceFloor":               `store: {freeSpaceFloor: "2Ti"}`,
 		"store.eventQuota":                   `store: {eventQuota: lots}`,
 		"store.copyInterval":                 `store: {copyInterval: 1ms}`,
+		"store.writeBudget":                  `store: {writeBudget: -1}`,
+		"autonomy.atLeast":                   `autonomy: {atLeast: 1s}`,
 		"devices.http.bindAddress":           `devices: {http: {bindAddress: "0.0.0.0:9060"}}`,
 		"devices.http.timeout":               `devices: {http: {timeout: 301s}}`,
 		"devices.http.tls.bindAddress":       `devices: {http: {tls: {bindAddress: "9061", certFile: /c, keyFile: /k}}}`,
@@ -170,6 +172,7 @@ func TestEachEdgeFaultIsFoundAlone(t *testing.T) {
 		"kubelet.clusterDomain":                            `kubelet: {clusterDomain: ""}`,
 		"kubelet.evictionHard[memory.free]":                `kubelet: {evictionHard: {memory.free: 1Mi}}`,
 		"kubelet.evictionHard[memory.available]":           `kubelet: {evictionHard: {memory.available: 120%}}`,
+		"kubelet.evictionPressureTransitionPeriod":         `kubelet: {evictionPressureTransitionPeriod: 0s}`,
 		"kubelet.imageGCHighThresholdPercent":              `kubelet: {imageGCHighThresholdPercent: 101}`,
 		"kubelet.imageGCLowThresholdPercent":               `kubelet: {imageGCLowThresholdPercent: 85}`,
 		"kubelet.imageMinimumGCAge":                        `kubelet: {imageMinimumGCAge: -1s}`,
@@ -274,7 +277,7 @@ func TestValuesReachTheirFields(t *testing.T) {
 kubelet:
   evictionHard: {memory.available: 50Mi}
   nodeLabels: {site: north, node.kubernetes.io/instance-type: gateway}
-store: {freeSpaceFloor: 1048576, eventQuota: 2MiB, copyInterval: 90m}
+store: {freeSpaceFloor: 1048576, eventQuota: 2MiB, copyInterval: 90m, writeBudget: 5MiB}
 metrics: null
 `))
 	if err != nil {
@@ -283,7 +286,7 @@ metrics: null
 	if !cmp.Equal(c.Kubelet.EvictionHard, map[string]string{"memory.available": "50Mi"}) {
 		t.Errorf("evictionHard = %v: a file's map must replace the default one", c.Kubelet.EvictionHard)
 	}
-	if c.Store.FreeSpaceFloor != 1<<20 || c.Store.EventQuota != 2<<20 || c.Store.CopyInterval.Std() != 90*time.Minute {
+	if c.Store.FreeSpaceFloor != 1<<20 || c.Store.EventQuota != 2<<20 || c.Store.CopyInterval.Std() != 90*time.Minute || c.Store.WriteBudget != 5<<20 {
 		t.Errorf("store = %+v", c.Store)
 	}
 	if c.Metrics != DefaultEdgeCore().Metrics || c.Kubelet.NodeLabels["site"] != "north" {

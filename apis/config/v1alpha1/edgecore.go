@@ -14,15 +14,19 @@ type EdgeCore struct {
 	// NodeName is this node's name in the cluster. The certificate must carry the same one.
 	NodeName string `json:"nodeName"`
 	// DataDir holds the database, its copy and the kubelet's marks. It must be on a local file system.
-	DataDir string      `json:"dataDir"`
-	Cloud   Cloud       `json:"cloud"`
-	API     API         `json:"api"`
-	Kubelet Kubelet     `json:"kubelet"`
-	Images  Images      `json:"images"`
-	Store   StoreConfig `json:"store"`
-	Devices EdgeDevices `json:"devices"`
-	Metrics Metrics     `json:"metrics"`
-	Log     Log         `json:"log"`
+	DataDir  string      `json:"dataDir"`
+	Cloud    Cloud       `json:"cloud"`
+	API      API         `json:"api"`
+	Kubelet  Kubelet     `json:"kubelet"`
+	Images   Images      `json:"images"`
+	Store    StoreConfig `json:"store"`
+	Autonomy Autonomy    `json:"autonomy"`
+	Steward  Steward     `json:"steward"`
+	Devices  EdgeDevices `json:"devices"`
+	// Drills lets whoever may change this node's Node have its link cut for a while, to see whether the site goes on alone.
+	Drills  bool    `json:"drills"`
+	Metrics Metrics `json:"metrics"`
+	Log     Log     `json:"log"`
 }
 
 // Cloud says how to reach CloudCore.
@@ -106,6 +110,9 @@ type Kubelet struct {
 	// EvictionHard maps eviction signals to a quantity or a percentage. A file's map replaces the default one, as in
 	// the kubelet: who names one signal means that one only. {} switches eviction off.
 	EvictionHard map[string]string `json:"evictionHard"`
+	// EvictionPressureTransitionPeriod is how long the node shows that it is short of memory, disk or processes, and takes no
+	// pods, after it last was.
+	EvictionPressureTransitionPeriod Duration `json:"evictionPressureTransitionPeriod"`
 	// ImageGCHighThresholdPercent is how full the images' file system is, in percent, when unused images are removed, down to
 	// ImageGCLowThresholdPercent. ImageMinimumGCAge is how long an image is here at the least. Images of pods of this node stay.
 	ImageGCHighThresholdPercent int      `json:"imageGCHighThresholdPercent"`
@@ -142,9 +149,26 @@ type StoreConfig struct {
 	EventQuota Bytes `json:"eventQuota"`
 	// CopyInterval is the least time between two refreshes of the second copy.
 	CopyInterval Duration `json:"copyInterval"`
+	// WriteBudget is how many bytes the database may write within an hour before a warning says what for. 0 means any number.
+	WriteBudget Bytes `json:"writeBudget"`
 	// TPM is the device of the TPM 2.0 that seals the keys of stored Secrets and tokens, or the Unix socket of one. Where
 	// there is none, or it is empty, a systemd credential named tether-seal does, else a key file.
 	TPM string `json:"tpm"`
+}
+
+// Steward configures which pods the site keeps, and which it gives up, while the cloud is away.
+type Steward struct {
+	// StandIns has a pod that the kubelet ended for good, evicted for instance, replaced by a copy while its controller cannot hear of it.
+	StandIns bool `json:"standIns"`
+	// FenceAfter is how long the cloud may not be heard before pods annotated tether.io/fence: "true" are ended, until it is heard
+	// again; 0 for never.
+	FenceAfter Duration `json:"fenceAfter"`
+}
+
+// Autonomy configures what the node says of how long it can go on without the cloud.
+type Autonomy struct {
+	// AtLeast is how long it should be: with less, the Node's condition tether.io/Autonomy is False.
+	AtLeast Duration `json:"atLeast"`
 }
 
 // EdgeDevices configures how devices reach this node.
@@ -268,6 +292,8 @@ func DefaultEdgeCore() *EdgeCore {
 			ClusterDomain:            "cluster.local",
 			EvictionHard:             defaultEviction(),
 
+			EvictionPressureTransitionPeriod: Duration(5 * time.Minute),
+
 			ImageGCHighThresholdPercent: 85,
 			ImageGCLowThresholdPercent:  80,
 			ImageMinimumGCAge:           Duration(2 * time.Minute),
@@ -277,11 +303,15 @@ func DefaultEdgeCore() *EdgeCore {
 			FreeSpaceFloor: 64 << 20,
 			EventQuota:     8 << 20,
 			CopyInterval:   Duration(time.Hour),
+			WriteBudget:    64 << 20,
 			TPM:            "/dev/tpmrm0",
 		},
+		Steward:  Steward{StandIns: true},
+		Autonomy: Autonomy{AtLeast: Duration(72 * time.Hour)},
 		Devices: EdgeDevices{MapperSocket: "/etc/kubeedge/dmi.sock", ReportPause: Duration(100 * time.Millisecond),
 			MQTT: MQTT{Mode: MQTTInternal, BindAddress: "127.0.0.1:1884", Anonymous: true, Users: []MQTTUser{}},
 			HTTP: HTTP{BindAddress: "127.0.0.1:9060", Timeout: Duration(30 * time.Second)}},
+		Drills:  true,
 		Metrics: Metrics{BindAddress: "127.0.0.1:10351"},
 		Log:     Log{Level: "info", Format: "text"},
 	}
@@ -326,7 +356,12 @@ func (c *EdgeCore) Validate() error {
 	f.bytes("store.freeSpaceFloor", c.Store.FreeSpaceFloor, 0, 1<<40)
 	f.bytes("store.eventQuota", c.Store.EventQuota, 0, 1<<40)
 	f.duration("store.copyInterval", c.Store.CopyInterval, time.Second, 30*24*time.Hour)
+	f.bytes("store.writeBudget", c.Store.WriteBudget, 0, 1<<40)
 	f.optionalPath("store.tpm", c.Store.TPM)
+	if c.Steward.FenceAfter != 0 {
+		f.duration("steward.fenceAfter", c.Steward.FenceAfter, time.Minute, 30*24*time.Hour)
+	}
+	f.duration("autonomy.atLeast", c.Autonomy.AtLeast, time.Minute, 366*24*time.Hour)
 	c.Devices.validate(&f)
 	c.Metrics.validate(&f)
 	f.log(c.Log)
@@ -361,6 +396,7 @@ func (k *Kubelet) validate(f *faults) {
 	for _, signal := range slices.Sorted(maps.Keys(k.EvictionHard)) {
 		f.eviction(fmt.Sprintf("kubelet.evictionHard[%s]", signal), signal, k.EvictionHard[signal])
 	}
+	f.duration("kubelet.evictionPressureTransitionPeriod", k.EvictionPressureTransitionPeriod, time.Second, 24*time.Hour)
 	f.between("kubelet.imageGCHighThresholdPercent", k.ImageGCHighThresholdPercent, 1, 100)
 	f.between("kubelet.imageGCLowThresholdPercent", k.ImageGCLowThresholdPercent, 0, 99)
 	if k.ImageGCLowThresholdPercent >= k.ImageGCHighThresholdPercent {

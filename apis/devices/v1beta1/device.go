@@ -95,13 +95,13 @@ type DeviceProperty struct {
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	CollectCycle int64 `json:"collectCycle,omitempty"`
-	// Milliseconds between two reports to the cloud, and between two pushes. 0 or absent leaves it to the mapper.
+	// The least milliseconds between two values that the DeviceStatus shows, and between two pushes. 0 or absent sets no bound.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	ReportCycle int64 `json:"reportCycle,omitempty"`
-	// Whether its value is reported to the cloud, into the DeviceStatus.
+	// Whether it is shown in the DeviceStatus. Absent is true; false keeps it at the edge.
 	// +optional
-	ReportToCloud bool `json:"reportToCloud,omitempty"`
+	ReportToCloud *bool `json:"reportToCloud,omitempty"`
 	// How the mapper reaches the property in this device; more exact than what the model says.
 	// +optional
 	Visitors *VisitorConfig `json:"visitors,omitempty"`
@@ -137,10 +137,10 @@ type DeviceMethod struct {
 
 // StateReport is whether and how often a device's state is reported.
 type StateReport struct {
-	// Whether the state is reported to the cloud.
+	// Whether the state is shown in the DeviceStatus. Absent is true; false keeps it at the edge.
 	// +optional
-	ReportToCloud bool `json:"reportToCloud,omitempty"`
-	// Milliseconds between two reports. 0 or absent leaves it to the mapper.
+	ReportToCloud *bool `json:"reportToCloud,omitempty"`
+	// The least milliseconds between two states that the DeviceStatus shows, and between two reports of the mapper. 0 or absent sets no bound.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	ReportCycle int64 `json:"reportCycle,omitempty"`
@@ -162,9 +162,9 @@ type LegacyStatus struct {
 	// +optional
 	// +kubebuilder:pruning:PreserveUnknownFields
 	Extensions *runtime.RawExtension `json:"extensions,omitempty"`
-	// Whether the state is reported to the cloud, where spec.stateReport is absent.
+	// Whether the state is shown in the DeviceStatus, where spec.stateReport is absent.
 	// +optional
-	ReportToCloud bool `json:"reportToCloud,omitempty"`
+	ReportToCloud *bool `json:"reportToCloud,omitempty"`
 	// Milliseconds between two reports of the state, where spec.stateReport is absent.
 	// +optional
 	ReportCycle int64 `json:"reportCycle,omitempty"`

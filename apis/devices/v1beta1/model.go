@@ -49,7 +49,7 @@ type DeviceModelSpec struct {
 
 // ModelProperty is one property of the devices of a model: something that can be read, or also set.
 //
-// +kubebuilder:validation:XValidation:rule="!has(self.type) || !(self.type in ['INT', 'FLOAT', 'DOUBLE']) || !has(self.minimum) || !has(self.maximum) || !self.minimum.matches('^[-+]?[0-9]{1,300}([.][0-9]{0,100})?$') || !self.maximum.matches('^[-+]?[0-9]{1,300}([.][0-9]{0,100})?$') || double(self.minimum) <= double(self.maximum)",message="minimum must not be greater than maximum",fieldPath=".minimum"
+// +kubebuilder:validation:XValidation:rule="!has(self.type) || !(self.type in ['INT', 'FLOAT', 'DOUBLE']) || !has(self.minimum) || !has(self.maximum) || !self.minimum.matches('^[-+]?[0-9]{1,200}([.][0-9]{0,100})?([eE][-+]?[0-9]{1,2})?$') || !self.maximum.matches('^[-+]?[0-9]{1,200}([.][0-9]{0,100})?([eE][-+]?[0-9]{1,2})?$') || double(self.minimum) <= double(self.maximum)",message="minimum must not be greater than maximum",fieldPath=".minimum"
 type ModelProperty struct {
 	// Its name, once in a model.
 	// +kubebuilder:validation:MinLength=1

@@ -21,9 +21,12 @@ import (
 const usage = `usage: demo [serve [--addr :8080] [--message-file FILE]]
        demo exit CODE
        demo sleep [SECONDS]        without a number until it is told to go
+       demo count                  numbers to standard output, five a second, until it is told to go
+       demo again FILE             fails the first time, and makes the file; with it, waits until it is told to go
        demo cat FILE...
        demo write FILE TEXT
        demo zeros BYTES            to standard output
+       demo lines COUNT [FILE]     numbered, of 100 bytes each, to standard output or a file that is there
        demo get URL [TOKENFILE]    status and beginning of the answer, of a server that need not be known
        tar cf - PATH, tar xmf - -C DIRECTORY    as kubectl cp calls it
 `
@@ -52,18 +55,24 @@ func run(args []string, out io.Writer) (int, error) {
 		return exit(rest)
 	case "sleep":
 		return check(sleep(rest))
+	case "count":
+		return check(count(out))
+	case "again":
+		return check(again(rest, out))
 	case "cat":
 		return check(cat(rest, out))
 	case "write":
 		return check(write(rest))
 	case "zeros":
 		return check(zeros(rest, out))
+	case "lines":
+		return check(lines(rest, out))
 	case "get":
 		return check(get(rest, out))
 	case "tar":
 		return check(tarCommand(rest, os.Stdin, out))
 	}
-	return 2, fmt.Errorf("expected serve, exit, sleep, cat, write, zeros, get or tar, found %q\n%s", args[0], usage)
+	return 2, fmt.Errorf("expected serve, exit, sleep, count, again, cat, write, zeros, lines, get or tar, found %q\n%s", args[0], usage)
 }
 
 func check(err error) (int, error) {
@@ -104,6 +113,35 @@ func sleep(args []string) error {
 	return nil
 }
 
+// count writes numbers until SIGTERM or SIGINT: who reads them sees what is missing.
+func count(out io.Writer) error {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for n := 0; ; n++ {
+		if _, err := fmt.Fprintln(out, n); err != nil {
+			return err
+		}
+		select {
+		case <-signals:
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// again is for a container that has exactly one predecessor, which failed.
+func again(args []string, out io.Writer) error {
+	if len(args) != 1 {
+		return errors.New("again: expected a file")
+	}
+	if err := cat(args, out); err != nil {
+		return errors.Join(err, write([]string{args[0], "it was here before\n"}))
+	}
+	return sleep(nil)
+}
+
 func cat(paths []string, out io.Writer) error {
 	for _, path := range paths {
 		file, err := os.Open(path)
@@ -130,6 +168,39 @@ func zeros(args []string, out io.Writer) error {
 	for block := make([]byte, 64<<10); n > 0; n -= int64(len(block)) {
 		if _, err := out.Write(block[:min(n, int64(len(block)))]); err != nil {
 			return fmt.Errorf("zeros: %w", err)
+		}
+	}
+	return nil
+}
+
+// lines writes numbers from 0 on, in lines of 100 bytes, as fast as they are taken: for measurements. /proc/1/fd/1 is the log of
+// the container.
+func lines(args []string, out io.Writer) error {
+	if len(args) != 1 && len(args) != 2 {
+		return errors.New("lines: expected a number of lines and perhaps a file")
+	}
+	count, err := strconv.ParseInt(args[0], 10, 64)
+	if err != nil || count < 0 {
+		return fmt.Errorf("lines: expected a number of lines, found %q", args[0])
+	}
+	if len(args) == 2 {
+		file, err := os.OpenFile(args[1], os.O_WRONLY|os.O_APPEND, 0)
+		if err != nil {
+			return fmt.Errorf("lines: %w", err)
+		}
+		return errors.Join(number(file, count), file.Close())
+	}
+	return number(out, count)
+}
+
+func number(out io.Writer, count int64) error {
+	block := make([]byte, 0, 64<<10)
+	for n := range count {
+		if block = fmt.Appendf(block, "%099d\n", n); len(block) > cap(block)-100 || n == count-1 {
+			if _, err := out.Write(block); err != nil {
+				return fmt.Errorf("lines: %w", err)
+			}
+			block = block[:0]
 		}
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -16,14 +17,18 @@ import (
 	"github.com/tether-edge/tether/common/mapper"
 )
 
-func TestValuesArePublishedOverOneConnection(t *testing.T) {
+// serve runs a broker and returns where it is.
+func serve(t *testing.T, hooks ...mochi.Hook) (*mochi.Server, string) {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	broker := mochi.New(&mochi.Options{InlineClient: true, Logger: slog.New(slog.DiscardHandler)})
-	if err := broker.AddHook(new(auth.AllowHook), nil); err != nil {
-		t.Fatal(err)
+	for _, h := range append(hooks, new(auth.AllowHook)) {
+		if err := broker.AddHook(h, nil); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := broker.AddListener(listeners.NewNet("t", l)); err != nil {
 		t.Fatal(err)
@@ -31,7 +36,74 @@ func TestValuesArePublishedOverOneConnection(t *testing.T) {
 	if err := broker.Serve(); err != nil {
 		t.Fatal(err)
 	}
-	defer broker.Close()
+	t.Cleanup(func() { _ = broker.Close() })
+	return broker, "tcp://" + l.Addr().String()
+}
+
+// send pushes until it succeeds.
+func send(t *testing.T, p mapper.Push) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		err := p.Push(t.Context(), mapper.Sample{Value: "42", Time: time.Now()})
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// cutter ends the connection of who publishes to a topic.
+type cutter struct {
+	mochi.HookBase
+	topic string
+	cuts  atomic.Int64
+}
+
+func (c *cutter) ID() string           { return "cutter" }
+func (c *cutter) Provides(b byte) bool { return b == mochi.OnPublish }
+
+func (c *cutter) OnPublish(cl *mochi.Client, pk packets.Packet) (packets.Packet, error) {
+	if pk.TopicName != c.topic {
+		return pk, nil
+	}
+	c.cuts.Add(1)
+	cl.Stop(packets.ErrTopicNameInvalid)
+	return pk, packets.ErrRejectPacket
+}
+
+func TestAValueForWhichABrokerEndsTheConnectionIsNotSentAgain(t *testing.T) {
+	cut := &cutter{topic: "bad"}
+	_, address := serve(t, cut)
+	newPush := New()
+	push := func(topic string) mapper.Push {
+		p, err := newPush(&dmi.PushMethod{Mqtt: &dmi.PushMethodMQTT{Address: address, Topic: topic, Qos: 1}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	good, bad := push("good"), push("bad")
+	for round := range int64(3) {
+		send(t, good)
+		if err := bad.Push(t.Context(), mapper.Sample{Value: "1", Time: time.Now()}); err == nil {
+			t.Error("expected the push to fail")
+		}
+		send(t, good)
+		if n := cut.cuts.Load(); n != round+1 {
+			t.Errorf("after push %d of a bad value the broker ended %d connections", round+1, n)
+		}
+	}
+	for _, p := range []mapper.Push{good, bad} {
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestValuesArePublishedOverOneConnection(t *testing.T) {
+	broker, address := serve(t)
 	got := make(chan string, 10)
 	if err := broker.Subscribe("meters/#", 1, func(_ *mochi.Client, _ packets.Subscription, pk packets.Packet) {
 		got <- pk.TopicName + " " + string(pk.Payload)
@@ -40,27 +112,15 @@ func TestValuesArePublishedOverOneConnection(t *testing.T) {
 	}
 	newPush := New()
 	make2 := func(topic string) mapper.Push {
-		p, err := newPush(&dmi.PushMethod{Mqtt: &dmi.PushMethodMQTT{Address: "tcp://" + l.Addr().String(), Topic: topic, Qos: 1}})
+		p, err := newPush(&dmi.PushMethod{Mqtt: &dmi.PushMethodMQTT{Address: address, Topic: topic, Qos: 1}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		return p
 	}
 	one, two := make2("meters/1"), make2("meters/2")
-	send := func(p mapper.Push) {
-		t.Helper()
-		for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-			err := p.Push(t.Context(), mapper.Sample{Value: "42", Time: time.Now()})
-			if err == nil {
-				return
-			}
-			if time.Now().After(deadline) {
-				t.Fatal(err)
-			}
-		}
-	}
-	send(one)
-	send(two)
+	send(t, one)
+	send(t, two)
 	for _, topic := range []string{"meters/1", "meters/2"} {
 		if found := <-got; !strings.HasPrefix(found, topic+" time is 20") || !strings.HasSuffix(found, "  "+topic+": 42") {
 			t.Errorf("found %q", found)
@@ -86,7 +146,8 @@ func TestValuesArePublishedOverOneConnection(t *testing.T) {
 }
 
 func TestAMethodThatCannotWorkIsRefused(t *testing.T) {
-	for _, m := range []*dmi.PushMethodMQTT{nil, {Address: "nowhere", Topic: "t"}, {Address: "tcp://127.0.0.1:1"}, {Address: "tcp://127.0.0.1:1", Topic: "t", Qos: 3}} {
+	for _, m := range []*dmi.PushMethodMQTT{nil, {Address: "nowhere", Topic: "t"}, {Address: "tcp://127.0.0.1:1"}, {Address: "tcp://127.0.0.1:1", Topic: "t", Qos: 3},
+		{Address: "tcp://127.0.0.1:1", Topic: "push/+/#"}, {Address: "http://127.0.0.1:1", Topic: "t"}} {
 		if _, err := New()(&dmi.PushMethod{Mqtt: m}); err == nil {
 			t.Errorf("expected %v to be refused", m)
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/tether-edge/tether/common/supervise"
 	"github.com/tether-edge/tether/common/version"
 	"github.com/tether-edge/tether/edge/edgecore"
+	"github.com/tether-edge/tether/edge/edgecore/devices"
 )
 
 func main() {
@@ -27,7 +28,9 @@ func load(path string) (level, format string, start func(context.Context, *slog.
 		return "", "", nil, err
 	}
 	return cfg.Log.Level, cfg.Log.Format, func(ctx context.Context, log *slog.Logger) error {
-		c, err := edgecore.New(ctx, cfg, edgecore.Deps{Log: log, Built: version.Committed(), Killed: supervise.FormerWasKilled(), Credentials: os.Getenv("CREDENTIALS_DIRECTORY")})
+		devices.RouteGRPC(log)
+		c, err := edgecore.New(ctx, cfg, edgecore.Deps{Log: log, Built: version.Committed(), Killed: supervise.FormerWasKilled(),
+			Supervised: supervise.Supervised(), Credentials: os.Getenv("CREDENTIALS_DIRECTORY")})
 		if err != nil {
 			return err
 		}

@@ -8,9 +8,12 @@ import (
 	"fmt"
 	"log/slog"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/tether-edge/tether/apis/config/v1alpha1"
@@ -59,7 +62,7 @@ func New(node string, cfg v1alpha1.EdgeDevices, deps Deps) (*Devices, error) {
 			return nil, fmt.Errorf("devices.mqtt: %w", err)
 		}
 	}
-	given := d.buildMethods(cfg.HTTP, users, deps)
+	d.buildMethods(cfg.HTTP, users, deps)
 	if cfg.MapperSocket != "" {
 		d.mappers, err = mapper.New(mapper.Config{Socket: cfg.MapperSocket}, mapper.Deps{Devices: mapperDevices{d.Engine, d.methods}, Memory: mapperMemory{deps.Store}, Log: d.part("mapper"),
 			Now: deps.Now, Registry: deps.Registerer,
@@ -67,7 +70,7 @@ func New(node string, cfg v1alpha1.EdgeDevices, deps Deps) (*Devices, error) {
 				d.Engine.Connected(context.Background(), protocol, connected)
 			},
 			Told:  func(namespace, name string, err error) { d.Engine.Told(context.Background(), namespace, name, err) },
-			Given: given})
+			Given: d.given})
 		if err != nil {
 			return nil, err
 		}
@@ -151,14 +154,25 @@ func Persistent(what string, start func(context.Context) error, log *slog.Logger
 	}
 }
 
-// buildMethods makes the port for methods of devices, if there is to be one. given is what it hears of mappers.
-func (d *Devices) buildMethods(cfg v1alpha1.HTTP, users *mqtt.Users, deps Deps) (given func(*dmi.Device)) {
+// given hears that a mapper took a device as it is.
+func (d *Devices) given(told *dmi.Device) {
+	desired := make(map[string]string, len(told.GetSpec().GetProperties()))
+	for _, p := range told.GetSpec().GetProperties() {
+		desired[p.GetName()] = p.GetDesired().GetValue()
+	}
+	d.Engine.Took(context.Background(), told.GetNamespace(), told.GetName(), desired)
+	if d.methods != nil {
+		d.methods.Given(told)
+	}
+}
+
+// buildMethods makes the port for methods of devices, if there is to be one.
+func (d *Devices) buildMethods(cfg v1alpha1.HTTP, users *mqtt.Users, deps Deps) {
 	if cfg.BindAddress == "" && cfg.TLS.BindAddress == "" {
-		return nil
+		return
 	}
 	d.methods = methods.New(methods.Config{Listen: cfg.BindAddress, ListenTLS: cfg.TLS.BindAddress, CertFile: cfg.TLS.CertFile, KeyFile: cfg.TLS.KeyFile, Timeout: cfg.Timeout.Std()},
 		methods.Deps{Devices: methodDevices{d.Engine}, Memory: methodMemory{deps.Store}, Users: users, Log: d.part("methods"), Registry: deps.Registerer})
-	return d.methods.Given
 }
 
 // ear passes on what happens to devices.
@@ -190,21 +204,21 @@ func (l *ear) Changed(c device.Change) {
 	m.Delta(c.Namespace, c.Name, properties, delta)
 }
 
-func (l *ear) Placed(namespace, name string, present, isNew bool) {
+func (l *ear) Placed(namespace, name string, how device.Placement) {
 	if l.d.mappers != nil {
 		l.d.mappers.Changed(namespace, name)
 	}
-	if l.d.methods != nil && !present {
+	if l.d.methods != nil && how == device.Went {
 		l.d.methods.Gone(namespace, name)
 	}
 	m := l.d.mqtt
 	switch info := []mqtt.Info{{Namespace: namespace, Name: name}}; {
 	case m == nil:
-	case !present:
+	case how == device.Went:
 		m.Members(nil, info)
-	case isNew:
+	case how == device.Came:
 		m.Members(info, nil)
-	default:
+	case how == device.Altered:
 		m.Updated(namespace, name)
 	}
 }
@@ -249,7 +263,15 @@ func answered(err error) error {
 	case errors.Is(err, device.ErrUnknown):
 		return fmt.Errorf("%w: %w", mqtt.ErrNotFound, err)
 	case errors.Is(err, device.ErrInvalid), errors.Is(err, twin.ErrTooMany), errors.Is(err, twin.ErrTooLong):
-		return fmt.Errorf("%w: %w", mqtt.ErrInvalid, err)
+		return fmt.Errorf("%w: %w", mqtt.ErrInvalid, detail(err))
+	}
+	return err
+}
+
+// detail is what the engine says of what cannot be, without the word that it says it with.
+func detail(err error) error {
+	if text, ok := strings.CutPrefix(err.Error(), device.ErrInvalid.Error()+": "); ok {
+		return errors.New(text)
 	}
 	return err
 }
@@ -327,9 +349,20 @@ type mapperDevices struct {
 	methods *methods.Server // nil for none
 }
 
+// refused gives those of the engine's errors that no second try helps against the codes that mappers know.
+func refused(err error) error {
+	switch {
+	case errors.Is(err, device.ErrUnknown):
+		return status.Error(codes.NotFound, err.Error())
+	case errors.Is(err, device.ErrInvalid), errors.Is(err, twin.ErrTooMany), errors.Is(err, twin.ErrTooLong):
+		return status.Error(codes.InvalidArgument, err.Error())
+	}
+	return err
+}
+
 func (d mapperDevices) Report(ctx context.Context, namespace, name string, twins []v1beta1.Twin) error {
 	if d.methods == nil {
-		return d.Engine.Report(ctx, namespace, name, twins)
+		return refused(d.Engine.Report(ctx, namespace, name, twins))
 	}
 	notes, said, err := d.methods.Reporting(ctx, namespace, name, twins)
 	if err != nil {
@@ -337,7 +370,7 @@ func (d mapperDevices) Report(ctx context.Context, namespace, name string, twins
 	}
 	err = errors.New("the report was not stored") // until it is: said is called whatever happens
 	defer func() { said(err) }()
-	err = d.Engine.Report(ctx, namespace, name, twins, notesOf(notes)...)
+	err = refused(d.Engine.Report(ctx, namespace, name, twins, notesOf(notes)...))
 	return err
 }
 
@@ -358,7 +391,7 @@ func (d methodDevices) Status(namespace, name string) (conditions []metav1.Condi
 
 func (d methodDevices) Device(namespace, name string) (methods.Device, bool) {
 	v, ok := d.Engine.Device(namespace, name)
-	return methods.Device{Device: v.Device, Model: v.Model, Properties: v.Properties, State: v.State, LastOnline: v.LastOnline}, ok
+	return methods.Device{Device: v.Device, Model: v.Model, Properties: v.Properties, Refused: v.Refused, State: v.State, LastOnline: v.LastOnline}, ok
 }
 
 func (d methodDevices) Desire(ctx context.Context, namespace, name, uid, call string, values map[string]string, notes ...methods.Note) error {
@@ -367,7 +400,7 @@ func (d methodDevices) Desire(ctx context.Context, namespace, name, uid, call st
 	case errors.Is(err, device.ErrUnknown):
 		return fmt.Errorf("%w: %w", methods.ErrUnknown, err)
 	case errors.Is(err, device.ErrInvalid), errors.Is(err, twin.ErrTooMany), errors.Is(err, twin.ErrTooLong):
-		return fmt.Errorf("%w: %w", methods.ErrInvalid, err)
+		return fmt.Errorf("%w: %w", methods.ErrInvalid, detail(err))
 	}
 	return err
 }
@@ -387,7 +420,7 @@ func (d mapperDevices) Device(namespace, name string) (mapper.Entry, bool) {
 
 func (d mapperDevices) ReportState(ctx context.Context, namespace, name, state string) error {
 	_, err := d.SetState(ctx, namespace, name, state)
-	return err
+	return refused(err)
 }
 
 // mapperMemory, mqttMemory and methodMemory keep what their parts want kept, as notes.

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -34,6 +35,7 @@ type pump struct {
 	values map[string]string
 	writes []string
 	deaf   bool // it takes what is written and does nothing
+	full   int  // the highest speed that it takes; 0 for any
 	// begun tells that a write began, which then waits for held to be closed; nil for none.
 	begun, held chan struct{}
 }
@@ -46,6 +48,10 @@ func (p *pump) Read(_ context.Context, q kit.Property) (string, error) {
 
 func (p *pump) Write(_ context.Context, q kit.Property, value string) error {
 	p.mu.Lock()
+	if n, err := strconv.Atoi(value); err == nil && p.full > 0 && n > p.full {
+		defer p.mu.Unlock()
+		return fmt.Errorf("%w: expected at most %d, found %d", kit.ErrProperty, p.full, n)
+	}
 	p.writes = append(p.writes, q.Name+"="+value)
 	begun, held := p.begun, p.held
 	p.begun = nil
@@ -218,7 +224,7 @@ type reply struct {
 	Code       int
 	Reasons    []string
 	Call       string
-	Properties map[string]struct{ Written, Reported string }
+	Properties map[string]struct{ Desired, Result, Reason, Reported string }
 	Replayed   bool `json:"-"`
 	err        error
 }
@@ -293,7 +299,7 @@ func TestAMethodIsCalledThroughItsMapper(t *testing.T) {
 	g.connected("pump-1", "10")
 	r := g.call("pump-1", "run", "k", `{"speed": 50, "mode": "boost"}`)
 	g.is(r, http.StatusOK, "")
-	if p := r.Properties; p["speed"].Written != "50" || p["speed"].Reported != "50" || p["mode"].Reported != "boost" {
+	if p := r.Properties; p["speed"].Desired != "50" || p["speed"].Result != "done" || p["speed"].Reported != "50" || p["mode"].Reported != "boost" {
 		t.Errorf("answered with %+v", r)
 	}
 	if again := g.call("pump-1", "run", "k", `{"speed": 50, "mode": "boost"}`); again.Code != http.StatusOK || again.Call != r.Call || !again.Replayed {
@@ -367,15 +373,15 @@ func TestTheCloudsChangeHoldsOverACall(t *testing.T) {
 	p.edit(func() { p.deaf = true })
 	result := make(chan reply, 1)
 	go func() { result <- g.call("pump-1", "turn", "k", `{"speed": 70}`) }()
-	g.eventually("it is desired", func() error {
-		if v, _ := g.core.Engine.Device("plant", "pump-1"); v.Properties["speed"].Desired().Value != "70" {
+	g.eventually("it is written", func() error {
+		if !slices.Contains(p.written(), "speed=70") {
 			return errors.New("it is not")
 		}
 		return nil
 	})
+	p.edit(func() { p.deaf = false })
 	g.device("pump-1", "80")
 	g.is(<-result, http.StatusConflict, `"80" is desired now, before the device had "70"`)
-	p.edit(func() { p.deaf = false })
 	g.connected("pump-1", "80")
 	g.is(g.call("pump-1", "turn", "k", `{"speed": 70}`), http.StatusConflict, `"80" is desired now`)
 }

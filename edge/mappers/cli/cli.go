@@ -42,7 +42,7 @@ func main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		flags.PrintDefaults()
 	}
 	edge := flags.String("edge-socket", "/etc/kubeedge/dmi.sock", "where the edge core listens for mappers")
-	socket := flags.String("socket", "", "where this mapper listens for the edge core (default /etc/kubeedge/mapper-PROTOCOL.sock)")
+	socket := flags.String("socket", "", "where this mapper listens for the edge core (default mapper-PROTOCOL.sock beside --edge-socket)")
 	protocol := flags.String("protocol", "", "the protocolName of its devices, where that is another than PROTOCOL")
 	level := flags.String("log-level", "info", "debug, info, warn or error")
 	showVersion := flags.Bool("version", false, "print the version")

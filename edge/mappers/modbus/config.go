@@ -13,8 +13,11 @@ import (
 	"github.com/tether-edge/tether/common/mapper"
 )
 
-// number is a JSON number, or one in a text: manifests have both.
-type number float64
+// number is a JSON number, or one in a text: manifests have both. Absent, null and the empty text are none.
+type number struct {
+	value float64
+	said  bool
+}
 
 // UnmarshalJSON reads it.
 func (n *number) UnmarshalJSON(data []byte) error {
@@ -26,19 +29,27 @@ func (n *number) UnmarshalJSON(data []byte) error {
 	if err != nil {
 		return fmt.Errorf("expected a number, found %s", data)
 	}
-	*n = number(f)
+	*n = number{value: f, said: true}
 	return nil
 }
 
-// whole returns n if it is a whole number from least to most, fallback if it is 0.
+// whole returns n if it is a whole number from least to most, fallback if it is none.
 func (n number) whole(what string, fallback, least, most int) (int, error) {
-	if n == 0 && least != 0 {
+	if !n.said {
 		return fallback, nil
 	}
-	if n != number(int(n)) || int(n) < least || int(n) > most {
-		return 0, fmt.Errorf("%s: expected a whole number from %d to %d, found %v", what, least, most, float64(n))
+	if whole := int(n.value); n.value != float64(whole) || whole < least || whole > most {
+		return 0, fmt.Errorf("%s: expected a whole number from %d to %d, found %v", what, least, most, n.value)
 	}
-	return int(n), nil
+	return int(n.value), nil
+}
+
+// orDefault is whole for what 0 can never be: tools write it for what is not set.
+func (n number) orDefault(what string, fallback, least, most int) (int, error) {
+	if n.value == 0 {
+		return fallback, nil
+	}
+	return n.whole(what, fallback, least, most)
 }
 
 type tcp struct {
@@ -91,7 +102,7 @@ func parseConfig(data mapper.Config) (t target, err error) {
 	if err != nil {
 		return t, err
 	}
-	timeout, err := c.Timeout.whole("timeout", 1000, 1, 60_000)
+	timeout, err := c.Timeout.orDefault("timeout", 1000, 1, 60_000)
 	if err != nil {
 		return t, err
 	}
@@ -105,7 +116,7 @@ func parseConfig(data mapper.Config) (t target, err error) {
 		if c.IP == "" {
 			return t, fmt.Errorf("ip: expected an address, found none")
 		}
-		port, err := c.Port.whole("port", 502, 1, 65535)
+		port, err := c.Port.orDefault("port", 502, 1, 65535)
 		t.URL = "tcp://" + net.JoinHostPort(c.IP, strconv.Itoa(port))
 		return t, err
 	case "rtu", "serial", "com":
@@ -120,11 +131,11 @@ func (t *target) line(s serial) error {
 		return fmt.Errorf("serialPort: expected the path of a device, found %q", s.SerialPort)
 	}
 	t.URL = "rtu://" + s.SerialPort
-	speed, err := s.BaudRate.whole("baudRate", 19200, 1, 4_000_000)
+	speed, err := s.BaudRate.orDefault("baudRate", 19200, 1, 4_000_000)
 	if err != nil {
 		return err
 	}
-	bits, err := s.DataBits.whole("dataBits", 8, 5, 8)
+	bits, err := s.DataBits.orDefault("dataBits", 8, 5, 8)
 	if err != nil {
 		return err
 	}
@@ -143,7 +154,7 @@ func (t *target) line(s serial) error {
 	if t.Parity == lib.PARITY_NONE {
 		fallback = 2
 	}
-	stop, err := s.StopBits.whole("stopBits", fallback, 1, 2)
+	stop, err := s.StopBits.orDefault("stopBits", fallback, 1, 2)
 	t.Speed, t.DataBits, t.StopBits = uint(speed), uint(bits), uint(stop)
 	return err
 }
@@ -198,7 +209,7 @@ func parseVisitor(p mapper.Property) (at place, err error) {
 	if err != nil {
 		return at, err
 	}
-	limit, err := v.Limit.whole("limit", 0, 1, 123)
+	limit, err := v.Limit.whole("limit", 0, 0, 123)
 	if err != nil {
 		return at, err
 	}

@@ -158,6 +158,8 @@ func TestEveryKindOfRegisterAndValue(t *testing.T) {
 		{"FLOAT", `"limit": 2, "isSwap": true`, "1.5", []uint16{0xc03f, 0}},
 		{"FLOAT", `"limit": 2, "isSwap": true, "isRegisterSwap": true`, "1.5", []uint16{0, 0xc03f}},
 		{"DOUBLE", `"limit": 4`, "-0.25", []uint16{0xbfd0, 0, 0, 0}},
+		{"DOUBLE", `"dataType": "float32"`, "0.1", []uint16{0x3dcc, 0xcccd}},
+		{"DOUBLE", `"dataType": "float32", "scale": 0.1`, "21.3", []uint16{0x4355, 0}},
 		{"INT", `"limit": 2`, "4294967295", []uint16{0xffff, 0xffff}},
 		{"INT", `"dataType": "int32", "isRegisterSwap": true`, "-3", []uint16{0xfffd, 0xffff}},
 		{"INT", `"dataType": "int64", "limit": 4`, "-9007199254740993", []uint16{0xffdf, 0xffff, 0xffff, 0xffff}},
@@ -215,6 +217,14 @@ func TestWhatAPropertyCannotDoCostsThePropertyOnly(t *testing.T) {
 		{"INT", `{"register": "HoldingRegister"}`, "-1"},
 		{"INT", `{"register": "HoldingRegister"}`, "much"},
 		{"FLOAT", `{"register": "HoldingRegister", "limit": 1, "scale": 0.1}`, "6553.6"},
+		{"FLOAT", `{"register": "HoldingRegister", "limit": 1}`, "2.5"},
+		{"FLOAT", `{"register": "HoldingRegister", "dataType": "int16"}`, "2.5"},
+		{"FLOAT", `{"register": "HoldingRegister", "dataType": "int16"}`, "70000"},
+		{"FLOAT", `{"register": "HoldingRegister", "limit": 1, "scale": 0.1}`, "21.37"},
+		{"INT", `{"register": "HoldingRegister", "limit": 1, "scale": 10}`, "45"},
+		{"INT", `{"register": "HoldingRegister", "dataType": "float32"}`, "16777217"},
+		{"DOUBLE", `{"register": "HoldingRegister", "dataType": "float32"}`, "0.123456789"},
+		{"", `{"register": "HoldingRegister"}`, "2.5"},
 		{"STRING", `{"register": "HoldingRegister", "limit": 1}`, "abc"},
 		{"INT", `{"register": "InputRegister"}`, "1"},
 		{"BOOLEAN", `{"register": "DiscreteInputRegister", "offset": 3}`, "true"},
@@ -231,6 +241,13 @@ func TestWhatAPropertyCannotDoCostsThePropertyOnly(t *testing.T) {
 			t.Errorf("%s, write %q: expected it to concern the property, found %v", c.config, c.write, err)
 		}
 	}
+	p.mu.Lock()
+	for offset, word := range p.holding {
+		if word != 0 {
+			t.Errorf("register %d: %d was written of a value that does not fit", offset, word)
+		}
+	}
+	p.mu.Unlock()
 	if text, err := d.Read(t.Context(), mapper.Property{Type: "INT", Config: mapper.Config(`{"register": "HoldingRegister"}`)}); err != nil || text != "0" {
 		t.Errorf("found %s, %v", text, err)
 	}
@@ -314,7 +331,11 @@ func TestConfigurationsOfDevices(t *testing.T) {
 	if err != nil || six.URL != "tcp://[2001:db8::7]:502" {
 		t.Errorf("%+v, %v", six, err)
 	}
-	for _, bad := range []string{``, `{}`, `{"communicateType": "can"}`, `{"ip": "a", "port": 70000}`, `{"ip": "a", "slaveID": 248}`, `{"ip": "a", "slaveID": -1}`, `{"ip": "a", "timeout": 1e9}`,
+	none, err := parseConfig(mapper.Config(`{"ip": "a", "port": "0", "timeout": 0, "slaveID": null}`))
+	if err != nil || none.URL != "tcp://a:502" || none.unit != 1 || none.Timeout != time.Second {
+		t.Errorf("%+v, %v", none, err)
+	}
+	for _, bad := range []string{``, `{}`, `{"ip": "a", "slaveID": 0}`, `{"ip": "a", "slaveID": "NaN"}`, `{"communicateType": "can"}`, `{"ip": "a", "port": 70000}`, `{"ip": "a", "slaveID": 248}`, `{"ip": "a", "slaveID": -1}`, `{"ip": "a", "timeout": 1e9}`,
 		`{"communicateType": "rtu"}`, `{"serialPort": "/dev/a", "parity": "mark"}`, `{"serialPort": "/dev/a", "dataBits": 9}`, `{"serialPort": "/dev/a", "stopBits": 3}`, `{"serialPort": "/dev/a", "baudRate": 0.5}`} {
 		if got, err := parseConfig(mapper.Config(bad)); err == nil {
 			t.Errorf("%s: expected it to be refused, found %+v", bad, got)

@@ -7,6 +7,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/tether-edge/tether/apis/devices/v1beta1"
+	"github.com/tether-edge/tether/common/device"
 )
 
 // arrange turns the bytes of registers into those of a value with its highest byte first, and back.
@@ -42,6 +45,9 @@ func (at place) decode(data []byte, kind string) (string, error) {
 	switch at.data {
 	case "float32":
 		f = float64(math.Float32frombits(uint32(raw)))
+		if kind == "DOUBLE" {
+			kind = "FLOAT" // its further digits are none of the device's
+		}
 	case "float64":
 		f = math.Float64frombits(raw)
 	default:
@@ -93,7 +99,20 @@ func (at place) encode(text, kind string) ([]byte, error) {
 		return nil, err
 	}
 	binary.BigEndian.PutUint64(b, raw)
-	return at.arrange(b[8-size:]), nil
+	data := at.arrange(b[8-size:])
+	// What would be read back as another value is none that the device can have.
+	if nearest, err := at.decode(data, kind); err != nil || !device.Same(v1beta1.PropertyType(kind), nearest, text) {
+		return nil, fmt.Errorf("expected a value that %s holds%s, found %.64q: the nearest is %s", at.data, at.scaled(), text, nearest)
+	}
+	return data, nil
+}
+
+// scaled names the scale, where there is one.
+func (at place) scaled() string {
+	if at.scale == 1 {
+		return ""
+	}
+	return " at scale " + strconv.FormatFloat(at.scale, 'g', -1, 64)
 }
 
 func (at place) raw(text, kind string) (uint64, error) {
@@ -126,7 +145,7 @@ func (at place) raw(text, kind string) (uint64, error) {
 			}
 		}
 		if f = math.Round(f); f < 0 || f >= math.Ldexp(1, bits) {
-			return 0, fmt.Errorf("expected a value that %s holds, found %.64q", at.data, text)
+			return 0, fmt.Errorf("expected a value that %s holds%s, found %.64q", at.data, at.scaled(), text)
 		}
 		return uint64(f), nil
 	}
@@ -136,7 +155,7 @@ func (at place) raw(text, kind string) (uint64, error) {
 		}
 	}
 	if f = math.Round(f); f < -math.Ldexp(1, bits-1) || f >= math.Ldexp(1, bits-1) {
-		return 0, fmt.Errorf("expected a value that %s holds, found %.64q", at.data, text)
+		return 0, fmt.Errorf("expected a value that %s holds%s, found %.64q", at.data, at.scaled(), text)
 	}
 	return uint64(int64(f)), nil
 }

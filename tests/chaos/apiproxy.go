@@ -17,6 +17,8 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/tether-edge/tether/apis/devices/v1beta1"
 )
 
 // apiTrouble is what CloudCore sees of the API server.
@@ -25,6 +27,8 @@ type apiTrouble struct {
 	gone bool
 	// slow is how long each request waits.
 	slow time.Duration
+	// withheld is how long the lists of what is given to pods and of devices wait, while all else is answered.
+	withheld time.Duration
 	// busy: every request but a watch is answered with 429. expired: every watch is answered with 410.
 	busy, expired bool
 }
@@ -118,9 +122,13 @@ func (p *apiProxy) serve(w http.ResponseWriter, r *http.Request, forward http.Ha
 		defer p.mu.Unlock()
 		delete(p.watches, id)
 	}()
-	if t.slow > 0 {
+	wait := t.slow
+	if withholdable[r.URL.Path] {
+		wait += t.withheld
+	}
+	if wait > 0 {
 		select {
-		case <-time.After(t.slow):
+		case <-time.After(wait):
 		case <-ctx.Done():
 			return
 		}
@@ -135,6 +143,9 @@ func (p *apiProxy) serve(w http.ResponseWriter, r *http.Request, forward http.Ha
 		forward.ServeHTTP(w, r.WithContext(ctx))
 	}
 }
+
+// withholdable are lists that nothing else waits for: a CloudCore lists pods before all others.
+var withholdable = map[string]bool{"/api/v1/configmaps": true, "/api/v1/secrets": true, "/apis/" + v1beta1.GroupVersion.String() + "/devices": true}
 
 func answer(w http.ResponseWriter, s metav1.Status) {
 	s.TypeMeta, s.Status = metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, metav1.StatusFailure

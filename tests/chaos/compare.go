@@ -48,7 +48,7 @@ func (l *workload) converged(ctx context.Context) error {
 	if err := errors.Join(l.meters.settled(ctx), l.meters.local(ctx)); err != nil {
 		return err
 	}
-	if err := l.stream.settled(); err != nil {
+	if err := errors.Join(l.stream.settled(), l.log.settled()); err != nil {
 		return err
 	}
 	return l.same(ctx)
@@ -60,8 +60,8 @@ func nodeReady(ctx context.Context, client kubernetes.Interface) error {
 		return err
 	}
 	for _, c := range n.Status.Conditions {
-		if c.Type == corev1.NodeReady && c.Status != corev1.ConditionTrue {
-			return fmt.Errorf("the Node's Ready is %s: %s", c.Status, c.Message)
+		if c.Type == corev1.NodeReady && c.Status != corev1.ConditionTrue || c.Type == corev1.NodeDiskPressure && c.Status != corev1.ConditionFalse {
+			return fmt.Errorf("the Node's %s is %s: %s", c.Type, c.Status, c.Message)
 		}
 	}
 	for _, t := range n.Spec.Taints {
@@ -79,7 +79,7 @@ func (l *workload) same(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	api, err := l.w.edge.LocalAPI()
+	api, err := l.w.localAPI()
 	if err != nil {
 		return err
 	}

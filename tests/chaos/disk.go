@@ -13,8 +13,11 @@ import (
 	"github.com/tether-edge/tether/tests/cluster"
 )
 
-// diskSize is what the database's file system has, in bytes.
-const diskSize = 192 << 20
+// What the file systems of the edge have, in bytes.
+const (
+	storeSize = 192 << 20
+	podsSize  = 128 << 20
+)
 
 // shutdownIoctl is EXT4_IOC_SHUTDOWN (fs/ext4/ext4.h), and noLogFlush its flag by which nothing more is written, not even the journal.
 const (
@@ -22,12 +25,13 @@ const (
 	noLogFlush    = 2
 )
 
-// disk is a file system of its own for the edge's database, which can lose what was not synced, fill up and fail. It is
-// mounted in the host's mount namespace and goes with it.
+// disk is a file system of its own for the edge's database, or for the volumes of its pods, which can lose what was not synced, fill
+// up and fail. It is mounted in the host's mount namespace and goes with it.
 type disk struct {
 	host  *cluster.EdgeHost
 	image string
 	at    string
+	size  int64
 }
 
 // make makes the file system.
@@ -39,7 +43,7 @@ func (d *disk) make(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("make the edge's disk: %w", err)
 	}
-	if err := errors.Join(f.Truncate(diskSize), f.Close()); err != nil {
+	if err := errors.Join(f.Truncate(d.size), f.Close()); err != nil {
 		return fmt.Errorf("make the edge's disk: %w", err)
 	}
 	_, err = d.host.Run(ctx, "mkfs.ext4", "-q", "-F", "-m", "0", d.image)

@@ -28,9 +28,13 @@ type Fault struct {
 	// had not handed over yet when its process ended, or those that a full disk does not take. Rewinds: the cluster itself
 	// goes back to an older state.
 	Restarts, Forgets, Rewinds bool
+	// Twice: a pod may run on each of two machines, and each says so once.
+	Twice bool
 	// Alone: it is not combined with others. Clock: it needs an edgecore whose clock can be set.
 	Alone, Clock bool
-	begin        func(*fault) (end func() error, err error)
+	// Former: it needs programs of an older version, which take minutes to build: short runs leave it out.
+	Former bool
+	begin  func(*fault) (end func() error, err error)
 }
 
 // groupSize is the number of seeds over which every fault comes at least twice.

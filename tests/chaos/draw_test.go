@@ -3,6 +3,7 @@ package chaos
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"testing"
 )
 
@@ -60,5 +61,28 @@ func TestASeedDrawsTheSame(t *testing.T) {
 	}
 	if len(seen) != 80 {
 		t.Errorf("80 seeds drew %d plans", len(seen))
+	}
+}
+
+// TestWhatIsDrawnFrom: all, or what was asked for; short runs build no older version unless they are asked to.
+func TestWhatIsDrawnFrom(t *testing.T) {
+	const slow = "cloud-previous"
+	for _, c := range []struct {
+		cfg  Config
+		many int
+		slow bool
+	}{
+		{Config{}, len(Faults()), true},
+		{Config{Slots: 5}, len(Faults()) - 1, false},
+		{Config{Slots: 5, Only: []string{slow, "far"}}, 2, true},
+	} {
+		table, err := c.cfg.faults()
+		has := slices.ContainsFunc(table, func(f Fault) bool { return f.Name == slow })
+		if err != nil || len(table) != c.many || has != c.slow {
+			t.Errorf("%+v draws from %d faults, %s among them: %t, %v; expected %d, %t", c.cfg, len(table), slow, has, err, c.many, c.slow)
+		}
+	}
+	if _, err := (Config{Only: []string{"far", "none"}}).faults(); err == nil {
+		t.Error("a name that is no fault's was taken")
 	}
 }

@@ -20,7 +20,7 @@ type fault struct {
 
 // Faults is the table of all faults, by class.
 func Faults() []Fault {
-	return slices.Concat(linkFaults(), cloudFaults(), edgeFaults(), clockFaults(), objectFaults())
+	return slices.Concat(linkFaults(), outsideFaults(), cloudFaults(), versionFaults(), edgeFaults(), memoryFaults(), pressureFaults(), pluginFaults(), clockFaults(), objectFaults(), identityFaults())
 }
 
 // repeat calls f every so often until the fault is to end, and then returns what f returned last.
@@ -45,6 +45,12 @@ func (f *fault) wait(d time.Duration) bool {
 	case <-t.C:
 		return true
 	}
+}
+
+// left is how long the fault has to last yet.
+func (f *fault) left() time.Duration {
+	end, _ := f.done.Deadline()
+	return time.Until(end)
 }
 
 // until polls do until it returns nil or the time is over.

@@ -25,7 +25,7 @@ func cloudFaults() []Fault {
 		{Name: "cloud-frozen", Class: Cloud, What: "The CloudCore that holds the node is stopped with SIGSTOP and woken after the other one took over.",
 			Promise: served + " What the frozen one does when it wakes changes nothing.", Least: 20 * time.Second, Most: 40 * time.Second, begin: freezeCloud},
 		{Name: "cloud-drained", Class: Cloud, What: "The CloudCore that holds the node ends in order (SIGTERM) and comes back.", Promise: served, Least: 5 * time.Second, Most: 15 * time.Second, begin: drainCloud},
-		{Name: "cloud-cold", Class: Cloud, What: "Both CloudCores are killed and come back with cold caches while the API server is slow.",
+		{Name: "cloud-cold", Class: Cloud, What: "Both CloudCores are killed and come back with cold caches while the API server is slow, and again while it keeps the lists of ConfigMaps, Secrets and devices back.",
 			Promise: "Nothing is deleted on the edge before the caches are filled.", Least: 5 * time.Second, Most: 20 * time.Second, begin: coldCloud},
 		seen("api-gone", "The API server answers no CloudCore.", apiTrouble{gone: true}),
 		seen("api-slow", "The API server takes 2 s for each request.", apiTrouble{slow: 2 * time.Second}),
@@ -53,16 +53,24 @@ func drainCloud(f *fault) (func() error, error) {
 	return c.Restart, c.Stop(stopGrace)
 }
 
+// coldCloud has the CloudCores start twice: where all is slow to come, and where what pods are given and the devices come late.
 func coldCloud(f *fault) (func() error, error) {
-	var faults []error
-	for _, c := range f.w.clouds {
-		faults = append(faults, c.Kill())
+	start := func(t apiTrouble) error {
+		var faults []error
+		for _, c := range f.w.clouds {
+			faults = append(faults, c.Kill())
+		}
+		f.w.api.set(t)
+		for _, c := range f.w.clouds {
+			faults = append(faults, c.Restart())
+		}
+		return errors.Join(faults...)
 	}
-	f.w.api.set(apiTrouble{slow: time.Second})
-	for _, c := range f.w.clouds {
-		faults = append(faults, c.Restart())
+	err := start(apiTrouble{slow: time.Second})
+	if err == nil && f.wait(f.left()/2) {
+		err = start(apiTrouble{withheld: 30 * time.Second})
 	}
-	return func() error { f.w.api.set(apiTrouble{}); return nil }, errors.Join(faults...)
+	return func() error { f.w.api.set(apiTrouble{}); return nil }, err
 }
 
 func killControlPlane(f *fault) (func() error, error) {

@@ -67,13 +67,22 @@ func killContainers(f *fault) (func() error, error) {
 }
 
 func cutPower(f *fault) (func() error, error) {
+	m := f.load.meters
+	accepted := m.accepted()
 	if err := f.w.disk.lose(); err != nil {
 		return nil, err
 	}
+	m.hush(true)
 	if err := f.w.edge.PowerCut(); err != nil {
 		return nil, err
 	}
-	return func() error { return f.w.boot(f.ctx) }, f.w.cable.unplug()
+	return func() error {
+		defer m.hush(false)
+		if err := f.w.boot(f.ctx); err != nil {
+			return err
+		}
+		return until(f.ctx, patience, "the edge to have what it accepted before the power went", func() error { return m.has(f.ctx, accepted) })
+	}, f.w.cable.unplug()
 }
 
 func fillDisk(f *fault) (func() error, error) {

@@ -1,7 +1,9 @@
 package chaos
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -30,6 +32,8 @@ func objectFaults() []Fault {
 		{Name: "node-deleted", Class: Object, What: "Somebody deletes the Node.", Promise: "It is made again within seconds, and nothing on the site stops.", Least: 2 * time.Second, Most: 10 * time.Second, begin: deleteNode},
 		{Name: "pod-deleted", Class: Object, What: "A pod is deleted while the cable is out; its controller makes another.", Promise: followed, Least: 5 * time.Second, Most: 20 * time.Second, begin: offline(deletePod(nil))},
 		{Name: "pod-forced", Class: Object, What: "A pod is deleted without waiting for the node (grace 0) while the cable is out.", Promise: followed, Least: 5 * time.Second, Most: 20 * time.Second, begin: offline(deletePod(new(int64(0))))},
+		{Name: "pod-replaced", Class: Object, What: "A pod of the StatefulSet ends on the edge by the cluster's word, which the cluster does not hear: it is deleted there by force and replaced under its name.",
+			Promise: followed + " The new pod is not taken for the old one.", Least: 10 * time.Second, Most: 20 * time.Second, Alone: true, begin: replacePod},
 		{Name: "namespace-deleted", Class: Object, What: "A namespace with a running pod is deleted while the cable is out.", Promise: followed, Least: 5 * time.Second, Most: 20 * time.Second, Alone: true, begin: deleteNamespace},
 		{Name: "device-moved", Class: Object, What: "A device moves to another node, or back, while the cable is out.", Promise: followed, Least: 5 * time.Second, Most: 20 * time.Second, begin: offline(moveDevice)},
 		{Name: "ca-rotated", Class: Object, What: "The edge CA is replaced while the cable is out.", Promise: "The node comes back with the certificate that it has.", Least: 5 * time.Second, Most: 15 * time.Second, begin: offline(rotateCA)},
@@ -57,6 +61,59 @@ func deletePod(grace *int64) func(*fault) error {
 			return err
 		})
 	}
+}
+
+// replacePod leaves the edge with a deletion to tell of, of a pod whose name another one has by then.
+func replacePod(f *fault) (func() error, error) {
+	const name = "data-0"
+	pods := f.w.Admin.CoreV1().Pods(namespace)
+	old, err := pods.Get(f.ctx, name, metav1.GetOptions{})
+	if err != nil {
+		return nil, err
+	}
+	deaf, err := f.w.cable.worsen(trouble{up: hole})
+	if err != nil {
+		return nil, err
+	}
+	if err := pods.Delete(f.ctx, name, metav1.DeleteOptions{}); err != nil {
+		return deaf, err
+	}
+	local, err := f.w.localAPI()
+	if err != nil {
+		return deaf, err
+	}
+	err = until(f.ctx, patience, "the pod to end on the edge", func() error {
+		p, err := local.CoreV1().Pods(namespace).Get(f.ctx, name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		if err == nil {
+			err = fmt.Errorf("it is there: deleted at %s", p.DeletionTimestamp)
+		}
+		return err
+	})
+	if err != nil {
+		return deaf, err
+	}
+	if err := pods.Delete(f.ctx, name, metav1.DeleteOptions{GracePeriodSeconds: new(int64(0)), Preconditions: &metav1.Preconditions{UID: &old.UID}}); err != nil {
+		return deaf, err
+	}
+	var next *corev1.Pod
+	err = until(f.ctx, patience, "another pod of that name", func() error {
+		next, err = pods.Get(f.ctx, name, metav1.GetOptions{})
+		if err == nil && next.UID == old.UID {
+			err = errors.New("it is the former one")
+		}
+		return err
+	})
+	f.load.afterwards(func(ctx context.Context) error {
+		p, err := pods.Get(ctx, name, metav1.GetOptions{})
+		if err == nil && p.UID != next.UID {
+			err = fmt.Errorf("pod %s had uid %s, was replaced by %s while the edge was not heard, and that one is gone too: now it is %s", name, old.UID, next.UID, p.UID)
+		}
+		return err
+	})
+	return deaf, err
 }
 
 func deleteNamespace(f *fault) (func() error, error) {

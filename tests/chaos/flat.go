@@ -13,7 +13,7 @@ import (
 
 // use is what the processes of Tether hold.
 type use struct {
-	// By program: bytes that are its own (RssAnon), goroutines, file descriptors.
+	// By program: bytes that are its own and in use, goroutines, file descriptors.
 	Memory, Goroutines, Files map[string]int64
 	// Store is the size of the edge's database and all beside it, in bytes.
 	Store int64
@@ -23,18 +23,25 @@ type use struct {
 func (w *world) measure(ctx context.Context) (u use, err error) {
 	u = use{map[string]int64{}, map[string]int64{}, map[string]int64{}, 0}
 	take := func(name string, pid int, metrics func() (string, error)) {
-		memory, e1 := anonymous(pid)
-		files, e2 := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
-		body, e3 := metrics()
-		goroutines, e4 := metric(body, "go_goroutines")
-		err = errors.Join(err, e1, e2, e3, e4)
-		u.Memory[name], u.Files[name], u.Goroutines[name] = memory, int64(len(files)), goroutines
+		files, e1 := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+		body, e2 := metrics()
+		memory, e3 := anonymous(pid)
+		spare, e4 := spare(body)
+		goroutines, e5 := metric(body, "go_goroutines")
+		err = errors.Join(err, e1, e2, e3, e4, e5)
+		u.Memory[name], u.Files[name], u.Goroutines[name] = memory-spare, int64(len(files)), goroutines
 	}
 	pid, e := w.edge.CorePID()
 	if e != nil {
 		return u, e
 	}
-	take("edgecore", pid, func() (string, error) { return w.edge.Get(ctx, w.edge.Metrics()+"/metrics") })
+	take("edgecore", pid, func() (string, error) {
+		// What is garbage by now is nothing that it holds; on a machine that is busy it may be as much again, and more.
+		if _, err := w.edge.Get(ctx, w.edge.Metrics()+"/debug/pprof/heap?gc=1"); err != nil {
+			return "", err
+		}
+		return w.edge.Get(ctx, w.edge.Metrics()+"/metrics")
+	})
 	for _, c := range w.clouds {
 		take(c.Name(), c.PID(), func() (string, error) { return get(ctx, "http://"+c.metrics+"/metrics") })
 	}
@@ -62,6 +69,14 @@ func flat(before, after use) error {
 		faults = append(faults, fmt.Errorf("the store holds %d bytes, before %d", after.Store, before.Store))
 	}
 	return errors.Join(faults...)
+}
+
+// spare is the memory that a program written in Go has free and has not given back to the kernel, in bytes. It does that over minutes,
+// and later still on a machine that is busy.
+func spare(metrics string) (int64, error) {
+	idle, err1 := metric(metrics, "go_memstats_heap_idle_bytes")
+	released, err2 := metric(metrics, "go_memstats_heap_released_bytes")
+	return idle - released, errors.Join(err1, err2)
 }
 
 // anonymous is the memory of a process that no file backs, in bytes.

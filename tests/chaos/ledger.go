@@ -48,6 +48,7 @@ type account struct {
 	Restarted int `json:"restarted"`
 	Lost      int `json:"lost"`
 	Doubled   int `json:"doubled"`
+	most      int // events of one start
 	faults    []error
 }
 
@@ -71,6 +72,7 @@ func (l *ledger) events(ctx context.Context, w *world, found *account) error {
 			continue
 		}
 		l.counted[p.UID] = true
+		found.most = max(found.most, started[p.UID])
 		switch n := started[p.UID]; {
 		case n == 0:
 			found.Lost++
@@ -85,11 +87,12 @@ func (l *ledger) events(ctx context.Context, w *world, found *account) error {
 
 // allowed returns nil if what the slot cost is what its faults may cost.
 func (a account) allowed(faults []Fault) error {
-	var restarts, forgets bool
+	var restarts, forgets, twice bool
 	for _, f := range faults {
 		restarts, forgets = restarts || f.Restarts || f.Rewinds, forgets || f.Forgets || f.Rewinds
+		twice = twice || f.Twice
 	}
-	if (a.Restarted > 0 && !restarts) || (a.Lost > 0 && !forgets) || a.Doubled > 0 {
+	if (a.Restarted > 0 && !restarts) || (a.Lost > 0 && !forgets) || (a.Doubled > 0 && (!twice || a.most > 2)) {
 		return fmt.Errorf("%d containers were restarted, %d events lost, %d doubled: %w", a.Restarted, a.Lost, a.Doubled, errors.Join(a.faults...))
 	}
 	return nil

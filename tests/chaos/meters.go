@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/url"
 	"strconv"
@@ -55,7 +56,8 @@ type meters struct {
 	seen     map[string]int
 	forgiven map[string]bool
 	faults   []error
-	still    bool
+	// still: nothing new is counted; hushed: nothing is sent at all.
+	still, hushed bool
 }
 
 func newMeters(w *world, client dynamic.Interface) *meters {
@@ -132,11 +134,11 @@ func (m *meters) count(ctx context.Context, name string) {
 		}
 		m.mu.Lock()
 		// At rest the last one is sent until it is acknowledged.
-		if !m.still {
+		if !m.still && !m.hushed {
 			m.next[name]++
 		}
 		value := m.next[name]
-		idle := m.still && m.acked[name] == value
+		idle := m.hushed || m.still && m.acked[name] == value
 		m.mu.Unlock()
 		if idle {
 			continue
@@ -204,6 +206,48 @@ func (m *meters) rest(still bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.still = still
+}
+
+// hush keeps the meters from sending anything, or lets them go on.
+func (m *meters) hush(yes bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.hushed = yes
+}
+
+// accepted is what the edge said that it has, by device.
+func (m *meters) accepted() map[string]int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return maps.Clone(m.acked)
+}
+
+// has returns nil when the edge itself shows of each meter what it accepted, or later values.
+func (m *meters) has(ctx context.Context, accepted map[string]int) error {
+	api, err := m.w.localAPI()
+	if err != nil {
+		return err
+	}
+	body, err := api.Discovery().RESTClient().Get().AbsPath("/apis/" + v1beta1.GroupVersion.String() + "/namespaces/" + namespace + "/devicestatuses").DoRaw(ctx)
+	if err != nil {
+		return fmt.Errorf("the edge's devices: %w", err)
+	}
+	var list unstructured.UnstructuredList
+	if err := json.Unmarshal(body, &list); err != nil {
+		return fmt.Errorf("the edge's devices: %w", err)
+	}
+	shown := map[string]int{}
+	for i := range list.Items {
+		if v, ok := reported(&list.Items[i]); ok {
+			shown[list.Items[i].GetName()], _ = strconv.Atoi(v) // a pump's value is one as well
+		}
+	}
+	for name, value := range accepted {
+		if shown[name] < value {
+			return fmt.Errorf("the edge shows %s as %d, and had accepted %d", name, shown[name], value)
+		}
+	}
+	return nil
 }
 
 // forgive: the cluster goes back to an older state, and with it what it shows.
@@ -335,7 +379,7 @@ func (m *meters) local(ctx context.Context) error {
 			want[d.GetName()] = true
 		}
 	}
-	api, err := m.w.edge.LocalAPI()
+	api, err := m.w.localAPI()
 	if err != nil {
 		return err
 	}

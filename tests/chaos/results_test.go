@@ -91,7 +91,7 @@ func TestTheTableHasEveryFaultAndWhatItCost(t *testing.T) {
 	}
 }
 
-// TestWhatASlotMayCost: nothing, but for restarts and lost events by faults that are said to cost them; never a doubled event.
+// TestWhatASlotMayCost: nothing, but for restarts and lost events by faults that are said to cost them; a doubled event where there are two machines.
 func TestWhatASlotMayCost(t *testing.T) {
 	plain, restarts, forgets, rewinds := Fault{}, Fault{Restarts: true}, Fault{Forgets: true}, Fault{Rewinds: true}
 	for _, c := range []struct {
@@ -105,7 +105,9 @@ func TestWhatASlotMayCost(t *testing.T) {
 		{account{Restarted: 1, Lost: 1}, []Fault{rewinds}, true},
 		{account{Lost: 1}, []Fault{restarts}, false},
 		{account{Lost: 1}, []Fault{forgets}, true},
-		{account{Doubled: 1}, []Fault{restarts, forgets, rewinds}, false},
+		{account{Doubled: 1, most: 2}, []Fault{restarts, forgets, rewinds}, false},
+		{account{Doubled: 1, most: 2}, []Fault{{Twice: true}}, true},
+		{account{Doubled: 1, most: 3}, []Fault{{Twice: true}}, false},
 	} {
 		if err := c.cost.allowed(c.by); (err == nil) != c.ok {
 			t.Errorf("%+v by %+v: %v", c.cost, c.by, err)

@@ -39,18 +39,27 @@ type Config struct {
 	Out        io.Writer
 }
 
+// faults are those to draw from: those that were asked for, or all; of a short run without those that need minutes before.
+func (cfg Config) faults() ([]Fault, error) {
+	if len(cfg.Only) == 0 {
+		return slices.DeleteFunc(Faults(), func(f Fault) bool { return f.Former && cfg.Slots > 0 }), nil
+	}
+	table := slices.DeleteFunc(Faults(), func(f Fault) bool { return !slices.Contains(cfg.Only, f.Name) })
+	if len(table) != len(cfg.Only) {
+		return nil, fmt.Errorf("expected names of faults, found %s among them that are none; there are %s", strings.Join(cfg.Only, ","), strings.Join(Names(), ", "))
+	}
+	return table, nil
+}
+
 // protocols by seed.
 var protocols = []v1alpha1.Protocol{v1alpha1.ProtocolWebSocket, v1alpha1.ProtocolQUIC, v1alpha1.ProtocolAuto}
 
 // Run runs one seed and returns what came of it. An error says that it could not be run to its end, or that a promise was broken;
 // the result tells as much as there is in either case.
 func Run(ctx context.Context, cfg Config) (Result, error) {
-	table := Faults()
-	if len(cfg.Only) > 0 {
-		table = slices.DeleteFunc(table, func(f Fault) bool { return !slices.Contains(cfg.Only, f.Name) })
-		if len(table) != len(cfg.Only) {
-			return Result{}, fmt.Errorf("expected names of faults, found %s among them that are none; there are %s", strings.Join(cfg.Only, ","), strings.Join(Names(), ", "))
-		}
+	table, err := cfg.faults()
+	if err != nil {
+		return Result{}, err
 	}
 	if cfg.Seed == 0 {
 		return Result{}, errors.New("expected a seed of 1 or more, found 0")
@@ -63,6 +72,11 @@ func Run(ctx context.Context, cfg Config) (Result, error) {
 	r.result = Result{Seed: cfg.Seed, Short: cfg.Slots > 0, Begun: r.time.begun.UTC(), Protocol: string(protocol)}
 	r.time.say("seed %d, link by %s", cfg.Seed, protocol)
 	plan := Draw(cfg.Seed, table, cfg.Slots)
+	if slices.ContainsFunc(slices.Concat(plan...), func(p Planned) bool { return r.table[p.Fault].Former }) {
+		if _, err := buildFormer(ctx); err != nil {
+			return r.result, err
+		}
+	}
 	w, err := newWorld(ctx, cfg.Base, cfg.Seed, protocol, r.needsClock(plan), r.time)
 	if err == nil {
 		r.time.say("the system is up")
@@ -107,6 +121,16 @@ func (r *run) keepLogs(w *world, show bool) error {
 			fmt.Fprintf(r.cfg.Out, "%.400s\n", strings.TrimSpace(line))
 		}
 	}
+	if show && w.edge != nil {
+		// What it was doing, as far as it can be asked: a process that grew shows here what it grew by, and whether it still needs that.
+		for name, page := range map[string]string{"goroutines": "/debug/pprof/goroutine?debug=1", "metrics": "/metrics", "heap": "/debug/pprof/heap?gc=1"} {
+			if text, err := w.edge.Get(context.Background(), w.edge.Metrics()+page); err != nil {
+				r.time.say("edgecore does not tell its %s: %v", name, err)
+			} else if err := os.WriteFile(filepath.Join(dir, "edgecore."+name), []byte(text), 0o644); err != nil {
+				return fmt.Errorf("keep the logs: %w", err)
+			}
+		}
+	}
 	r.time.say("the logs are in %s", dir)
 	return nil
 }
@@ -140,7 +164,7 @@ func (r *run) all(ctx context.Context, w *world, plan [][]Planned) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer stop()
-	for _, f := range []func(context.Context){l.meters.report, l.meters.watch, l.stream.keep} {
+	for _, f := range []func(context.Context){l.meters.report, l.meters.watch, l.stream.keep, l.log.keep, l.witness.watch, l.witness.guard} {
 		wg.Add(1)
 		go func() { defer wg.Done(); f(aside) }()
 	}
@@ -166,7 +190,7 @@ func (r *run) all(ctx context.Context, w *world, plan [][]Planned) error {
 		return err
 	}
 	r.result.Before, r.result.After = &before, &after
-	r.time.say("%d lines came back through %d exec streams", l.stream.lines, l.stream.opened)
+	r.time.say("%d lines came back through %d exec streams, %d through %d of logs", l.stream.lines, l.stream.opened, l.log.lines, l.log.opened)
 	return errors.Join(flat(before, after), l.given(ctx))
 }
 
@@ -233,7 +257,7 @@ func (r *run) slot(ctx context.Context, w *world, l *workload, book *ledger, pla
 	if err != nil {
 		return done, err
 	}
-	return done, errors.Join(cost.allowed(faults), l.meters.wrong(), l.stream.wrong())
+	return done, errors.Join(cost.allowed(faults), l.left(ctx), l.meters.wrong(), l.stream.wrong(), l.log.wrong(), l.witness.wrong())
 }
 
 // fault has one fault begin, last and end.
@@ -265,7 +289,7 @@ func (l *workload) given(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	pods, err := l.w.Admin.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: "app in (web, data)"})
+	pods, err := l.w.Admin.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: "app in (web, data)", FieldSelector: "status.phase=Running"})
 	if err != nil {
 		return err
 	}

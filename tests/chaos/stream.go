@@ -51,7 +51,7 @@ func (s *stream) once(ctx context.Context) error {
 		return nil // the API server is one of the things that fail
 	}
 	req := s.w.Admin.CoreV1().RESTClient().Post().Resource("pods").Namespace(namespace).Name(l.Items[0].Name).SubResource("exec").VersionedParams(
-		&corev1.PodExecOptions{Command: []string{"/demo", "cat", "/dev/stdin"}, Stdin: true, Stdout: true}, scheme.ParameterCodec)
+		&corev1.PodExecOptions{Container: "demo", Command: []string{"/demo", "cat", "/dev/stdin"}, Stdin: true, Stdout: true}, scheme.ParameterCodec)
 	exec, err := remotecommand.NewWebSocketExecutor(s.w.REST(), "GET", req.URL().String())
 	if err != nil {
 		return fmt.Errorf("open a stream: %w", err)

@@ -34,10 +34,16 @@ type workload struct {
 	devices dynamic.ResourceInterface // the Devices of the namespace
 	meters  *meters
 	stream  *stream
+	log     *logStream
+	witness *witness
 
 	mu   sync.Mutex
 	rand *rand.Rand
 	jobs int
+	// changes counts those of a run: a rollout needs a stamp of its own.
+	changes int
+	// checks are what faults have left to be looked at once all is at rest.
+	checks []func(context.Context) error
 	// rewindings counts how often the cluster went back to an older state.
 	rewindings int
 }
@@ -50,7 +56,7 @@ func newWorkload(w *world, seed uint64) (*workload, error) {
 	l := &workload{w: w, rand: rand.New(rand.NewPCG(seed, 3))}
 	l.devices = client.Resource(v1beta1.GroupVersion.WithResource("devices")).Namespace(namespace)
 	l.meters = newMeters(w, client)
-	l.stream = &stream{w: w}
+	l.stream, l.log, l.witness = &stream{w: w}, newLogStream(w), newWitness(w)
 	return l, nil
 }
 
@@ -60,6 +66,27 @@ func (l *workload) rewound() {
 	defer l.mu.Unlock()
 	l.rewindings++
 	l.meters.forgive()
+	l.witness.forgive()
+}
+
+// afterwards has something looked at once all is at rest.
+func (l *workload) afterwards(check func(context.Context) error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.checks = append(l.checks, check)
+}
+
+// left does what faults have left to be looked at, and forgets it.
+func (l *workload) left(ctx context.Context) error {
+	l.mu.Lock()
+	checks := l.checks
+	l.checks = nil
+	l.mu.Unlock()
+	var faults []error
+	for _, check := range checks {
+		faults = append(faults, check(ctx))
+	}
+	return errors.Join(faults...)
 }
 
 // podSpec is a pod of the demonstration image with one container.
@@ -92,6 +119,7 @@ func (l *workload) deploy(ctx context.Context) error {
 	data.Volumes = []corev1.Volume{{Name: "data", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/var/lib/kubelet/chaos-data", Type: new(corev1.HostPathDirectoryOrCreate)}}}}
 	data.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "data", MountPath: "/data"}}
 	data.InitContainers = []corev1.Container{{Name: "write", Image: images.Demo, ImagePullPolicy: corev1.PullIfNotPresent, Args: []string{"write", "/data/kept", "kept"}, VolumeMounts: data.Containers[0].VolumeMounts}}
+	data.Containers = append(data.Containers, corev1.Container{Name: counter, Image: images.Demo, ImagePullPolicy: corev1.PullIfNotPresent, Args: []string{"count"}})
 	webSelector, webLabels := labels("web")
 	dataSelector, dataLabels := labels("data")
 	agentSelector, agentLabels := labels("agent")
@@ -114,18 +142,18 @@ func (l *workload) deploy(ctx context.Context) error {
 	return l.meters.deploy(ctx)
 }
 
-// live changes the workloads until ctx ends: what people do all day. That the API server does not answer is theirs to bear.
+// live changes the workloads until ctx ends: what people do all day. A rollout of the DaemonSet is the first, so that one overlaps with every fault. That the API server does not answer is theirs to bear.
 func (l *workload) live(ctx context.Context) {
 	tick := time.NewTicker(changeEvery)
 	defer tick.Stop()
-	for n := 1; ; n++ {
+	for first := true; ; first = false {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
 		call, cancel := context.WithTimeout(ctx, 5*time.Second)
-		what, err := l.change(call, n)
+		what, err := l.change(call, first)
 		cancel()
 		if err != nil && ctx.Err() == nil {
 			l.w.time.say("    not changed: %s: %v", what, err)
@@ -133,10 +161,12 @@ func (l *workload) live(ctx context.Context) {
 	}
 }
 
-// change makes one change.
-func (l *workload) change(ctx context.Context, n int) (what string, err error) {
+// change makes one change, a rollout of the DaemonSet or any.
+func (l *workload) change(ctx context.Context, rollout bool) (what string, err error) {
 	l.mu.Lock()
-	draw, value := l.rand.IntN(20), strconv.Itoa(n)
+	l.changes++
+	n, draw := l.changes, l.rand.IntN(20)
+	value := strconv.Itoa(n)
 	l.mu.Unlock()
 	core, apps := l.w.Admin.CoreV1(), l.w.Admin.AppsV1()
 	merge := func(v any) []byte {
@@ -148,6 +178,9 @@ func (l *workload) change(ctx context.Context, n int) (what string, err error) {
 	}
 	stamped := merge(map[string]any{"spec": map[string]any{"template": map[string]any{"metadata": map[string]any{"annotations": map[string]string{"stamp": value}}}}})
 	switch {
+	case rollout:
+		_, err = apps.DaemonSets(namespace).Patch(ctx, "agent", types.MergePatchType, stamped, metav1.PatchOptions{})
+		return "DaemonSet", err
 	case draw < 6:
 		_, err = core.ConfigMaps(namespace).Patch(ctx, "settings", types.MergePatchType, merge(map[string]any{"data": map[string]string{"message": value}}), metav1.PatchOptions{})
 		return "ConfigMap", err
@@ -160,9 +193,6 @@ func (l *workload) change(ctx context.Context, n int) (what string, err error) {
 		_, err = apps.Deployments(namespace).Patch(ctx, "web", types.MergePatchType, merge(map[string]any{"spec": map[string]any{"replicas": 2 + n%3}}), metav1.PatchOptions{})
 		return "scale", err
 	case draw < 17:
-		_, err = apps.DaemonSets(namespace).Patch(ctx, "agent", types.MergePatchType, stamped, metav1.PatchOptions{})
-		return "DaemonSet", err
-	case draw < 18:
 		_, err = apps.Deployments(namespace).Patch(ctx, "web", types.MergePatchType, stamped, metav1.PatchOptions{})
 		return "rollout", err
 	default:

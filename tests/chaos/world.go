@@ -11,9 +11,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"sync"
 	"syscall"
 	"time"
 
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/util/cert"
 
 	"github.com/tether-edge/tether/apis/config/v1alpha1"
@@ -32,6 +35,8 @@ const stopGrace = 30 * time.Second
 type cloudCore struct {
 	*cluster.Process
 	metrics string
+	// config is its configuration file.
+	config string
 }
 
 // world is the system that faults are done to.
@@ -41,11 +46,17 @@ type world struct {
 	// clouds by the host:port that edges dial.
 	clouds map[string]*cloudCore
 	edge   *stack.Edge
-	disk   *disk
+	disk   *disk // of the database
+	pods   *disk // of the kubelet's directory, with the pods' volumes
 	cable  *cable
 	api    *apiProxy
 	mapper *cluster.Process
 	time   *timeline
+
+	mu sync.Mutex
+	// local is a client of the API of the edgecore of that process id: one, since connections that nobody closes are its open files.
+	local    kubernetes.Interface
+	localPID int
 }
 
 // newWorld brings everything up on a machine that is free for it. base is where its directory goes; clock says that the edge's
@@ -120,16 +131,12 @@ func (w *world) bringUpCloud(ctx context.Context) error {
 	if err := w.StartCloud(ctx); err != nil {
 		return err
 	}
-	w.clouds[w.Server()] = &cloudCore{w.Cloud, metrics}
-	second, server, err := w.SecondCloud(ctx)
+	w.clouds[w.Server()] = &cloudCore{w.Cloud, metrics, filepath.Join(w.cluster.Dir(), "tether", "cloudcore.yaml")}
+	second, err := w.FurtherCloud(ctx, 1)
 	if err != nil {
 		return err
 	}
-	cfg, err := v1alpha1.LoadCloudCore(filepath.Join(w.cluster.Dir(), "tether", "cloudcore-2.yaml"))
-	if err != nil {
-		return err
-	}
-	w.clouds[server] = &cloudCore{second, cfg.Metrics.BindAddress}
+	w.clouds[second.WebSocket] = &cloudCore{second.Process, second.Metrics, second.Config}
 	return nil
 }
 
@@ -148,6 +155,10 @@ func (w *world) bringUpEdge(ctx context.Context, seed uint64, protocol v1alpha1.
 	}
 	w.edge, err = w.NewEdge(ctx, h, func(cfg *v1alpha1.EdgeCore) {
 		cfg.Cloud.Protocol, cfg.Cloud.Servers = protocol, nil
+		cfg.Metrics.Profiling = true // for what keepLogs keeps
+		cfg.Kubelet.RootDir = kubeletDir(h)
+		cfg.Kubelet.EvictionHard["nodefs.available"] = strconv.Itoa(evictBelow)
+		cfg.Kubelet.EvictionPressureTransitionPeriod = v1alpha1.Duration(pressureLasts)
 		for server := range w.clouds {
 			cfg.Cloud.Servers = append(cfg.Cloud.Servers, server)
 		}
@@ -161,9 +172,12 @@ func (w *world) bringUpEdge(ctx context.Context, seed uint64, protocol v1alpha1.
 		}
 		w.edge.Env = []string{"CHAOS_CLOCK=" + w.clockFile()}
 	}
-	w.disk = &disk{host: h, image: filepath.Join(h.Dir(), "store.img"), at: filepath.Join(w.edge.DataDir(), "store")}
-	if err := errors.Join(w.disk.make(ctx), w.disk.mount(ctx)); err != nil {
-		return err
+	w.disk = &disk{h, filepath.Join(h.Dir(), "store.img"), filepath.Join(w.edge.DataDir(), "store"), storeSize}
+	w.pods = &disk{h, filepath.Join(h.Dir(), "pods.img"), kubeletDir(h), podsSize}
+	for _, d := range []*disk{w.disk, w.pods} {
+		if err := errors.Join(d.make(ctx), d.mount(ctx)); err != nil {
+			return err
+		}
 	}
 	if err := w.edge.StartCore(ctx); err != nil {
 		return err
@@ -173,6 +187,9 @@ func (w *world) bringUpEdge(ctx context.Context, seed uint64, protocol v1alpha1.
 	}
 	return w.startMapper(ctx)
 }
+
+// kubeletDir is the kubelet's directory, which is a disk of its own. Paths of sockets begin with it: it has to be short.
+func kubeletDir(h *cluster.EdgeHost) string { return filepath.Join(h.Dir(), "kubelet") }
 
 // buildShiftedEdge builds the edgecore whose clock can be set, if it is not up to date.
 func buildShiftedEdge(ctx context.Context) (string, error) {
@@ -208,10 +225,29 @@ func (w *world) boot(ctx context.Context) error {
 	if err := w.edge.Boot(ctx); err != nil {
 		return err
 	}
-	if err := errors.Join(w.cable.plug(), w.disk.mount(ctx)); err != nil {
+	if err := errors.Join(w.cable.plug(), w.disk.mount(ctx), w.pods.mount(ctx)); err != nil {
 		return err
 	}
 	return errors.Join(w.edge.StartCore(ctx), w.startMapper(ctx))
+}
+
+// localAPI is a client of the edge's own API.
+func (w *world) localAPI() (kubernetes.Interface, error) {
+	pid, err := w.edge.CorePID()
+	if err != nil {
+		return nil, err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.local != nil && w.localPID == pid {
+		return w.local, nil
+	}
+	if w.local, err = w.edge.LocalAPI(); err != nil {
+		w.local = nil
+		return nil, err
+	}
+	w.localPID = pid
+	return w.local, nil
 }
 
 // stopCore ends edgecore and its supervisor in order; killCore as they stand.
@@ -248,6 +284,12 @@ func (w *world) status(ctx context.Context) (s edgeStatus, err error) {
 		return s, fmt.Errorf("edgecore's status: %w", err)
 	}
 	return s, nil
+}
+
+// kubeletRuns reports whether the kubelet has pods from the edge's API.
+func (w *world) kubeletRuns(ctx context.Context) bool {
+	s, err := w.status(ctx)
+	return err == nil && s.Kubelet.State == "running"
 }
 
 // holder is the CloudCore that the edge is connected to, or any if there is none.

@@ -46,20 +46,21 @@ func (c *Cluster) CloudAddress() (string, error) {
 	return cloudAddress(number), nil
 }
 
-// SecondAddress is another address of the cloud's side, for a second CloudCore. It is made at the first call.
-func (c *Cluster) SecondAddress() (string, error) {
+// FurtherAddress is the nth address of the cloud's side beside CloudAddress, from 1, for further CloudCores. It is made at the
+// first call.
+func (c *Cluster) FurtherAddress(n int) (string, error) {
 	first, err := c.CloudAddress()
 	if err != nil {
 		return "", err
 	}
 	bridge, err := netlink.LinkByName(fmt.Sprintf("te%s-c", c.state.ID))
 	if err != nil {
-		return "", fmt.Errorf("make the cloud's second address: %w", err)
+		return "", fmt.Errorf("make a further address of the cloud: %w", err)
 	}
 	ip := net.ParseIP(first).To4()
-	ip[3]++
+	ip[3] += byte(n)
 	if err := netlink.AddrReplace(bridge, &netlink.Addr{IPNet: &net.IPNet{IP: ip, Mask: net.CIDRMask(32, 32)}}); err != nil {
-		return "", fmt.Errorf("make the cloud's second address %s: %w", ip, err)
+		return "", fmt.Errorf("make a further address of the cloud, %s: %w", ip, err)
 	}
 	return ip.String(), nil
 }

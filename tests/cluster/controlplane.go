@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -82,6 +83,31 @@ func (c *Cluster) controlPlaneDir() string { return filepath.Join(c.dir, "contro
 
 // AuthorityFile is where the cluster's CA certificate is, once the control plane has started.
 func (c *Cluster) AuthorityFile() string { return filepath.Join(c.controlPlaneDir(), "pki", "ca.crt") }
+
+// Certificates of the control plane, for Certificate.
+const (
+	// FrontProxyClient may name anybody as the caller to whoever trusts it.
+	FrontProxyClient = "front-proxy-client"
+	// KubeletClient is what the API server shows to kubelets.
+	KubeletClient = "apiserver-kubelet-client"
+)
+
+// Certificate returns one that the control plane made.
+func (c *Cluster) Certificate(name string) (tls.Certificate, error) {
+	return tls.LoadX509KeyPair(c.certificateFiles(name))
+}
+
+// certificateFiles are where it is, and its key.
+func (c *Cluster) certificateFiles(name string) (cert, key string) {
+	at := filepath.Join(c.controlPlaneDir(), "pki", name)
+	return at + ".crt", at + ".key"
+}
+
+// KubeletConfig is access to the kubelet at host, host:port, as the API server has it. The server's certificate is not verified.
+func (c *Cluster) KubeletConfig(host string) *rest.Config {
+	cert, key := c.certificateFiles(KubeletClient)
+	return &rest.Config{Host: host, TLSClientConfig: rest.TLSClientConfig{CertFile: cert, KeyFile: key, Insecure: true}}
+}
 
 func (c *Cluster) readyFile() string { return filepath.Join(c.dir, "controlplane.ready") }
 

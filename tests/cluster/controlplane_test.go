@@ -5,6 +5,10 @@ import (
 	"crypto/x509"
 	"fmt"
 	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -54,6 +58,44 @@ func TestControlPlaneServesMachineAndEdgeHostAndKeepsItsPorts(t *testing.T) {
 	if err := fromEdge(); err != nil {
 		t.Errorf("expected the edge host to reach %s: %v", cp.Server, err)
 	}
+	if err := cp.SignalComponent("kube-nothing", syscall.SIGCONT); err == nil || !strings.Contains(err.Error(), "expected it among the 4 processes") {
+		t.Errorf("a signal to a component that there is none of: %v", err)
+	}
+	stopped := func(want bool) {
+		t.Helper()
+		processes, err := children(cp.PID())
+		if err != nil {
+			t.Fatal(err)
+		}
+		Eventually(t, 10*time.Second, "the state of the controllers", func() error {
+			var found []string
+			for _, p := range processes {
+				text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID))
+				if err != nil {
+					return err
+				}
+				if strings.Contains(string(text), "T (stopped)") {
+					command, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.PID))
+					if err != nil {
+						return err
+					}
+					found = append(found, strings.Split(string(command), "\x00")[2])
+				}
+			}
+			if got := slices.Equal(found, []string{"kube-controller-manager"}); got != want || !want && len(found) > 0 {
+				return fmt.Errorf("%q are stopped", found)
+			}
+			return nil
+		})
+	}
+	if err := cp.SignalComponent("kube-controller-manager", syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	stopped(true)
+	if err := cp.SignalComponent("kube-controller-manager", syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	stopped(false)
 	if err := cp.Kill(); err != nil {
 		t.Fatal(err)
 	}

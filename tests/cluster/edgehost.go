@@ -21,6 +21,8 @@ type EdgeConfig struct {
 	Images []images.Archive
 	// Split puts a gap in the cable, for a packet relay: see EdgeHost.RelayLinks.
 	Split bool
+	// Bare is a host for programs that need nothing but a network: without private directories and containerd.
+	Bare bool
 }
 
 // EdgeHost is a machine within the machine: one network namespace that a veth joins to the machine's own, one mount
@@ -30,13 +32,15 @@ type EdgeHost struct {
 	name    string
 	number  int
 	split   bool
+	bare    bool
 }
 
 func newEdgeHost(c *Cluster, s hostState) *EdgeHost {
-	return &EdgeHost{cluster: c, name: s.Name, number: s.Number, split: s.Split}
+	return &EdgeHost{cluster: c, name: s.Name, number: s.Number, split: s.Split, bare: s.Bare}
 }
 
-// NewEdgeHost makes an edge host and boots it: when it returns, its containerd answers and has the images.
+// NewEdgeHost makes an edge host and boots it: when it returns, its containerd, if it is to have one,
+// answers and has the images.
 func (c *Cluster) NewEdgeHost(ctx context.Context, cfg EdgeConfig) (*EdgeHost, error) {
 	if cfg.Name == "" || strings.Trim(cfg.Name, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
 		return nil, fmt.Errorf("make an edge host: expected a name of lower-case letters, digits and hyphens, found %q", cfg.Name)
@@ -68,7 +72,7 @@ func (c *Cluster) reserveHost(cfg EdgeConfig) (*EdgeHost, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := hostState{Name: cfg.Name, Number: number, Split: cfg.Split}
+	s := hostState{Name: cfg.Name, Number: number, Split: cfg.Split, Bare: cfg.Bare}
 	h := newEdgeHost(c, s)
 	err = c.update(func(st *state) {
 		st.Hosts = append(st.Hosts, s)
@@ -95,6 +99,10 @@ func (h *EdgeHost) Boot(ctx context.Context) error {
 		if err := h.plug(); err != nil {
 			return fmt.Errorf("boot edge host %s: %w", h.name, err)
 		}
+	}
+	if h.bare {
+		h.cluster.log.Info("edge host is up", "name", h.name, "address", h.Address())
+		return nil
 	}
 	if err := h.Inside(true, h.mountPrivate); err != nil {
 		return fmt.Errorf("boot edge host %s: %w", h.name, err)

@@ -235,3 +235,30 @@ func TestTwoEdgeHostsDoNotDisturbEachOther(t *testing.T) {
 		t.Error(fmt.Sprint("expected the first host's pod to go on, found ", a))
 	}
 }
+
+func TestABareHostHasANetworkAndNothingElse(t *testing.T) {
+	c, ctx := ForTest(t), t.Context()
+	h, err := c.NewEdgeHost(ctx, EdgeConfig{Name: "bare", Bare: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p := h.Containerd(); p != nil {
+		t.Errorf("expected no containerd, found process %d", p.PID())
+	}
+	l, err := net.Listen("tcp", net.JoinHostPort(h.RootAddress(), "0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	conn, err := h.DialContext(ctx, "tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = conn.Close()
+	if err := h.Cut(); err != nil {
+		t.Fatal(err)
+	}
+	if cut, err := h.IsCut(ctx); err != nil || !cut {
+		t.Errorf("expected the cable to be out, found %v, %v", cut, err)
+	}
+}

@@ -34,6 +34,7 @@ type hostState struct {
 	Name   string   `json:"name"`
 	Number int      `json:"number"` // N in its addresses
 	Split  bool     `json:"split"`
+	Bare   bool     `json:"bare"`
 	Holder identity `json:"holder"` // the process that holds its namespaces; zero while it is powered off
 }
 

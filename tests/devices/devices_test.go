@@ -206,6 +206,7 @@ var refusals = []struct{ kind, body, says string }{
 	{"DeviceModel", `{properties: [{name: ""}]}`, `spec.properties[0].name: Invalid value: ""`},
 	{"DeviceModel", `{properties: [{name: a, type: INT, minimum: "10", maximum: "9"}]}`, `minimum must not be greater than maximum`},
 	{"DeviceModel", `{properties: [{name: a, type: FLOAT, minimum: "0.5", maximum: "-0.5"}]}`, `spec.properties[0].minimum: Invalid value`},
+	{"DeviceModel", `{properties: [{name: a, type: DOUBLE, minimum: "1e3", maximum: "9.9E2"}]}`, `minimum must not be greater than maximum`},
 	{"DeviceModel", `{properties: [{name: a, minimum: 1}]}`, `spec.properties[0].minimum: Invalid value: "integer"`},
 	{"DeviceModel", `{protocolConfigData: text}`, `spec.protocolConfigData: Invalid value: "string"`},
 	{"DeviceModel", `{protocolConfig: {}}`, `unknown field "spec.protocolConfig"`},

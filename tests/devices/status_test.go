@@ -44,7 +44,7 @@ func (w *world) statuses(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		both[i] = device.New(device.Config{}, device.Deps{API: api, Cache: newSharedCache(t, config), IsEdge: node.IsEdge,
+		both[i] = device.New(device.Config{}, device.Deps{API: api, Cache: newSharedCache(t, config), IsEdge: node.IsEdge, Holds: func(string) bool { return true },
 			Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Registerer: prometheus.NewRegistry()})
 		running.Go(func() {
 			if err := both[i].Start(ctx); err != nil {

@@ -143,6 +143,8 @@ func (s *system) getsLikeKubectl() {
 		{"pods"}, {"po", "-A"}, {"pods", "-o", "wide", "--show-labels"}, {"pod,cm"}, {"pod/web", "cm/settings"}, {"pods", "web", "once"}, {"node"},
 		{"pods", "-l", "kind=task", "--no-headers"}, {"pods", "--field-selector", "metadata.name=web", "-o", "name"}, {"pods,nodes", "-o", "name"},
 		{"pods", "-o", "json"}, {"pods", "web", "-o", "yaml"}, {"pod/web", "pod/once", "-o", "json"}, {"cm", "settings", "-o", "json"}, {"cm,pods", "-o", "yaml"},
+		{"pods", "-L", "kind", "--sort-by", ".metadata.name"}, {"pods", "-A", "-o", "custom-columns=NAME:.metadata.name,IP:.status.podIP"},
+		{"pod", "web", "-o", "jsonpath={.spec.containers[*].name}"},
 		{"secrets"}, {"events", "-A"}, {"leases", "-A"}, {"leases.coordination.k8s.io", "-A", "-o", "name"},
 	} {
 		// Again, where something changed between the two.
@@ -156,8 +158,8 @@ func (s *system) getsLikeKubectl() {
 		})
 	}
 	s.expects(1, `pods "none" not found`, "", "keadm", "get", "pods", "none")
-	s.expects(1, `holds no kind "deploy"`, "", "keadm", "get", "deploy")
-	s.expects(2, "expected one of wide, json, yaml, name", "", "keadm", "get", "pods", "-o", "toml")
+	s.expects(1, `the server doesn't have a resource type "deploy": this node holds`, "", "keadm", "get", "deploy")
+	s.expects(2, "expected one of wide, name, json, yaml", "", "keadm", "get", "pods", "-o", "toml")
 }
 
 // verbsAtTheGateway are those that end by themselves.
@@ -178,6 +180,7 @@ func (s *system) verbsAtTheGateway() {
 		{2, "expected pod, node or device", "", []string{"keadm", "describe", "cm", "settings"}},
 		{0, "demo: serving on", "", []string{"keadm", "logs", "web", "--tail", "1"}},
 		{0, `Defaulted container "demo" out of: demo, listener`, "", []string{"keadm", "logs", "pod/web", "--since", "1h", "--timestamps"}},
+		{0, "[pod/once/demo] demo: serving on", "", []string{"keadm", "logs", "-l", "kind=task", "--prefix", "--all-containers"}},
 		{1, "previous terminated container", "", []string{"keadm", "logs", "web", "-c", "demo", "-p"}},
 		{1, "container nobody is not valid for pod web", "", []string{"keadm", "logs", "web", "-c", "nobody"}},
 		{0, "web\n", "", []string{"keadm", "exec", "web", "--", "/demo", "cat", "/etc/hostname"}},
@@ -282,7 +285,7 @@ func (s *system) measuresAtTheGateway() {
 	}{
 		{`edge-1 +[0-9]+m +[0-9]+% +[0-9]+Mi +[0-9]+%`, []string{"keadm", "top", "node"}},
 		{`default +web +[0-9]+m +[1-9][0-9]*Mi`, []string{"keadm", "top", "pods", "-A"}},
-		{`web +demo +[0-9]+m +[0-9]+Mi\nweb +listener`, []string{"keadm", "top", "pods", "web", "--containers"}},
+		{`web +demo +[0-9]+m +[0-9]+Mi *\nweb +listener`, []string{"keadm", "top", "pods", "web", "--containers"}},
 		{`edge-1 +[0-9]+m +[0-9]+% +[0-9]+Mi +[0-9]+%`, []string{"kubectl", "top", "node"}},
 		{`web +[0-9]+m +[1-9][0-9]*Mi`, []string{"kubectl", "top", "pod"}},
 	} {
@@ -332,11 +335,16 @@ func (s *system) refusesWhatWouldBeLost() {
 		{lost, []string{"debug", "web", "--image=x", "--attach=false"}},
 		{"the cloud owns this pod: delete it there", []string{"delete", "pod", "web"}},
 		{"pods are made in the cluster", []string{"run", "x", "--image=y"}},
+		{"it is not served at a gateway", []string{"create", "namespace", "x"}},
+		{"it is not served at a gateway", []string{"create", "deployment", "x", "--image=y"}},
+		{"reviews are made in the cluster", []string{"auth", "can-i", "create", "pods"}},
+		{"reviews are made in the cluster", []string{"auth", "can-i", "--list"}},
 		{"no link to the cloud", []string{"create", "token", "default"}},
 		{"evictions are decided in the cloud", []string{"drain", "edge-1", "--force", "--delete-emptydir-data"}},
 	} {
 		s.expects(1, c.want, "", append([]string{"kubectl"}, c.args...)...)
 	}
+	s.expects(0, "and not the description of their fields: ask the", "", "kubectl", "explain", "pods")
 }
 
 // TestWhoMayAskTheLocalAPI: on loopback there are other users and pods of the host's network. The local API and the kubelet

@@ -177,6 +177,11 @@ func TestPodsCollectedWithTheirNodeRunOn(t *testing.T) {
 	s := &system{parts: p, t: t}
 	tenant := s.runEverything()
 	before := s.containers()
+	// One that has a successor retires for it; the other is nobody's but the site's.
+	s.configMap("till", map[string]string{"message": "open"})
+	s.deployment("till", 1)
+	s.waitDeployment("till", 1, time.Minute)
+	till := s.podsOf("till")[0]
 
 	s.must(s.Cloud.Kill())
 	s.eventuallyStatus(time.Minute, "the edge to notice", `"connected":false`)
@@ -186,6 +191,7 @@ func TestPodsCollectedWithTheirNodeRunOn(t *testing.T) {
 	s.must(s.CloudReady(ctx))
 	s.eventuallyStatus(time.Minute, "the edge to be in sync again", `"synced":true`)
 	s.must(s.edge.WaitReady(ctx, time.Minute))
+	s.successorOf("till", till.UID)
 	s.runPod("newcomer") // what comes after went through the same lists
 	s.sameContainers(before)
 	// Its own start needs what it refers to, too.

@@ -124,7 +124,7 @@ type methodCall struct {
 	Code       int
 	Reasons    []string
 	Call       string
-	Properties map[string]struct{ Written, Reported string }
+	Properties map[string]struct{ Desired, Result, Reported string }
 }
 
 // call calls method set of the pump at the edge, with a key of its own for each setpoint.
@@ -144,7 +144,7 @@ func (s *system) call(setpoint string) (c methodCall, err error) {
 	}
 	defer resp.Body.Close()
 	err = json.NewDecoder(resp.Body).Decode(&c)
-	if p := c.Properties["setpoint"]; err == nil && (c.Code != http.StatusOK || p.Written != setpoint || p.Reported != setpoint) {
+	if p := c.Properties["setpoint"]; err == nil && (c.Code != http.StatusOK || p.Desired != setpoint || p.Result != "done" || p.Reported != setpoint) {
 		err = fmt.Errorf("the call of setpoint %s is answered with %+v", setpoint, c)
 	}
 	return c, err

@@ -33,7 +33,8 @@ func TestJoinRevokeAndReset(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	control, err := c.StartControlPlane(ctx, program)
+	// As kube-apiserver has it by default; that of the shared system tries InternalIP first, as kubeadm's does.
+	control, err := c.StartControlPlane(ctx, program, "--component-arg=kube-apiserver=--kubelet-preferred-address-types=Hostname,InternalDNS,InternalIP")
 	if err != nil {
 		t.Fatal(err)
 	}

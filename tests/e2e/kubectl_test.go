@@ -112,6 +112,12 @@ func TestWhoMayAskAKubelet(t *testing.T) {
 			t.Errorf("GET %s with token %.10q: status %d, expected %d: %.200s", c.path, c.token, code, c.code, body)
 		}
 	}
+	// Who the front proxy says that it asks for counts at the API server alone.
+	proxy, err := s.Cluster.Certificate(cluster.FrontProxyClient)
+	s.must(err)
+	if code, body := ask(t, url+"/pods", "", proxy); code != 401 {
+		t.Errorf("GET /pods by the front proxy in the name of an admin: status %d, expected 401: %.200s", code, body)
+	}
 	// The kubelet's own port is on loopback, and takes the certificates of the edge's local CA only.
 	inside := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DialContext: s.edge.DialContext, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
 	for _, path := range []string{"/pods", "/metrics", "/stats/summary"} {
@@ -128,9 +134,9 @@ func TestWhoMayAskAKubelet(t *testing.T) {
 	}
 }
 
-// ask asks an HTTPS server with a token, or without if that is empty, and with the headers of a front proxy.
+// ask asks an HTTPS server with a token, or without if that is empty, and with the headers of a front proxy, perhaps with certificates.
 // Without an answer it returns 0 and why.
-func ask(t *testing.T, url, token string) (int, string) {
+func ask(t *testing.T, url, token string, certs ...tls.Certificate) (int, string) {
 	t.Helper()
 	must := func(err error) {
 		t.Helper()
@@ -145,7 +151,7 @@ func ask(t *testing.T, url, token string) (int, string) {
 	}
 	request.Header.Set("X-Remote-User", "admin")
 	request.Header.Set("X-Remote-Group", "system:masters")
-	client := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+	client := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true, Certificates: certs}}}
 	r, err := client.Do(request)
 	if err != nil {
 		return 0, err.Error()

@@ -1,18 +1,22 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/remotecommand"
 
 	"github.com/tether-edge/tether/apis/config/v1alpha1"
 	"github.com/tether-edge/tether/tests/cluster"
@@ -24,12 +28,13 @@ import (
 func TestASecondCloudCoreTakesOver(t *testing.T) {
 	s := sharedSystem(t)
 	ctx := t.Context()
-	second, server, err := s.SecondCloud(ctx)
+	second, err := s.FurtherCloud(ctx, 1)
 	if second != nil {
 		t.Cleanup(func() { s.must(second.Stop(20 * time.Second)) })
 	}
 	s.must(err)
-	clouds := map[string]*cluster.Process{s.Server(): s.Cloud, server: second}
+	server := second.WebSocket
+	clouds := map[string]*cluster.Process{s.Server(): s.Cloud, server: second.Process}
 	servers := func(all ...string) {
 		s.must(s.edge.Supervisor.Stop(20 * time.Second))
 		s.must(s.edge.Change(func(cfg *v1alpha1.EdgeCore) { cfg.Cloud.Servers, cfg.Cloud.Protocol = all, v1alpha1.ProtocolWebSocket }))
@@ -66,6 +71,11 @@ func TestASecondCloudCoreTakesOver(t *testing.T) {
 					return fmt.Errorf("status %d: %.200s", code, body)
 				}
 				return nil
+			})
+			// A stream both ways, too: one of the two passes it on to the other.
+			at := net.JoinHostPort(host, strconv.Itoa(int(port.KubeletEndpoint.Port)))
+			cluster.Eventually(t, 20*time.Second, "what is said to a command through "+host, func() error {
+				return s.echoes(at, "steady", "what I say")
 			})
 		}
 		if r := s.kubectl("", "logs", "steady"); r.code != 0 || !strings.Contains(r.out, "serving on") {
@@ -104,4 +114,26 @@ func TestASecondCloudCoreTakesOver(t *testing.T) {
 		s.must(dead.Restart())
 		throughEither()
 	}
+}
+
+// echoes asks the kubelet at an address, host:port, as the API server does, to run a command in a pod that repeats what is said to it.
+func (s *system) echoes(at, pod, text string) error {
+	target, err := url.Parse(fmt.Sprintf("https://%s/exec/%s/%s/demo?input=1&output=1&command=/demo&command=cat&command=/dev/stdin", at, namespace, pod))
+	if err != nil {
+		return err
+	}
+	executor, err := remotecommand.NewSPDYExecutor(s.Cluster.KubeletConfig(at), http.MethodPost, target)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(s.t.Context(), 20*time.Second)
+	defer cancel()
+	var out bytes.Buffer
+	if err := executor.StreamWithContext(ctx, remotecommand.StreamOptions{Stdin: strings.NewReader(text), Stdout: &out}); err != nil {
+		return err
+	}
+	if out.String() != text {
+		return fmt.Errorf("it repeats %q, expected %q", out.String(), text)
+	}
+	return nil
 }

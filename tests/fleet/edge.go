@@ -3,168 +3,135 @@ package fleet
 import (
 	"context"
 	"crypto/tls"
-	"errors"
-	"fmt"
-	"math/rand/v2"
+	"log/slog"
+	"sync"
 	"time"
 
-	"github.com/tether-edge/tether/common/session"
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/tether-edge/tether/common/transport"
-	"github.com/tether-edge/tether/common/wire"
+	"github.com/tether-edge/tether/edge/link"
 )
 
 // leaseAge is the age of the kubelet's lease that each edge claims: that of a healthy one.
 const leaseAge = 5 * time.Second
 
-// edge is one simulated edge. Its goroutine owns all of it.
+// edge is one simulated edge.
 type edge struct {
 	fleet *Fleet
 	name  string
 	tls   *tls.Config
 	store *store
+	link  *link.Link
+	// first is closed when the edge is connected for the first time.
+	first chan struct{}
+	once  sync.Once
+	// over is closed when the fleet ends; it is set before the link starts.
+	over <-chan struct{}
 
-	welcomed, synced bool // in the present session
+	mu sync.Mutex // guards streams
+	// streams were made since the last session ended: the present one's, and those of attempts that came too late, which the
+	// link has closed.
+	streams []transport.Stream
+}
+
+func (f *Fleet) newEdge(name string) (*edge, error) {
+	config, err := f.identity(name)
+	if err != nil {
+		return nil, err
+	}
+	e := &edge{fleet: f, name: name, tls: config, store: newStore(name), first: make(chan struct{})}
+	e.link, err = link.New(link.Config{Node: name, Servers: f.cfg.Servers, Protocols: []transport.Protocol{f.cfg.Protocol}, Software: "fleet",
+		PingInterval: f.cfg.PingInterval},
+		link.Deps{Dial: e.dial, Store: e.store, Connected: e.connected, LeaseAge: func() time.Duration { return leaseAge }, Codec: f.codec, Log: slog.New(&f.heard), Now: f.deps.Now,
+			Registry: unread{}})
+	return e, err
 }
 
 // run keeps the edge connected until ctx is done.
 func (e *edge) run(ctx context.Context) {
-	for {
-		stream, err := e.fleet.dial(ctx, e.tls)
-		if err == nil {
-			err = e.serve(ctx, stream)
-		}
-		if !errors.Is(err, transport.ErrBusy) { // nothing is lost that had not begun
-			e.ended(ctx, err)
-		}
-		// As a real edge does after a refusal or a lost connection: a while, and not all at the same time.
-		pause := time.NewTimer(500*time.Millisecond + rand.N(2500*time.Millisecond))
-		select {
-		case <-pause.C:
-		case <-ctx.Done():
-			pause.Stop()
-			return
-		}
+	e.over = ctx.Done()
+	_ = e.link.Start(ctx) // it returns nothing else but nil
+}
+
+// connected runs beside each session.
+func (e *edge) connected(session context.Context) {
+	e.once.Do(func() { close(e.first) })
+	<-session.Done()
+	e.mu.Lock()
+	e.streams = nil
+	e.mu.Unlock()
+	select {
+	case <-e.over:
+	default:
+		e.fleet.lost.Add(1)
 	}
 }
 
-func (e *edge) ended(ctx context.Context, err error) {
-	e.fleet.update(func(s *Status) {
-		if e.welcomed {
-			s.Connected--
-		}
-		if e.synced {
-			s.Synced--
-		}
-		if ctx.Err() == nil {
-			s.Lost++
-			s.LastError = fmt.Sprint(err)
-		}
-	})
-	e.welcomed, e.synced = false, false
-	if ctx.Err() == nil {
-		e.fleet.deps.Log.Warn("session lost", "node", e.name, "error", err)
+// dial makes one connection.
+func (e *edge) dial(ctx context.Context, way link.Way) (s transport.Stream, err error) {
+	e.fleet.dials.Add(1)
+	if way.Protocol == transport.QUIC {
+		s, err = transport.DialQUIC(ctx, way.Server, e.tls)
+	} else {
+		s, err = transport.Dial(ctx, way.Server, e.tls)
 	}
-}
-
-// serve runs one session until it ends.
-func (e *edge) serve(ctx context.Context, stream transport.Stream) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer stream.Close()
-	now := e.fleet.deps.Now
-	machine := session.NewEdge(session.EdgeConfig{Node: e.name, Software: "fleet", Store: "fleet-" + e.name,
-		PingInterval: e.fleet.cfg.PingInterval}, session.Held{Digests: e.store.digests(), NodeUID: e.store.nodeUID(), Epoch: e.store.epoch})
-	frames, failed := make(chan *wire.Frame), make(chan error, 1)
-	go read(ctx, stream, frames, failed)
-	if err := e.do(machine, stream, machine.Start(now())); err != nil {
-		return err
-	}
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for {
-		effects, next := machine.Poll(now(), session.Vitals{LeaseAge: leaseAge})
-		if err := e.do(machine, stream, effects); err != nil {
-			return err
-		}
-		timer.Reset(max(next.Sub(now()), time.Millisecond))
-		select {
-		case f := <-frames:
-			effects, err := machine.Receive(now(), f)
-			if err != nil {
-				return err
-			}
-			if err := e.do(machine, stream, effects); err != nil {
-				return err
-			}
-		case err := <-failed:
-			return fmt.Errorf("read: %w", err)
-		case <-timer.C:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
-
-func read(ctx context.Context, stream transport.Stream, frames chan<- *wire.Frame, failed chan<- error) {
-	for {
-		f, err := wire.Read(stream, wire.MaxFrame)
-		if err != nil {
-			failed <- err
-			return
-		}
-		select {
-		case frames <- f:
-		case <-ctx.Done():
-			failed <- ctx.Err()
-			return
-		}
-	}
-}
-
-// do carries out effects. What a commit brings forth is carried out after the rest.
-func (e *edge) do(machine *session.Edge, stream transport.Stream, effects []session.Effect) error {
-	for len(effects) > 0 {
-		effect := effects[0]
-		effects = effects[1:]
-		switch effect := effect.(type) {
-		case session.Send:
-			if err := send(stream, effect.Frame); err != nil {
-				return err
-			}
-		case session.Close:
-			return fmt.Errorf("closed (%s): %s", effect.Reason, effect.Message)
-		case session.Welcomed:
-			e.store.epoch = effect.Frame.Epoch
-			e.welcomed = true
-			e.fleet.update(func(s *Status) { s.Connected++ })
-		case session.SendInventory:
-			for _, m := range e.store.inventory(effect.Kind) {
-				if err := send(stream, &wire.Frame{Body: &wire.Frame_Inventory{Inventory: m}}); err != nil {
-					return err
-				}
-			}
-		case session.ApplyBatch:
-			e.store.apply(effect.Batch)
-			effects = append(effects, machine.Applied(effect.Batch.Seq)...)
-		case session.MarkSynced:
-			if !e.synced {
-				e.synced = true
-				e.fleet.update(func(s *Status) { s.Synced++ })
-			}
-		default:
-			return errors.New("the session asked for a write or an answer, and this edge has neither")
-		}
-	}
-	return nil
-}
-
-func send(stream transport.Stream, f *wire.Frame) error {
-	b, err := wire.Append(nil, f)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if _, err := stream.Write(b); err != nil {
-		return fmt.Errorf("write: %w", err)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.streams = append(e.streams, s)
+	return s, nil
+}
+
+// drop ends the edge's connection, and is false where it has none.
+func (e *edge) drop() bool {
+	if !e.link.Status().Connected {
+		return false
 	}
-	return nil
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, s := range e.streams {
+		_ = s.Close()
+	}
+	return len(e.streams) > 0
+}
+
+// unread takes metrics that nobody will ask for: a registry for each of ten thousand links would be most of their memory.
+type unread struct{}
+
+func (unread) Register(prometheus.Collector) error  { return nil }
+func (unread) MustRegister(...prometheus.Collector) {}
+func (unread) Unregister(prometheus.Collector) bool { return true }
+
+// lastError is a log that keeps the last error that a link warned of, and passes warnings on.
+type lastError struct {
+	next slog.Handler
+
+	mu   sync.Mutex // guards last
+	last string
+}
+
+func (l *lastError) Enabled(_ context.Context, level slog.Level) bool { return level >= slog.LevelWarn }
+
+func (l *lastError) Handle(ctx context.Context, r slog.Record) error {
+	r.Attrs(func(a slog.Attr) bool {
+		if a.Key == "error" {
+			l.mu.Lock()
+			l.last = a.Value.String()
+			l.mu.Unlock()
+		}
+		return true
+	})
+	return l.next.Handle(ctx, r)
+}
+
+func (l *lastError) WithAttrs([]slog.Attr) slog.Handler { return l }
+func (l *lastError) WithGroup(string) slog.Handler      { return l }
+
+func (l *lastError) text() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.last
 }

@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -22,6 +23,7 @@ import (
 	"github.com/tether-edge/tether/common/session"
 	"github.com/tether-edge/tether/common/transport"
 	"github.com/tether-edge/tether/common/wire"
+	"github.com/tether-edge/tether/edge/link"
 	"github.com/tether-edge/tether/tests/cluster"
 )
 
@@ -75,13 +77,37 @@ func (n *nodes) count() (sessions, alive int) {
 	return len(n.sessions), len(n.alive)
 }
 
+// upstream takes every write, as the API server would, and counts them by operation.
+type upstream struct {
+	mu  sync.Mutex // guards all
+	all map[wire.Op]int
+}
+
+func (u *upstream) Apply(_ context.Context, _ string, w *wire.Write) *wire.Result {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.all[w.Op]++
+	return &wire.Result{Id: w.Id, Code: 200, Final: true}
+}
+
+func (*upstream) Call(context.Context, string, *wire.Call) *wire.Reply { return &wire.Reply{Code: 501} }
+
+// count is how many writes of that operation came.
+func (u *upstream) count(op wire.Op) int {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.all[op]
+}
+
 // realHub is a hub as cloudcore runs it, but for the API server.
 type realHub struct {
 	*hub.Hub
 	api     *statetest.Cluster
 	nodes   *nodes
+	up      *upstream
 	ca      *pki.CA
 	address string
+	reg     *prometheus.Registry
 }
 
 func newHub(t *testing.T) *realHub {
@@ -109,11 +135,12 @@ func newHub(t *testing.T) *realHub {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	must(err)
 
-	h := &realHub{api: statetest.New(), nodes: &nodes{sessions: map[string]string{}, alive: map[string]time.Duration{}}, ca: ca, address: listener.Addr().String()}
+	h := &realHub{api: statetest.New(), nodes: &nodes{sessions: map[string]string{}, alive: map[string]time.Duration{}}, up: &upstream{all: map[wire.Op]int{}}, ca: ca, address: listener.Addr().String()}
 	reg := prometheus.NewRegistry()
+	h.reg = reg
 	cache := state.New(state.Config{}, state.Deps{Source: h.api, Compressor: codec, Log: log, Registerer: reg})
 	h.Hub = hub.New(hub.Config{MaxHandshakes: 16, HandshakeTimeout: patience, MaxSessions: 1000, MaxInFlightBytes: 1 << 20, Coalesce: time.Second / 4, Epoch: "one"},
-		hub.Deps{Listener: listener, Identity: identity, Clients: clients, Caches: caches{cache}, Nodes: h.nodes, Log: log, Registry: reg})
+		hub.Deps{Listener: listener, Identity: identity, Clients: clients, Caches: caches{cache}, Nodes: h.nodes, Upstream: h.up, Log: log, Registry: reg})
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = cache.Start(ctx) })
@@ -128,8 +155,12 @@ func newHub(t *testing.T) *realHub {
 
 // newFleet returns a fleet whose edges end with the test.
 func (h *realHub) newFleet(t *testing.T) (*Fleet, context.Context, context.CancelFunc) {
-	f := New(Config{Server: h.address, Host: "127.0.0.1", Prefix: "sim", PingInterval: 200 * time.Millisecond, Dials: 8},
+	t.Helper()
+	f, err := New(Config{Servers: []link.Server{{WebSocket: h.address}}, Host: "127.0.0.1", Prefix: "sim", PingInterval: 200 * time.Millisecond, Starts: 8},
 		Deps{CA: h.ca, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Now: time.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 3*patience)
 	t.Cleanup(func() {
 		cancel()
@@ -153,6 +184,12 @@ func TestFleetIsWhatTheHubTakesForEdges(t *testing.T) {
 	if n, _ := h.nodes.count(); n != edges {
 		t.Errorf("expected the hub to have %d sessions, found %d", edges, n)
 	}
+	cluster.Eventually(t, patience, "the one Node that there is to be reported, and no write to be left", func() error {
+		if s := f.Status(); h.up.count(wire.Op_OP_OVERLAY) != 1 || s.Queued != 0 {
+			return fmt.Errorf("%d reports came, %d wait", h.up.count(wire.Op_OP_OVERLAY), s.Queued)
+		}
+		return nil
+	})
 	cluster.Eventually(t, patience, "every edge to ping with a healthy lease", func() error {
 		if _, alive := h.nodes.count(); alive != edges {
 			return errCount(alive)
@@ -192,21 +229,49 @@ func TestLostSessionIsCountedAndMadeAnew(t *testing.T) {
 
 func errCount(n int) error { return fmt.Errorf("there are %d", n) }
 
-func TestStoreSaysWhatTheHubSent(t *testing.T) {
-	s := newStore()
-	node := &wire.Item{Kind: string(object.Nodes), Name: "a", Uid: "u1", ResourceVersion: 7}
-	pod := &wire.Item{Kind: string(object.Pods), Namespace: "n", Name: "p", Uid: "u2", ResourceVersion: 8}
-	s.apply(&wire.Batch{Items: []*wire.Item{node, pod}})
-	var want object.Digest
-	want.Add(object.Key{Kind: object.Pods, Namespace: "n", Name: "p"}, object.Version{UID: "u2", RV: 8})
-	if got := s.digests()[object.Pods]; got != want || s.nodeUID() != "u1" {
-		t.Errorf("expected the digest %v and Node u1, found %v and %q", want, got, s.nodeUID())
+// TestDroppedEdgesComeBackAndNothingIsCountedTwice: each lost session is counted once, however many attempts the next one takes.
+func TestDroppedEdgesComeBackAndNothingIsCountedTwice(t *testing.T) {
+	h := newHub(t)
+	f, ctx, _ := h.newFleet(t)
+	const edges = 10
+	if _, err := f.Grow(ctx, edges); err != nil {
+		t.Fatal(err)
 	}
-	if list := s.inventory(object.Pods); len(list) != 1 || len(list[0].Entries) != 1 || list[0].Entries[0].ResourceVersion != 8 || list[0].More {
-		t.Errorf("expected an inventory of one pod, found %v", list)
+	if n := f.Drop(4); n != 4 {
+		t.Fatalf("expected four connections to end, found %d", n)
 	}
-	s.apply(&wire.Batch{Items: []*wire.Item{{Kind: pod.Kind, Namespace: "n", Name: "p", Cause: wire.Cause_CAUSE_DELETED}}})
-	if list := s.inventory(object.Pods); len(list[0].Entries) != 0 {
-		t.Errorf("expected a deleted pod to be gone, found %v", list)
+	if err := f.wait(ctx, func(s Status) bool { return s.Lost == 4 && s.Synced == edges }); err != nil {
+		t.Fatal(err)
 	}
+	if s := f.Status(); s.Servers[h.address] != edges || s.Dials < edges+4 {
+		t.Errorf("expected %d edges at %s after %d attempts or more, found %+v", edges, h.address, edges+4, s)
+	}
+}
+
+// TestConnectionsThatEdgesLeaveAreCounted: what a storm costs beyond its sessions.
+func TestConnectionsThatEdgesLeaveAreCounted(t *testing.T) {
+	h := newHub(t)
+	f, ctx, _ := h.newFleet(t)
+	if _, err := f.Grow(ctx, 1); err != nil {
+		t.Fatal(err)
+	}
+	late, err := transport.Dial(ctx, h.address, f.all()[0].tls)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := late.Close(); err != nil {
+		t.Fatal(err)
+	}
+	cluster.Eventually(t, patience, "one connection to be counted as left", func() error {
+		families, err := h.reg.Gather()
+		if err != nil {
+			return err
+		}
+		for _, m := range families {
+			if m.GetName() == "tether_hub_abandoned_total" && m.Metric[0].Counter.GetValue() == 1 {
+				return nil
+			}
+		}
+		return errors.New("it is not")
+	})
 }

@@ -36,7 +36,9 @@ type store struct {
 	queue   map[uint64]object.Outgoing
 	added   []session.Head
 	commits int
-	more    chan struct{} // of the open outbox; nil if none is
+	// asserted counts how often all was queued again.
+	asserted int
+	more     chan struct{} // of the open outbox; nil if none is
 }
 
 func newStore(id string) *store {
@@ -75,6 +77,13 @@ func (s *store) SetEpoch(_ context.Context, e string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.epoch = e
+	return nil
+}
+
+func (s *store) AssertAll(context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.asserted++
 	return nil
 }
 
@@ -162,6 +171,8 @@ type edge struct {
 	stop  func()
 	// hubTime is what the hub's clock said at the last connect.
 	hubTime atomic.Pointer[time.Time]
+	// doubts counts the connects at which the cloud may have lost what was delivered.
+	doubts atomic.Int64
 }
 
 // edgeConfig says what is not usual about an edge.
@@ -169,8 +180,10 @@ type edgeConfig struct {
 	cert  string // name in the certificate; node if empty
 	store string
 	addr  string // the hub's if empty
-	ping  time.Duration
-	clock pki.Clock
+	// further is another hub's; empty if there is none.
+	further string
+	ping    time.Duration
+	clock   pki.Clock
 	// tunnel serves the hub's streams.
 	tunnel func(context.Context, net.Conn)
 }
@@ -192,10 +205,14 @@ func (w *world) join(node string, c edgeConfig) *edge {
 	if c.clock == nil {
 		c.clock = time.Now
 	}
+	servers := []link.Server{{WebSocket: c.addr, QUIC: c.addr}}
+	if c.further != "" {
+		servers = append(servers, link.Server{WebSocket: c.further, QUIC: c.further})
+	}
 	id := w.identity(w.ca.IssueNode(c.cert, 30*day))
 	e := &edge{store: newStore(c.store), reg: prometheus.NewRegistry()}
 	var err error
-	e.Link, err = link.New(link.Config{Node: node, Servers: []link.Server{{WebSocket: c.addr, QUIC: c.addr}}, Protocols: []transport.Protocol{protocol}, Software: "test", PingInterval: c.ping}, link.Deps{
+	e.Link, err = link.New(link.Config{Node: node, Servers: servers, Protocols: []transport.Protocol{protocol}, Software: "test", PingInterval: c.ping}, link.Deps{
 		Dial: func(ctx context.Context, way link.Way) (transport.Stream, error) {
 			s, err := dial(ctx, way.Server, pki.ClientTLS(id, w.trust, "127.0.0.1", c.clock))
 			return s, pki.Explain(err, c.clock)
@@ -204,6 +221,7 @@ func (w *world) join(node string, c edgeConfig) *edge {
 		DialTunnel: func(ctx context.Context, way link.Way, session string) (*transport.TunnelConn, error) {
 			return transport.DialTunnel(ctx, nil, way.Server, session, pki.ClientTLS(id, w.trust, "127.0.0.1", c.clock))
 		},
+		Doubted:    func() { e.doubts.Add(1) },
 		ServerTime: func(hub time.Time) { e.hubTime.Store(&hub) },
 		Store:      e.store, LeaseAge: func() time.Duration { return 5 * time.Second }, Log: quiet(), Now: c.clock, Registry: e.reg})
 	if err != nil {

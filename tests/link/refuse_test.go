@@ -47,6 +47,53 @@ func TestASecondMachineWithTheSameNameIsRefusedWhileTheFirstAnswers(t *testing.T
 	p.cut()
 }
 
+// TestACopyOfAMachineIsRefusedWhileTheMachineAnswers: a copied disk has the same store. Taking turns would help neither.
+func TestACopyOfAMachineIsRefusedWhileTheMachineAnswers(t *testing.T) {
+	w := newWorld(t, nil)
+	p := w.proxy()
+	first := w.join("edge-1", edgeConfig{store: "one", addr: p.addr()})
+	eventually(t, "the first is up", first.up)
+	session := w.nodes.session("edge-1")
+	copied := w.join("edge-1", edgeConfig{store: "one"})
+	eventually(t, "the copy is told why", func() bool {
+		return strings.Contains(copied.Status().Problem, `another edge is connected as node "edge-1"`)
+	})
+	if !first.up() || w.nodes.session("edge-1") != session {
+		t.Error("the machine lost its session to its copy")
+	}
+	copied.stop()
+	first.stop()
+	p.cut()
+}
+
+// What a process that is gone has left in a buffer on the way is no sign of life: the one after it gets the place.
+func TestWhatADeadProcessLeftBehindIsNoSignOfLife(t *testing.T) {
+	w := newWorld(t, nil)
+	hello := func(r *raw, process string) {
+		r.send(&wire.Frame{Body: &wire.Frame_Hello{Hello: &wire.Hello{Versions: wire.Versions(), Node: "edge-1", Store: "one", Process: process,
+			Kinds: []*wire.KindDigest{{Kind: "configmaps"}, {Kind: "nodes"}, {Kind: "pods"}}}}})
+	}
+	old := w.raw("edge-1")
+	hello(old, "a")
+	eventually(t, "it has a session", func() bool { return w.nodes.session("edge-1") != "" })
+	session := w.nodes.session("edge-1")
+	hello(w.raw("edge-1"), "b")
+	for {
+		f := old.next()
+		if ping := f.GetPing(); ping != nil {
+			old.send(&wire.Frame{Body: &wire.Frame_Pong{Pong: &wire.Pong{Id: ping.Id - 1}}})
+			old.send(&wire.Frame{Body: &wire.Frame_Ping{Ping: &wire.Ping{Id: 1}}})
+		}
+		if g := f.GetGoodbye(); g != nil {
+			if g.Reason != wire.Reason_REASON_REPLACED {
+				t.Errorf("the old connection got %v, want REASON_REPLACED", g)
+			}
+			break
+		}
+	}
+	eventually(t, "the new process has the session", func() bool { s := w.nodes.session("edge-1"); return s != "" && s != session })
+}
+
 func TestAnEdgeThatReconnectsTakesItsOwnPlaceAtOnce(t *testing.T) {
 	w := newWorld(t, nil)
 	p := w.proxy()

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"path/filepath"
 	"slices"
@@ -240,6 +241,13 @@ func (n *nodes) session(node string) string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.sessions[node]
+}
+
+// connected are the nodes that have a session.
+func (n *nodes) connected() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Sorted(maps.Keys(n.sessions))
 }
 
 // world is a hub and what it needs; edges join it.

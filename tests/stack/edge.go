@@ -7,10 +7,12 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
 
 	"github.com/tether-edge/tether/apis/config/v1alpha1"
 	"github.com/tether-edge/tether/tests/cluster"
@@ -26,6 +28,12 @@ type Edge struct {
 	Env    []string
 	config string
 	dir    string // edgecore's data, on the host
+
+	local struct {
+		sync.Mutex
+		client     kubernetes.Interface
+		kubeconfig string
+	}
 }
 
 // Ports of edgecore inside its network namespace, where nothing else lives.
@@ -78,6 +86,9 @@ func (e *Edge) StartCore(ctx context.Context) error {
 		"--child-pid-file", e.CorePIDFile(), "--", edgecore, "--config", e.config}})
 	return err
 }
+
+// Settings reads the configuration.
+func (e *Edge) Settings() (*v1alpha1.EdgeCore, error) { return v1alpha1.LoadEdgeCore(e.config) }
 
 // Change edits the configuration. edgecore must not run.
 func (e *Edge) Change(change func(*v1alpha1.EdgeCore)) error {

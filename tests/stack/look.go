@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -59,9 +60,19 @@ func (e *Edge) Status(ctx context.Context) (EdgeStatus, error) {
 // Kubeconfig is what kubectl inside the edge host needs to reach edgecore's own API.
 func (e *Edge) Kubeconfig() string { return filepath.Join(e.DataDir(), "admin.kubeconfig") }
 
-// LocalAPI is a client of edgecore's own API at its address on loopback, as somebody at the gateway has it.
+// LocalAPI is a client of edgecore's own API at its address on loopback, as somebody at the gateway has it. It is the same one until
+// edgecore has made its certificates anew: each keeps a connection open for a while.
 func (e *Edge) LocalAPI() (kubernetes.Interface, error) {
-	config, err := clientcmd.BuildConfigFromFlags("", e.Kubeconfig())
+	text, err := os.ReadFile(e.Kubeconfig())
+	if err != nil {
+		return nil, fmt.Errorf("read the kubeconfig of the local API: %w", err)
+	}
+	e.local.Lock()
+	defer e.local.Unlock()
+	if e.local.client != nil && e.local.kubeconfig == string(text) {
+		return e.local.client, nil
+	}
+	config, err := clientcmd.RESTConfigFromKubeConfig(text)
 	if err != nil {
 		return nil, fmt.Errorf("read the kubeconfig of the local API: %w", err)
 	}
@@ -70,6 +81,7 @@ func (e *Edge) LocalAPI() (kubernetes.Interface, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a client of the local API: %w", err)
 	}
+	e.local.client, e.local.kubeconfig = client, string(text)
 	return client, nil
 }
 

@@ -203,37 +203,52 @@ func ready(ctx context.Context, cloud *cluster.Process, metrics string) error {
 	})
 }
 
-// SecondCloud starts another cloudcore of the same cluster, at an address of its own and with the first one's ports, and
-// returns it and the host:port that edges dial by WebSocket. Nodes show the first one's address, whoever holds them.
-func (s *Stack) SecondCloud(ctx context.Context) (*cluster.Process, string, error) {
+// Cloud is a CloudCore beside the first one, and where it listens.
+type Cloud struct {
+	*cluster.Process
+	// WebSocket and QUIC are the host:ports that edges dial, Metrics is the one of its metrics and of whether it is ready.
+	WebSocket, QUIC, Metrics string
+	// Config is its configuration file.
+	Config string
+}
+
+// FurtherCloud starts the nth further cloudcore of the same cluster, from 1, at an address of its own and with the first
+// one's ports. Nodes show the first one's address, whoever holds them. It may be there though an error is returned.
+func (s *Stack) FurtherCloud(ctx context.Context, n int) (*Cloud, error) {
 	cfg, err := v1alpha1.LoadCloudCore(s.config)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
-	address, err := s.Cluster.SecondAddress()
+	address, err := s.Cluster.FurtherAddress(n)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	ports, err := cluster.FreePorts(1, "")
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	cfg.Hub.BindAddress, cfg.Hub.AdvertiseAddresses, cfg.Tunnel.AdvertiseAddress = address, []string{address}, s.address
 	cfg.Metrics.BindAddress = net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[0]))
-	config := s.path("cloudcore-2.yaml")
+	name := fmt.Sprintf("cloudcore-%d", n+1)
+	config := s.path(name + ".yaml")
 	if err := writeConfig(config, cfg); err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	program, err := cluster.Program(ctx, "cloudcore")
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
-	second, err := s.Cluster.Start(cluster.ProcessConfig{Name: "cloudcore-2", Argv: []string{program, "--config", config}})
+	p, err := s.Cluster.Start(cluster.ProcessConfig{Name: name, Argv: []string{program, "--config", config}})
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
-	return second, net.JoinHostPort(address, strconv.Itoa(cfg.Hub.WebSocketPort)), ready(ctx, second, cfg.Metrics.BindAddress)
+	c := &Cloud{Process: p, Config: config, Metrics: cfg.Metrics.BindAddress, WebSocket: net.JoinHostPort(address, strconv.Itoa(cfg.Hub.WebSocketPort)),
+		QUIC: net.JoinHostPort(address, strconv.Itoa(cfg.Hub.QUICPort))}
+	return c, c.Ready(ctx)
 }
+
+// Ready waits until it lets edges in.
+func (c *Cloud) Ready(ctx context.Context) error { return ready(ctx, c.Process, c.Metrics) }
 
 // Discovery is the host:port at which CloudCore tells scrapers of kubelets.
 func (s *Stack) Discovery() string { return s.discovery }

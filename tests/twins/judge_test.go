@@ -122,8 +122,12 @@ func (i *item) judgeStatus(property string, p *twin.Property, s *v1beta1.DeviceS
 			shown = t
 		}
 	}
-	if want, says := textOf(p.Desired()), shownText(shown.ObservedDesired); want != says {
-		found = append(found, fmt.Sprintf("%s %s: the edge desires %s, the DeviceStatus says %s", i, property, want, says))
+	seen := textOf(p.Observed)
+	if says := shownText(shown.ObservedDesired); seen != says {
+		found = append(found, fmt.Sprintf("%s %s: %s was observed at the edge, the DeviceStatus says %s", i, property, seen, says))
+	}
+	if want := p.Desired(); i.client == nil && want != nil && want.Value != "" && want.Value != seen {
+		found = append(found, fmt.Sprintf("%s %s: the edge desires %s, the mapper was given %s", i, property, want.Value, seen))
 	}
 	if has, says := textOf(p.Reported), shownText(shown.Reported); has != says {
 		found = append(found, fmt.Sprintf("%s %s: the device has %s, the DeviceStatus says %s", i, property, has, says))

@@ -39,6 +39,7 @@ func rows() []row {
 		{"far", measureFar},
 		{"report", measureReport},
 		{"flood", measureFlood},
+		{"wear", measureWear},
 	}
 }
 

@@ -133,11 +133,11 @@ func TestOwnProcessIsMeasured(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for n := 0; time.Since(before.at) < 200*time.Millisecond; n++ {
-		_ = n * n
+	// On a busy machine this process gets a part of a core only, and that late.
+	after := before
+	for err == nil && after.cpu == before.cpu && time.Since(before.at) < time.Minute {
+		after, err = used(os.Getpid())
 	}
-	after, err := used(os.Getpid())
-	// On a busy machine this process gets a part of a core only.
 	if percent := after.since(before); err != nil || percent <= 0 || percent > 400 {
 		t.Errorf("expected a busy process to use up to a core or a few, found %v%%, %v", percent, err)
 	}
@@ -147,6 +147,21 @@ func TestMetricsOfOneNameAreAddedUp(t *testing.T) {
 	got := sumMetrics("# HELP a b 7\na_total{code=\"200\",verb=\"x y\"} 2\na_total{code=\"409\"} 1.5\ngo_goroutines 12\nbad\n")
 	if want := map[string]float64{"a_total": 3.5, "go_goroutines": 12}; !maps.Equal(got, want) {
 		t.Errorf("expected %v, found %v", want, got)
+	}
+}
+
+func TestValuesOfAMetricAreToldApartByTheirLabel(t *testing.T) {
+	text := "a_bytes{what=\"twin\"} 2\na_bytes{what=\"objects\"} 1.5e+06\nb_bytes{what=\"twin\"} 9\na_bytes{class=\"twin\"} 9\na_bytes 9\n"
+	if got, want := metricBy(text, "a_bytes", "what"), map[string]float64{"twin": 2, "objects": 1.5e6}; !maps.Equal(got, want) {
+		t.Errorf("expected %v, found %v", want, got)
+	}
+}
+
+func TestWhatTheLogTookIsToldByWhatItWasFor(t *testing.T) {
+	before := map[string]float64{"twin": 1 << 20, "objects": 5}
+	after := map[string]float64{"twin": 2 << 20, "objects": 5, "copy": 3 << 20}
+	if got, want := logged(before, after, 0.5), "8 MiB, copy 6, twin 2"; got != want {
+		t.Errorf("expected %q, found %q", want, got)
 	}
 }
 
@@ -219,5 +234,24 @@ func TestAChildIsFoundByAWordOfItsArguments(t *testing.T) {
 	}
 	if _, err := child(os.Getpid(), "-"+"-absent"); err == nil || !strings.Contains(err.Error(), "--absent") {
 		t.Errorf("expected an error that names the word, found %v", err)
+	}
+}
+
+func TestALimitHoldsOnlyForANodeThatIsAtRest(t *testing.T) {
+	well := within{cpu: 1.5, faults: 445, node: true}
+	if !well.holds() {
+		t.Errorf("expected a limit with %s to hold", well)
+	}
+	for why, change := range map[string]func(*within){
+		"it ended":            func(w *within) { w.failed = "it ended" },
+		"it is busy":          func(w *within) { w.cpu = 37 },
+		"it waits for a disk": func(w *within) { w.faults = 42501 },
+		"it is not Ready":     func(w *within) { w.node = false },
+	} {
+		w := well
+		change(&w)
+		if w.holds() {
+			t.Errorf("%s: expected a limit with %s not to hold", why, w)
+		}
 	}
 }

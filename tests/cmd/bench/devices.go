@@ -110,7 +110,7 @@ func newDevice(name, node, protocol string, properties int) *v1beta1.Device {
 	d.Spec.DeviceModelRef, d.Spec.NodeName = &v1beta1.ModelReference{Name: protocol}, node
 	d.Spec.Protocol = &v1beta1.ProtocolConfig{ProtocolName: protocol}
 	for p := range properties {
-		d.Spec.Properties = append(d.Spec.Properties, v1beta1.DeviceProperty{Name: propertyName(p), ReportToCloud: true})
+		d.Spec.Properties = append(d.Spec.Properties, v1beta1.DeviceProperty{Name: propertyName(p), ReportToCloud: new(true)})
 	}
 	return d
 }

@@ -21,6 +21,7 @@ import (
 	"syscall"
 
 	"github.com/tether-edge/tether/tests/cluster"
+	"github.com/tether-edge/tether/tests/fleet"
 )
 
 // fleetVerb is the first argument by which bench runs itself as the simulated edges.
@@ -30,7 +31,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	var err error
 	if args := os.Args[1:]; len(args) > 0 && args[0] == fleetVerb {
-		err = runFleet(ctx, args[1:])
+		err = fleet.Serve(ctx, args[1:])
 	} else {
 		err = run(ctx, args, os.Stdout)
 	}

@@ -239,20 +239,39 @@ func lookAt(pid int, metrics map[string]float64) (l look, err error) {
 
 // scrape reads metrics in Prometheus' text format; values of one name with different labels are added up.
 func scrape(ctx context.Context, client *http.Client, url string) (map[string]float64, error) {
+	text, err := metricsText(ctx, client, url)
+	return sumMetrics(text), err
+}
+
+func metricsText(ctx context.Context, client *http.Client, url string) (string, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return nil, fmt.Errorf("read metrics: %w", err)
+		return "", fmt.Errorf("read metrics: %w", err)
 	}
 	response, err := client.Do(request)
 	if err != nil {
-		return nil, fmt.Errorf("read metrics: %w", err)
+		return "", fmt.Errorf("read metrics: %w", err)
 	}
 	defer response.Body.Close()
 	text, err := io.ReadAll(response.Body)
 	if err != nil || response.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("read metrics of %s: %s, %w", url, response.Status, err)
+		return "", fmt.Errorf("read metrics of %s: %s, %w", url, response.Status, err)
 	}
-	return sumMetrics(string(text)), nil
+	return string(text), nil
+}
+
+// metricBy returns the values of one metric by those of its only label.
+func metricBy(text, name, label string) map[string]float64 {
+	by := map[string]float64{}
+	for line := range strings.Lines(text) {
+		rest, ok := strings.CutPrefix(line, name+"{"+label+`="`)
+		if what, value, found := strings.Cut(rest, `"} `); ok && found {
+			if v, err := strconv.ParseFloat(strings.TrimSpace(value), 64); err == nil {
+				by[what] = v
+			}
+		}
+	}
+	return by
 }
 
 func sumMetrics(text string) map[string]float64 {

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
-	"strconv"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -106,12 +104,12 @@ func (s *system) sessions(ctx context.Context, name string, protocol transport.P
 	if err != nil {
 		return 0, 0, 0, err
 	}
-	control, p, err := s.startFleet(ctx, name, protocol)
+	remote, p, err := s.startFleet(ctx, name, protocol)
 	if err != nil {
 		return 0, 0, 0, err
 	}
 	defer func() { err = errors.Join(err, p.Kill()) }()
-	grown, err := ask(ctx, http.MethodPost, control+"/grow?edges="+strconv.Itoa(n))
+	grown, err := remote.Grow(ctx, n)
 	if err != nil {
 		return 0, 0, 0, err
 	}
@@ -119,7 +117,7 @@ func (s *system) sessions(ctx context.Context, name string, protocol transport.P
 	if err != nil {
 		return 0, 0, 0, err
 	}
-	state, err := ask(ctx, http.MethodGet, control+"/status")
+	state, err := remote.Status(ctx)
 	if err != nil {
 		return 0, 0, 0, err
 	}

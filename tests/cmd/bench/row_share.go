@@ -8,9 +8,11 @@ import (
 	"slices"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/tether-edge/tether/apis/config/v1alpha1"
+	"github.com/tether-edge/tether/build/images"
 )
 
 // leaseLimit is how old a node's Lease may become while streams take all they can, in seconds: renewed every 15.
@@ -46,13 +48,40 @@ func (m *mapsSystem) share(ctx context.Context) error {
 				return fmt.Errorf("%s: %w", load.what, err)
 			}
 		}
+		if err := m.shareWithLogger(ctx, p); err != nil {
+			return fmt.Errorf("a mad logger: %w", err)
+		}
 	}
 	return nil
 }
 
+// shareWithLogger has kubectl follow the log of a pod that logs as much as its runtime takes. The pod is there for that long
+// only: its log grows by more than is rotated away.
+func (m *mapsSystem) shareWithLogger(ctx context.Context, p v1alpha1.Protocol) error {
+	const name = "mad"
+	pods := m.Admin.CoreV1().Pods(namespace)
+	_, err := pods.Create(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app": name}}, Spec: corev1.PodSpec{
+		NodeName: m.edge.Name(), TerminationGracePeriodSeconds: new(int64(0)), Containers: []corev1.Container{{Name: "demo", Image: images.Demo,
+			ImagePullPolicy: corev1.PullIfNotPresent, Args: []string{"lines", "1000000000000"}}}}}, metav1.CreateOptions{})
+	if err != nil {
+		return fmt.Errorf("make its pod: %w", err)
+	}
+	err = until(ctx, poll, readyTimeout, "the pod that logs", func() error { return m.podsReady(ctx, name, 1) })
+	if err == nil {
+		err = m.shareWith(ctx, p, "logs -f of a mad logger", []string{"logs", "-f", "--tail=1", name})
+	}
+	return errors.Join(err, pods.Delete(ctx, name, metav1.DeleteOptions{}), until(ctx, poll, readyTimeout, "the end of the pod that logs", func() error {
+		_, all, err := m.countPods(ctx, name)
+		if err == nil && all > 0 {
+			err = errors.New("it is there")
+		}
+		return err
+	}))
+}
+
 // shareWith changes every map once while a kubectl runs.
 func (m *mapsSystem) shareWith(ctx context.Context, p v1alpha1.Protocol, what string, args []string) error {
-	end := func() (int64, error) { return 0, nil }
+	end := func() (float64, error) { return 0, nil }
 	if args != nil {
 		var err error
 		if end, err = m.flood(ctx, args...); err != nil {
@@ -69,13 +98,11 @@ func (m *mapsSystem) shareWith(ctx context.Context, p v1alpha1.Protocol, what st
 	}
 	oldest := m.oldestLease(ctx)
 	var c changes
-	start := time.Now()
 	if err := m.changeAll(ctx, &c); err != nil {
 		return errors.Join(err, ignore(end()))
 	}
-	took := time.Since(start)
 	age := oldest()
-	moved, err := end()
+	rate, err := end()
 	if err != nil {
 		return err
 	}
@@ -89,7 +116,7 @@ func (m *mapsSystem) shareWith(ctx context.Context, p v1alpha1.Protocol, what st
 	sorted := slices.Sorted(slices.Values(c.farFromRequest))
 	note := fmt.Sprintf("p90 %s ms", number(percentile(sorted, 90)))
 	if args != nil {
-		note += fmt.Sprintf("; the stream moved %s MB/s", number(float64(moved)/1e6/took.Seconds()))
+		note += fmt.Sprintf("; the stream moved %s MB/s", number(rate))
 	}
 	m.bench.figure(Figure{What: fmt.Sprintf("one change over %s beside %s, edge over plain watch, from the request", p, what), Limit: atMost(2),
 		Values: []float64{median(c.farFromRequest) / median(c.nearFromRequest)}})
@@ -98,10 +125,10 @@ func (m *mapsSystem) shareWith(ctx context.Context, p v1alpha1.Protocol, what st
 	return nil
 }
 
-func ignore(_ int64, err error) error { return err }
+func ignore(_ float64, err error) error { return err }
 
-// flood runs kubectl with endless input until end is called, which returns how many bytes it read or printed.
-func (s *system) flood(ctx context.Context, args ...string) (end func() (int64, error), err error) {
+// flood runs kubectl with endless input until end is called, which returns how many MB it printed a second.
+func (s *system) flood(ctx context.Context, args ...string) (end func() (rate float64, err error), err error) {
 	cmd, err := s.kubectlCommand(ctx, args...)
 	if err != nil {
 		return nil, err
@@ -114,28 +141,31 @@ func (s *system) flood(ctx context.Context, args ...string) (end func() (int64, 
 	if err != nil {
 		return nil, err
 	}
+	start := time.Now()
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	moved := make(chan int64, 2)
+	fed, printed := make(chan struct{}), make(chan int64)
 	go func() {
-		n, _ := io.Copy(in, zeros{}) // until kubectl ends
-		moved <- n
+		_, _ = io.Copy(in, zeros{}) // until kubectl ends
+		close(fed)
 	}()
 	go func() {
 		n, _ := io.Copy(io.Discard, out)
-		moved <- n
+		printed <- n
 	}()
-	return func() (int64, error) {
+	return func() (float64, error) {
+		took := time.Since(start)
 		if err := cmd.Process.Kill(); err != nil {
 			return 0, fmt.Errorf("kubectl ended by itself: %w", err)
 		}
-		n := max(<-moved, <-moved)
+		n := <-printed
+		<-fed
 		_ = cmd.Wait() // killed
 		if n == 0 {
 			return 0, errors.New("the stream moved nothing")
 		}
-		return n, nil
+		return float64(n) / 1e6 / took.Seconds(), nil
 	}, nil
 }
 

@@ -29,7 +29,7 @@ const (
 )
 
 // measureTunnel has kubectl exec print a GiB from a pod on Tether's node and from one on a stock kubelet's, in turn, over
-// WebSocket and over QUIC, fetches as much through kubectl port-forward, and reads logs, which are one line, for the time
+// WebSocket and over QUIC, fetches as much through kubectl port-forward, follows logs, and reads logs, which are one line, for the time
 // of a first byte.
 func measureTunnel(ctx context.Context, b *bench) error {
 	s, err := b.system(ctx, nil)
@@ -79,10 +79,13 @@ func (s *system) relays(ctx context.Context) error {
 		if err := s.answers(ctx, "deploy/edge-tether"); err != nil {
 			return err
 		}
-		if err := r.rates(ctx, p, "exec", r.exec); err != nil {
+		if err := r.rates(ctx, p, "exec", nil, r.exec); err != nil {
 			return err
 		}
-		if err := r.rates(ctx, p, "port-forward", r.forward); err != nil {
+		if err := r.rates(ctx, p, "port-forward", nil, r.forward); err != nil {
+			return err
+		}
+		if err := r.rates(ctx, p, "logs -f", r.renew, r.logs); err != nil {
 			return err
 		}
 		if err := r.firsts(ctx, p); err != nil {
@@ -92,31 +95,37 @@ func (s *system) relays(ctx context.Context) error {
 	return nil
 }
 
-// A move moves size bytes from a node's pod and returns how long it took, and what kubectl used of the processors.
-type move func(ctx context.Context, node string) (took, kubectl time.Duration, err error)
+// moved is what came from a node's pod, in what time, and what kubectl used of the processors.
+type moved struct {
+	bytes         int
+	took, kubectl time.Duration
+}
+
+type move func(ctx context.Context, node string) (moved, error)
 
 // exec has a pod print.
-func (r *relaying) exec(ctx context.Context, node string) (took, kubectl time.Duration, err error) {
-	return r.kubectlUsing(ctx, int64(r.size), "exec", "deploy/"+node, "--", "/demo", "zeros", strconv.Itoa(r.size))
+func (r *relaying) exec(ctx context.Context, node string) (moved, error) {
+	took, kubectl, err := r.kubectlUsing(ctx, int64(r.size), "exec", "deploy/"+node, "--", "/demo", "zeros", strconv.Itoa(r.size))
+	return moved{r.size, took, kubectl}, err
 }
 
 // forward fetches from a pod's server.
-func (r *relaying) forward(ctx context.Context, node string) (took, kubectl time.Duration, err error) {
+func (r *relaying) forward(ctx context.Context, node string) (moved, error) {
 	cmd, err := r.kubectlCommand(ctx, "port-forward", "deploy/"+node, ":8080")
 	if err != nil {
-		return 0, 0, err
+		return moved{}, err
 	}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
-		return 0, 0, err
+		return moved{}, err
 	}
 	if err := cmd.Start(); err != nil {
-		return 0, 0, err
+		return moved{}, err
 	}
-	took, err = r.fetch(ctx, bufio.NewReader(out))
+	took, err := r.fetch(ctx, bufio.NewReader(out))
 	_ = cmd.Process.Signal(os.Interrupt)
 	_ = cmd.Wait() // interrupted
-	return took, cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), err
+	return moved{r.size, took, cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()}, err
 }
 
 // forwardedPort is what kubectl says of its own end.
@@ -155,16 +164,21 @@ func (r *relaying) fetch(ctx context.Context, said *bufio.Reader) (time.Duration
 
 // rates moves in turn from both nodes. The rates are of a machine that others may use at the same time; what the processes
 // on the way used of the processors is not.
-func (r *relaying) rates(ctx context.Context, p v1alpha1.Protocol, what string, move move) error {
+func (r *relaying) rates(ctx context.Context, p v1alpha1.Protocol, what string, prepare func(ctx context.Context, node string) error, move move) error {
 	rates, used := map[string][]float64{}, map[string][]float64{}
 	parts := map[string][]float64{} // by process
 	for range r.bench.times(true) {
 		for _, node := range relayNodes {
+			if prepare != nil {
+				if err := prepare(ctx, node); err != nil {
+					return err
+				}
+			}
 			before, err := r.used(node)
 			if err != nil {
 				return err
 			}
-			took, kubectl, err := move(ctx, node)
+			m, err := move(ctx, node)
 			if err != nil {
 				return err
 			}
@@ -172,18 +186,23 @@ func (r *relaying) rates(ctx context.Context, p v1alpha1.Protocol, what string, 
 			if err != nil {
 				return err
 			}
-			all := kubectl
+			all := m.kubectl
 			for process, u := range after {
 				d := u.cpu - before[process].cpu
 				all += d
-				parts[process] = append(parts[process], r.perGiB(d))
+				parts[process] = append(parts[process], perGiB(d, m.bytes))
 			}
-			rates[node] = append(rates[node], float64(r.size)/1e6/took.Seconds())
-			used[node] = append(used[node], r.perGiB(all))
+			rates[node] = append(rates[node], float64(m.bytes)/1e6/m.took.Seconds())
+			used[node] = append(used[node], perGiB(all, m.bytes))
 		}
 	}
-	if err := r.profile(ctx, r.edge, fmt.Sprintf("%s-%s", what, p), func() error {
-		_, _, err := move(ctx, "edge-tether")
+	if prepare != nil {
+		if err := prepare(ctx, "edge-tether"); err != nil {
+			return err
+		}
+	}
+	if err := r.profile(ctx, r.edge, fmt.Sprintf("%s-%s", strings.Fields(what)[0], p), func() error {
+		_, err := move(ctx, "edge-tether")
 		return err
 	}); err != nil {
 		return err
@@ -200,8 +219,8 @@ func (r *relaying) rates(ctx context.Context, p v1alpha1.Protocol, what string, 
 	return nil
 }
 
-func (r *relaying) perGiB(d time.Duration) float64 {
-	return d.Seconds() * (1 << 30) / float64(r.size)
+func perGiB(d time.Duration, bytes int) float64 {
+	return d.Seconds() * (1 << 30) / float64(bytes)
 }
 
 // medians lists the median of each, by name.
@@ -239,8 +258,13 @@ func (r *relaying) used(node string) (map[string]usage, error) {
 	return all, nil
 }
 
-// firsts reads logs in turn from both nodes.
+// firsts reads logs of one line in turn from both nodes.
 func (r *relaying) firsts(ctx context.Context, p v1alpha1.Protocol) error {
+	for _, node := range relayNodes {
+		if err := r.renew(ctx, node); err != nil {
+			return err
+		}
+	}
 	firsts := map[string][]float64{}
 	for range r.bench.times(true) {
 		for _, node := range relayNodes {
@@ -320,7 +344,7 @@ func (s *system) kubectlUsing(ctx context.Context, want int64, args ...string) (
 		return 0, 0, fmt.Errorf("kubectl %s: %w: %s", strings.Join(args, " "), e, said.String())
 	}
 	took = time.Since(start)
-	if err == nil && (n == 0 || want >= 0 && n != want) {
+	if err == nil && (want < 0 && n == 0 || want >= 0 && n != want) {
 		err = fmt.Errorf("kubectl %s printed %d bytes, expected %d", strings.Join(args, " "), n, want)
 	}
 	return took, cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), err

@@ -51,6 +51,7 @@ type options struct {
 	results     string
 	commit      string
 	docs        string
+	mutants     string
 }
 
 func parse(args []string, out io.Writer) (options, error) {
@@ -64,6 +65,7 @@ func parse(args []string, out io.Writer) (options, error) {
 	flags.StringVar(&o.results, "results", "", "file that results are appended to (default .tether/chaos.jsonl)")
 	flags.StringVar(&o.commit, "commit", "", "what is under test, for the results")
 	flags.StringVar(&o.docs, "write-docs", "", "run nothing, and write the results into this Markdown page, between its markers")
+	flags.StringVar(&o.mutants, "mutants", "", "break Tether without one of its mechanisms, and see whether the suite notices: all, or names separated by commas")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
@@ -101,6 +103,9 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if o.docs != "" {
 		return chaos.WriteDocs(o.docs, past)
 	}
+	if o.mutants != "" {
+		return breakMutants(ctx, root, o, out)
+	}
 	var failed []uint64
 	for seed := o.seed; seed < o.seed+o.seeds; seed++ {
 		known := slices.ContainsFunc(past, func(r chaos.Result) bool {
@@ -128,6 +133,21 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return fmt.Errorf("seeds %v failed; their timelines are above and in %s", failed, o.results)
 	}
 	return nil
+}
+
+// mutantTries is how many seeds a mutant may pass before it counts as not noticed.
+const mutantTries = 2
+
+func breakMutants(ctx context.Context, root string, o options, out io.Writer) error {
+	bin, err := filepath.Abs(os.Getenv(cluster.BinEnv))
+	if err != nil || os.Getenv(cluster.BinEnv) == "" {
+		return fmt.Errorf("expected the programs in $%s, as make chaos-mutants sets it: %w", cluster.BinEnv, errors.Join(err))
+	}
+	var names []string
+	if o.mutants != "all" {
+		names = strings.Split(o.mutants, ",")
+	}
+	return chaos.BreakAll(ctx, chaos.Config{Seed: o.seed, Base: filepath.Join(os.TempDir(), "tether-chaos"), Out: out}, names, bin, filepath.Join(root, ".tether", "mutants"), mutantTries)
 }
 
 // again is the command line that repeats a seed.

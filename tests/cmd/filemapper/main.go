@@ -44,7 +44,8 @@ func (d directory) Close() error { return d.root.Close() }
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := mapper.Run(ctx, mapper.Options{Protocol: "file", Open: open}); err != nil {
+	options := mapper.Options{Protocol: "file", Open: open, EdgeSocket: os.Getenv("DMI_SOCKET")}
+	if err := mapper.Run(ctx, options); err != nil {
 		log.Fatal(err)
 	}
 }

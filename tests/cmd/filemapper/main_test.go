@@ -2,10 +2,15 @@ package main
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	appsv1 "k8s.io/api/apps/v1"
+	"sigs.k8s.io/yaml"
+
+	"github.com/tether-edge/tether/apis/devices/v1beta1"
 	"github.com/tether-edge/tether/common/mapper"
 )
 
@@ -29,6 +34,96 @@ func TestTheExampleInTheDocumentationIsThisProgram(t *testing.T) {
 	}
 	if !strings.Contains(string(page), indented.String()) {
 		t.Errorf("docs/mappers.md differs from the program; expected it to have:\n%s", indented.String())
+	}
+}
+
+// What the page says to do in a shell, done with the program of the page: a module of its own, with nothing of this repository's but
+// the package.
+func TestTheExampleIsBuiltOutsideTheRepository(t *testing.T) {
+	root, err := filepath.Abs("../../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(filepath.Join(root, "docs/mappers.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := string(data)
+	code := block(t, page, "    package main\n")
+	steps := strings.Split(strings.TrimSpace(block(t, page, "    mkdir filemapper\n")+block(t, page, "    CGO_ENABLED=0 go build")), "\n")
+	replace := "go mod edit -replace github.com/tether-edge/tether="
+	if !strings.Contains(page, "`"+replace+"/path/to/tether`") {
+		t.Errorf("expected the page to say %s", replace)
+	}
+	dir := t.TempDir()
+	script := "set -e\n"
+	for _, step := range steps {
+		step = strings.TrimPrefix(step, "CGO_ENABLED=0 ") // it works, and would compile everything once more
+		if strings.HasPrefix(step, "go get ") {
+			script += replace + root + "\n"
+		}
+		script += step + "\n"
+		if strings.HasPrefix(step, "go mod init") {
+			if err := os.WriteFile(filepath.Join(dir, "main.go"), []byte(code), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			script += "mv ../main.go .\n"
+		}
+	}
+	build := exec.CommandContext(t.Context(), "bash", "-c", script)
+	build.Dir = dir
+	build.Env = append(os.Environ(), "GOWORK=off", "GOPROXY=off", "GOSUMDB=off") // all of it is here already
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%s%s%v", script, out, err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "filemapper", "filemapper")); err != nil {
+		t.Error(err)
+	}
+}
+
+// block returns the indented lines of a page that begin with first.
+func block(t *testing.T, page, first string) string {
+	t.Helper()
+	_, rest, ok := strings.Cut("\n"+page, "\n"+first)
+	if !ok {
+		t.Fatalf("expected a block that begins with %q", first)
+	}
+	var out strings.Builder
+	for line := range strings.Lines(first + rest) {
+		if line != "\n" && !strings.HasPrefix(line, "    ") {
+			break
+		}
+		out.WriteString(strings.TrimPrefix(line, "    "))
+	}
+	return strings.TrimRight(out.String(), "\n") + "\n"
+}
+
+// The manifests of the page are what the kinds say.
+func TestTheManifestsOfThePageAreRight(t *testing.T) {
+	data, err := os.ReadFile("../../../docs/mappers.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, found := string(data), map[string]int{}
+	for part := range strings.SplitSeq(page, "    apiVersion: ") {
+		text := block(t, "    apiVersion: "+part, "    apiVersion: ")
+		text, _, _ = strings.Cut(text, "\n---\n")
+		text, _, _ = strings.Cut(text, "\nEOF\n")
+		var kind struct{ Kind string }
+		if yaml.Unmarshal([]byte(text), &kind) != nil {
+			continue // what is before the first
+		}
+		into := map[string]any{"DeviceModel": &v1beta1.DeviceModel{}, "Device": &v1beta1.Device{}, "DaemonSet": &appsv1.DaemonSet{}}[kind.Kind]
+		if into == nil {
+			continue
+		}
+		found[kind.Kind]++
+		if err := yaml.UnmarshalStrict([]byte(text), into); err != nil {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+	if found["DeviceModel"] != 2 || found["Device"] != 2 || found["DaemonSet"] != 1 {
+		t.Errorf("found %v", found)
 	}
 }
 

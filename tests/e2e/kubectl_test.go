@@ -99,6 +99,7 @@ func TestWhoMayAskAKubelet(t *testing.T) {
 	}
 
 	nobody, reader := s.user("nobody"), s.user("reader", "nodes/metrics")
+	logs, stats, proxied := s.user("of-logs", "nodes/log"), s.user("of-stats", "nodes/stats"), s.user("of-proxy", "nodes/proxy")
 	url := fmt.Sprintf("https://%s:%d", host, port)
 	for _, c := range []struct {
 		path, token string
@@ -106,7 +107,10 @@ func TestWhoMayAskAKubelet(t *testing.T) {
 	}{
 		{"/pods", "", 401}, {"/metrics", "", 401}, {"/healthz", "", 401}, {"/pods", "no.such.token", 401},
 		{"/pods", nobody, 403}, {"/logs/", nobody, 403}, {"/metrics", nobody, 403},
-		{"/metrics/resource", reader, 200}, {"/pods", reader, 403}, {"/metrics/../pods", reader, 400}, {"/metrics/..%2fpods", reader, 400},
+		{"/logs/", logs, 200}, {"/pods", logs, 403}, {"/stats/summary", logs, 403}, {"/metrics", logs, 403},
+		{"/stats/summary", stats, 200}, {"/pods", stats, 403}, {"/logs/", stats, 403}, {"/metrics", stats, 403},
+		{"/pods", proxied, 200}, {"/runningpods/", proxied, 200}, {"/logs/", proxied, 403}, {"/stats/summary", proxied, 403}, {"/metrics", proxied, 403},
+		{"/metrics/resource", reader, 200}, {"/pods", reader, 403}, {"/logs/", reader, 403}, {"/stats/summary", reader, 403}, {"/metrics/../pods", reader, 400}, {"/metrics/..%2fpods", reader, 400},
 	} {
 		if code, body := ask(t, url+c.path, c.token); code != c.code {
 			t.Errorf("GET %s with token %.10q: status %d, expected %d: %.200s", c.path, c.token, code, c.code, body)
@@ -188,7 +192,7 @@ func TestANodeThatIsAwaySaysSo(t *testing.T) {
 	s := sharedSystem(t)
 	s.runPod("quiet")
 	s.cut()
-	cluster.Eventually(t, time.Minute, "the hub to notice", func() error {
+	cluster.Eventually(t, 30*time.Second, "the hub to notice", func() error { // docs/operations.md says 15 s
 		r := s.kubectl("", "logs", "quiet")
 		if r.code == 0 || !strings.Contains(r.err, `edge-1\" cannot be asked: the node is not connected`) || !strings.Contains(r.err, "last heard of") {
 			return fmt.Errorf("exit code %d: %s%s", r.code, r.out, r.err)

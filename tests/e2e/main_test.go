@@ -30,7 +30,7 @@ var shared struct {
 var protocol = v1alpha1.ProtocolWebSocket
 
 // faults are the tests that depend on what carries the link: they run again over QUIC.
-const faults = "^Test(APodRunsThroughTheLink|CutKillHeal.*|ColdCloud.*|PowerCutOffline|DeletedWhileCut|APoisonedWrite.*|ThirtyPodsAtOnce|NobodyCanTell.*|ANodeThatIsAway.*|AFirstStart.*|ASatelliteLink.*|ABlackHole.*|StreamsUnderWay.*|DevicesWork.*|ADrillIsStopped.*)$"
+const faults = "^Test(APodRunsThroughTheLink|CutKillHeal.*|ColdCloud.*|PowerCutOffline|DeletedWhileCut|APoisonedWrite.*|ThirtyPodsAtOnce|NobodyCanTell.*|ANodeThatIsAway.*|AFirstStart.*|ASatelliteLink.*|ABlackHole.*|StreamsUnderWay.*|DevicesWork.*|ADrillIsStopped.*|ASecondCloudCore.*)$"
 
 // runAll runs the tests, and those of faults once more over QUIC, where they were not chosen by hand.
 func runAll(m *testing.M) int {

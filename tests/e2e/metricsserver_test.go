@@ -106,35 +106,55 @@ func (s *system) kubeconfigOf(account, path string) {
 	s.must(clientcmd.WriteToFile(*c, path))
 }
 
+// metricsServer runs metrics-server with its rights for as long as the test, with some flags each, and makes the first one that of the cluster.
+func (s *system) metricsServer(flags ...string) {
+	s.t.Helper()
+	s.serveMetrics(s.startMetricsServers(flags)[0])
+}
+
+// startMetricsServers runs a metrics-server for each set of flags and returns where they listen, host:port.
+func (s *system) startMetricsServers(flags ...[]string) (at []string) {
+	s.t.Helper()
+	program := s.buildMetricsServer()
+	s.kubectlApply("kube-system", metricsServerManifests)
+	dir := s.t.TempDir()
+	kubeconfig := filepath.Join(dir, "kubeconfig")
+	s.kubeconfigOf("metrics-server", kubeconfig)
+	host := hostOf(s.Server())
+	ports, err := cluster.FreePorts(len(flags), host)
+	s.must(err)
+	for i, flags := range flags {
+		p, err := s.Cluster.Start(cluster.ProcessConfig{Name: fmt.Sprintf("metrics-server-%d", i), Argv: append([]string{program, "--kubeconfig", kubeconfig,
+			"--authentication-kubeconfig", kubeconfig, "--authorization-kubeconfig", kubeconfig, "--bind-address", host, fmt.Sprintf("--secure-port=%d", ports[i]),
+			"--cert-dir", filepath.Join(dir, fmt.Sprint("certs-", i)), "--kubelet-use-node-status-port", "--metric-resolution=10s", "--kubelet-request-timeout=9s"}, flags...)})
+		s.must(err)
+		s.t.Cleanup(func() { s.must(p.Stop(20 * time.Second)) })
+		at = append(at, net.JoinHostPort(host, fmt.Sprint(ports[i])))
+	}
+	return at
+}
+
+// serveMetrics makes the metrics-server at host:port that of the cluster.
+func (s *system) serveMetrics(at string) {
+	s.t.Helper()
+	host, port, err := net.SplitHostPort(at)
+	s.must(err)
+	s.kubectlApply("kube-system", fmt.Sprintf(metricsServerEndpoints, host, port))
+}
+
 // TestMetricsServerShowsTheEdge: metrics-server, with the flags of its published manifests and with the other order of
 // address types and TLS that is verified, shows pods and nodes of the edge as it does those of a stock kubelet.
 func TestMetricsServerShowsTheEdge(t *testing.T) {
 	s := sharedSystem(t)
 	s.stock("stock-1")
-	program := s.buildMetricsServer()
-	s.kubectlApply("kube-system", metricsServerManifests)
-	dir := t.TempDir()
-	kubeconfig := filepath.Join(dir, "kubeconfig")
-	s.kubeconfigOf("metrics-server", kubeconfig)
 	ca := s.Cluster.AuthorityFile() // the signer of every kubelet's certificate, and of the ports of edges
-	host, _, err := net.SplitHostPort(s.Server())
-	s.must(err)
-	ports, err := cluster.FreePorts(2, host)
-	s.must(err)
-	for i, flags := range [][]string{
-		{"--kubelet-preferred-address-types=InternalIP,ExternalIP,Hostname", "--kubelet-insecure-tls"},
-		{"--kubelet-preferred-address-types=Hostname,InternalDNS,InternalIP", "--kubelet-certificate-authority=" + ca},
-	} {
-		p, err := s.Cluster.Start(cluster.ProcessConfig{Name: fmt.Sprintf("metrics-server-%d", i), Argv: append([]string{program, "--kubeconfig", kubeconfig,
-			"--authentication-kubeconfig", kubeconfig, "--authorization-kubeconfig", kubeconfig, "--bind-address", host, fmt.Sprintf("--secure-port=%d", ports[i]),
-			"--cert-dir", filepath.Join(dir, fmt.Sprint("certs-", i)), "--kubelet-use-node-status-port", "--metric-resolution=10s", "--kubelet-request-timeout=9s"}, flags...)})
-		s.must(err)
-		t.Cleanup(func() { s.must(p.Stop(20 * time.Second)) })
-	}
+	servers := s.startMetricsServers(
+		[]string{"--kubelet-preferred-address-types=InternalIP,ExternalIP,Hostname", "--kubelet-insecure-tls"},
+		[]string{"--kubelet-preferred-address-types=Hostname,InternalDNS,InternalIP", "--kubelet-certificate-authority=" + ca})
 	s.subject("on-edge-1", "edge-1")
 	s.subject("on-stock-1", "stock-1")
 	for i, want := range [][]string{{"edge-1", "stock-1"}, {"edge-1"}} { // the stock kubelet's certificate is of no CA
-		s.kubectlApply("kube-system", fmt.Sprintf(metricsServerEndpoints, host, fmt.Sprint(ports[i])))
+		s.serveMetrics(servers[i])
 		for _, node := range want {
 			// One of them has nothing to show before its second look at a container.
 			s.eventuallyTop(`(?m)^on-`+node+` +demo +[0-9]+m +[0-9]+Mi`, "pod", "on-"+node, "--containers")
@@ -153,16 +173,17 @@ func TestMetricsServerShowsTheEdge(t *testing.T) {
 }
 
 // eventuallyTop waits until kubectl top says something.
-func (s *system) eventuallyTop(want string, args ...string) {
+func (s *system) eventuallyTop(want string, args ...string) (r said) {
 	s.t.Helper()
 	cache := s.t.TempDir() // what kubectl keeps of the APIs that there are is of before
 	cluster.Eventually(s.t, 90*time.Second, "kubectl top "+strings.Join(args, " "), func() error {
-		r := s.kubectl("", append([]string{"--cache-dir", cache, "top"}, args...)...)
+		r = s.kubectl("", append([]string{"--cache-dir", cache, "top"}, args...)...)
 		if r.code != 0 || !regexp.MustCompile(want).MatchString(r.out) {
 			return fmt.Errorf("exit code %d: %s%s; %w", r.code, r.out, r.err, s.apiServiceState())
 		}
 		return nil
 	})
+	return r
 }
 
 // apiServiceState says why the API server does not ask metrics-server.

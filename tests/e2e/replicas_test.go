@@ -5,16 +5,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/remotecommand"
 
@@ -22,9 +24,23 @@ import (
 	"github.com/tether-edge/tether/tests/cluster"
 )
 
+// takeover is an edge that knows two CloudCores of one cluster, by the addresses they have.
+type takeover struct {
+	*system
+	clouds map[string]*replica
+	// shown is what the Node shows of its kubelet, which stays whatever happens.
+	shown string
+	token string
+}
+
+type replica struct {
+	*cluster.Process
+	metrics string // URL
+}
+
 // TestASecondCloudCoreTakesOver: an edge knows two CloudCores of one cluster. Whichever it is connected to is killed; it
-// goes to the other one, which takes the node over while what the dead one wrote still stands. Its kubelet is asked through
-// either CloudCore, whichever holds the node, and its Node shows the same address and port as before.
+// goes to the other one, which takes the node over while what the dead one wrote still stands, and writes nothing to its Node. Its kubelet is asked
+// through either CloudCore, whichever holds the node, and through the one that is left, and its Node shows the same address and port as before.
 func TestASecondCloudCoreTakesOver(t *testing.T) {
 	s := sharedSystem(t)
 	ctx := t.Context()
@@ -33,66 +49,32 @@ func TestASecondCloudCoreTakesOver(t *testing.T) {
 		t.Cleanup(func() { s.must(second.Stop(20 * time.Second)) })
 	}
 	s.must(err)
-	server := second.WebSocket
-	clouds := map[string]*cluster.Process{s.Server(): s.Cloud, server: second.Process}
+	w := &takeover{system: s, clouds: map[string]*replica{hostOf(s.Server()): {s.Cloud, s.CloudMetrics()}, hostOf(second.WebSocket): {second.Process, "http://" + second.Metrics + "/metrics"}}}
 	servers := func(all ...string) {
 		s.must(s.edge.Supervisor.Stop(20 * time.Second))
-		s.must(s.edge.Change(func(cfg *v1alpha1.EdgeCore) { cfg.Cloud.Servers, cfg.Cloud.Protocol = all, v1alpha1.ProtocolWebSocket }))
+		s.must(s.edge.Change(func(cfg *v1alpha1.EdgeCore) { cfg.Cloud.Servers, cfg.Cloud.Protocol = all, protocol }))
 		s.must(s.edge.StartCore(context.Background()))
 	}
-	servers(s.Server(), server)
-	t.Cleanup(func() {
-		servers(s.Server())
-		s.must(s.edge.Supervisor.Stop(20 * time.Second))
-		s.must(s.edge.SetProtocol(protocol))
-	})
+	servers(s.Server(), second.WebSocket)
+	t.Cleanup(func() { servers(s.Server()) })
 	s.must(s.edge.WaitReady(ctx, time.Minute))
 	s.runPod("steady")
 	before := s.containers()
-	renewed := func() time.Time {
-		l, err := s.Admin.CoordinationV1().Leases("kube-node-lease").Get(ctx, s.edge.Name(), metav1.GetOptions{})
-		s.must(err)
-		return l.Spec.RenewTime.Time
-	}
-	token := s.user("prober", "nodes/metrics")
-	endpoint := func() (corev1.NodeDaemonEndpoints, []corev1.NodeAddress, string) {
-		n, err := s.Admin.CoreV1().Nodes().Get(ctx, s.edge.Name(), metav1.GetOptions{})
-		s.must(err)
-		return n.Status.DaemonEndpoints, n.Status.Addresses, n.Annotations["tether.io/kubelet-port"]
-	}
-	port, addresses, noted := endpoint()
-	throughEither := func() {
-		t.Helper()
-		for server := range clouds {
-			host, _, err := net.SplitHostPort(server)
-			s.must(err)
-			cluster.Eventually(t, 20*time.Second, "an answer of the kubelet through "+host, func() error {
-				if code, body := ask(t, fmt.Sprintf("https://%s:%d/metrics/resource", host, port.KubeletEndpoint.Port), token); code != http.StatusOK || !strings.Contains(body, "node_cpu_usage") {
-					return fmt.Errorf("status %d: %.200s", code, body)
-				}
-				return nil
-			})
-			// A stream both ways, too: one of the two passes it on to the other.
-			at := net.JoinHostPort(host, strconv.Itoa(int(port.KubeletEndpoint.Port)))
-			cluster.Eventually(t, 20*time.Second, "what is said to a command through "+host, func() error {
-				return s.echoes(at, "steady", "what I say")
-			})
-		}
-		if r := s.kubectl("", "logs", "steady"); r.code != 0 || !strings.Contains(r.out, "serving on") {
-			t.Errorf("logs: exit code %d: %s%s", r.code, r.out, r.err)
-		}
-		if p, a, n := endpoint(); p != port || !slices.Equal(a, addresses) || n != noted {
-			t.Errorf("the Node shows %v, %v, %s; before it was %v, %v, %s", p, a, n, port, addresses, noted)
-		}
-	}
-	throughEither()
+	w.token, w.shown = s.user("prober", "nodes/metrics"), w.shows()
+	w.through(slices.Collect(maps.Keys(w.clouds))...)
 	for i := range 2 {
 		was, err := s.edge.Status(ctx)
 		s.must(err)
-		dead := clouds[was.Link.Server]
+		dead, left := w.clouds[hostOf(was.Link.Server)], ""
 		if dead == nil {
-			t.Fatalf("the edge is connected to %q, expected one of %q and %q", was.Link.Server, s.Server(), server)
+			t.Fatalf("the edge is connected to %q, expected one of %v", was.Link.Server, w.clouds)
 		}
+		for host, c := range w.clouds {
+			if c != dead {
+				left = host
+			}
+		}
+		writes := w.nodeWrites(w.clouds[left])
 		s.must(dead.Kill())
 		killed := time.Now()
 		cluster.Eventually(t, 30*time.Second, "the edge to be in sync with the other one", func() error {
@@ -102,38 +84,114 @@ func TestASecondCloudCoreTakesOver(t *testing.T) {
 			}
 			return err
 		})
+		w.through(left)
+		if now := w.nodeWrites(w.clouds[left]); now != writes {
+			t.Errorf("the CloudCore that took over had written to Nodes:\n%s\nand has:\n%s", writes, now)
+		}
 		s.runPod(fmt.Sprintf("through-the-other-%d", i))
 		// With what the dead one wrote last the node would be lost within a minute.
 		cluster.Eventually(t, 40*time.Second, "the other one to renew the Lease", func() error {
-			if !renewed().After(killed) {
-				return errors.New("it was not renewed since")
+			l, err := s.Admin.CoordinationV1().Leases("kube-node-lease").Get(ctx, s.edge.Name(), metav1.GetOptions{})
+			if err == nil && !l.Spec.RenewTime.After(killed) {
+				err = errors.New("it was not renewed since")
 			}
-			return nil
+			return err
 		})
 		s.sameContainers(before)
 		s.must(dead.Restart())
-		throughEither()
+		w.through(slices.Collect(maps.Keys(w.clouds))...)
 	}
 }
 
-// echoes asks the kubelet at an address, host:port, as the API server does, to run a command in a pod that repeats what is said to it.
+// hostOf is the host of a host:port.
+func hostOf(address string) string {
+	host, _, _ := net.SplitHostPort(address)
+	return host
+}
+
+// shows is what the Node shows of where its kubelet is.
+func (w *takeover) shows() string {
+	w.t.Helper()
+	n, err := w.Admin.CoreV1().Nodes().Get(w.t.Context(), w.edge.Name(), metav1.GetOptions{})
+	w.must(err)
+	return fmt.Sprint(n.Status.DaemonEndpoints.KubeletEndpoint.Port, n.Status.Addresses, n.Annotations["tether.io/kubelet-port"])
+}
+
+// nodeWrites is what a CloudCore's metrics say of its requests that write to Nodes.
+func (w *takeover) nodeWrites(c *replica) string {
+	w.t.Helper()
+	r, err := http.Get(c.metrics)
+	w.must(err)
+	body, err := io.ReadAll(r.Body)
+	w.must(errors.Join(err, r.Body.Close()))
+	if !strings.Contains(string(body), `tether_api_requests_total{code="200",resource="leases.coordination.k8s.io"`) {
+		w.t.Fatalf("%s tells of no request for Leases", c.metrics)
+	}
+	var writes []string
+	for line := range strings.Lines(string(body)) {
+		if strings.HasPrefix(line, "tether_api_requests_total") && regexp.MustCompile(`resource="nodes[/"]`).MatchString(line) && !regexp.MustCompile(`verb="(get|list|watch)"`).MatchString(line) {
+			writes = append(writes, line)
+		}
+	}
+	slices.Sort(writes)
+	return strings.Join(writes, "")
+}
+
+// through asks the node's kubelet through the CloudCores at some hosts, and through the API server.
+func (w *takeover) through(hosts ...string) {
+	w.t.Helper()
+	n, err := w.Admin.CoreV1().Nodes().Get(w.t.Context(), w.edge.Name(), metav1.GetOptions{})
+	w.must(err)
+	for _, host := range hosts {
+		at := net.JoinHostPort(host, strconv.Itoa(int(n.Status.DaemonEndpoints.KubeletEndpoint.Port)))
+		cluster.Eventually(w.t, 20*time.Second, "an answer of the kubelet through "+host, func() error {
+			if code, body := ask(w.t, "https://"+at+"/metrics/resource", w.token); code != http.StatusOK || !strings.Contains(body, "node_cpu_usage") {
+				return fmt.Errorf("status %d: %.200s", code, body)
+			}
+			return nil
+		})
+		// A stream both ways, too: one that does not hold the node passes it on to the other.
+		cluster.Eventually(w.t, 20*time.Second, "what is said to a command through "+host, func() error {
+			return w.echoes(at, "steady", "what I say")
+		})
+	}
+	// The API server asks at the address that the Node shows, the first one's.
+	if slices.Contains(hosts, n.Status.Addresses[0].Address) {
+		if r := w.kubectl("", "logs", "steady"); r.code != 0 || !strings.Contains(r.out, "serving on") {
+			w.t.Errorf("logs: exit code %d: %s%s", r.code, r.out, r.err)
+		}
+	}
+	if now := w.shows(); now != w.shown {
+		w.t.Errorf("the Node shows %s; before it was %s", now, w.shown)
+	}
+}
+
+// echoes asks the kubelet at an address, host:port, as the API server does, to run a command in a pod that repeats what is said to it, once
+// after an upgrade to SPDY and once to WebSocket.
 func (s *system) echoes(at, pod, text string) error {
 	target, err := url.Parse(fmt.Sprintf("https://%s/exec/%s/%s/demo?input=1&output=1&command=/demo&command=cat&command=/dev/stdin", at, namespace, pod))
 	if err != nil {
 		return err
 	}
-	executor, err := remotecommand.NewSPDYExecutor(s.Cluster.KubeletConfig(at), http.MethodPost, target)
+	config := s.Cluster.KubeletConfig(at)
+	spdy, err := remotecommand.NewSPDYExecutor(config, http.MethodPost, target)
+	if err != nil {
+		return err
+	}
+	webSocket, err := remotecommand.NewWebSocketExecutor(config, http.MethodGet, target.String())
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(s.t.Context(), 20*time.Second)
 	defer cancel()
-	var out bytes.Buffer
-	if err := executor.StreamWithContext(ctx, remotecommand.StreamOptions{Stdin: strings.NewReader(text), Stdout: &out}); err != nil {
-		return err
-	}
-	if out.String() != text {
-		return fmt.Errorf("it repeats %q, expected %q", out.String(), text)
+	for by, executor := range map[string]remotecommand.Executor{"SPDY": spdy, "WebSocket": webSocket} {
+		var out bytes.Buffer
+		if err := executor.StreamWithContext(ctx, remotecommand.StreamOptions{Stdin: strings.NewReader(text), Stdout: &out}); err != nil {
+			return fmt.Errorf("by %s: %w", by, err)
+		}
+		if out.String() != text {
+			return fmt.Errorf("by %s it repeats %q, expected %q", by, out.String(), text)
+		}
 	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -33,7 +34,8 @@ func (s *system) subject(name, node string) *corev1.Pod {
 	p := demoPod(name)
 	p.Spec.Volumes = []corev1.Volume{{Name: "data", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}}
 	p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "data", MountPath: "/data"}}
-	p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: "listener", Image: p.Spec.Containers[0].Image, Args: []string{"cat", "/dev/stdin"}, Stdin: true, StdinOnce: false})
+	p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: "listener", Image: p.Spec.Containers[0].Image, Args: []string{"cat", "/dev/stdin"}, Stdin: true, StdinOnce: false},
+		corev1.Container{Name: "console", Image: p.Spec.Containers[0].Image, Args: []string{"cat", "/dev/stdin"}, Stdin: true, TTY: true})
 	p.Spec.NodeName = node
 	for i := range p.Spec.Containers {
 		p.Spec.Containers[i].ImagePullPolicy = corev1.PullIfNotPresent
@@ -141,6 +143,11 @@ func (s *system) verbs() {
 	dir := s.t.TempDir()
 	local := filepath.Join(dir, "local")
 	s.must(os.WriteFile(local, []byte("some content\n"), 0o644))
+	tree := filepath.Join(dir, "tree")
+	s.must(os.MkdirAll(filepath.Join(tree, "deep", "er"), 0o755))
+	for name, content := range files {
+		s.must(os.WriteFile(filepath.Join(tree, name), []byte(content), 0o644))
+	}
 	for _, c := range []struct {
 		name  string
 		stdin string
@@ -168,6 +175,9 @@ func (s *system) verbs() {
 		{"what was copied", "", []string{"exec", "on-NODE", "-c", "demo", "--", "/demo", "cat", "/data/copied"}, 0, "some content"},
 		{"cp from the pod", "", []string{"cp", "on-NODE:/data/copied", filepath.Join(dir, "on-NODE"), "-c", "demo"}, 0, ""},
 		{"cp of a file that is not there", "", []string{"cp", "on-NODE:/data/nothing", filepath.Join(dir, "nothing"), "-c", "demo"}, 1, "no such file"},
+		{"cp of a directory to the pod", "", []string{"cp", tree, "on-NODE:/data/tree", "-c", "demo"}, 0, ""},
+		{"what was copied below it", "", []string{"exec", "on-NODE", "-c", "demo", "--", "/demo", "cat", "/data/tree/deep/er/file"}, 0, "the deepest"},
+		{"cp of a directory from the pod", "", []string{"cp", "on-NODE:/data/tree", filepath.Join(dir, "tree-on-NODE"), "-c", "demo"}, 0, ""},
 		{"the kubelet's health", "", []string{"get", "--raw", "/api/v1/nodes/NODE/proxy/healthz"}, 0, "ok"},
 		{"a path that the kubelet has not", "", []string{"get", "--raw", "/api/v1/nodes/NODE/proxy/nothing"}, 1, "could not find"},
 	} {
@@ -184,6 +194,11 @@ func (s *system) verbs() {
 	if b, err := os.ReadFile(filepath.Join(dir, "on-edge-1")); err != nil || string(b) != "some content\n" {
 		s.t.Errorf("copied back: %q, %v", b, err)
 	}
+	for name, content := range files {
+		if b, err := os.ReadFile(filepath.Join(dir, "tree-on-edge-1", name)); err != nil || string(b) != content {
+			s.t.Errorf("of the directory, %s was copied back as %q, %v", name, b, err)
+		}
+	}
 	if r := s.kubectl("", "get", "--raw", "/api/v1/nodes/edge-1/proxy/runningpods/"); r.code != 0 || !strings.Contains(r.out, `"on-edge-1"`) {
 		s.t.Errorf("the pods that run: %+v", r) // in no order, so not compared
 	}
@@ -196,8 +211,41 @@ func (s *system) verbs() {
 	}
 	s.same("port-forward to a port that nobody serves", refusals, 1, "refused")
 	s.same("exec -it", terminals, 0, "typed\r\ntyped\r\n")
+	s.tops()
 	s.debugs()
+	var attached []said
+	for _, node := range compared {
+		attached = append(attached, s.terminal("try pressing enter", "attach", "-it", "on-"+node, "-c", "console"))
+	}
+	s.same("attach -it", attached, 0, "typed\r\ntyped\r\n")
 }
+
+// files are those of the directory that is copied.
+var files = map[string]string{"file": "at its top\n", "deep/er/file": "the deepest\n", "deep/empty": ""}
+
+// tops compares what kubectl top says of both nodes, but for the figures.
+func (s *system) tops() {
+	s.t.Helper()
+	s.metricsServer("--kubelet-preferred-address-types=InternalIP,ExternalIP,Hostname", "--kubelet-insecure-tls")
+	for _, args := range [][]string{{"pod", "on-NODE"}, {"pod", "on-NODE", "--containers"}, {"node", "NODE"}} {
+		var got []said
+		for _, node := range compared {
+			args := slices.Clone(args)
+			for i, a := range args {
+				args[i] = strings.ReplaceAll(a, "NODE", node)
+			}
+			r := s.eventuallyTop(`[0-9]+m +([0-9]+% +)?[0-9]+Mi`, args...)
+			r.out = spaces.ReplaceAllString(figures.ReplaceAllString(r.out, "N$1"), " ")
+			got = append(got, r)
+		}
+		s.same("top "+strings.Join(args, " "), got, 0, "Nm")
+	}
+}
+
+var (
+	figures = regexp.MustCompile(`\b[0-9]+(m|Mi|%)`)
+	spaces  = regexp.MustCompile(` +`)
+)
 
 // debugs adds ephemeral containers to the pods of both nodes: one looks at the processes of the container that it is for, and
 // one is talked to. No container of the pod is started anew.

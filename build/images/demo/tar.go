@@ -72,7 +72,10 @@ func unpack(in io.Reader, dir string) error {
 		case tar.TypeDir:
 			err = os.MkdirAll(path, 0o755)
 		case tar.TypeReg:
-			err = unpackFile(path, r)
+			// kubectl cp names no directory that holds something.
+			if err = os.MkdirAll(filepath.Dir(path), 0o755); err == nil {
+				err = unpackFile(path, r)
+			}
 		}
 		if err != nil {
 			return fmt.Errorf("tar: %w", err)

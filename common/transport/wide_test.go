@@ -5,6 +5,8 @@ import (
 	"crypto/tls"
 	"io"
 	"net"
+	"runtime"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -107,6 +109,17 @@ func (l countingListener) Accept() (net.Conn, error) {
 // widePair is a connection over TLS that a FairListener accepted and Widen made wide, and its other end.
 func widePair(t *testing.T) (wide *WideTLS, below *counted, other *tls.Conn) {
 	t.Helper()
+	server, below, other := fairPair(t)
+	wide, ok := Widen(server)
+	if !ok {
+		t.Fatal("a connection that a FairListener accepted is not made wide")
+	}
+	return wide, below, other
+}
+
+// fairPair is a connection over TLS that a FairListener accepted, and its other end.
+func fairPair(t *testing.T) (server *tls.Conn, below *counted, other *tls.Conn) {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -132,7 +145,7 @@ func widePair(t *testing.T) (wide *WideTLS, below *counted, other *tls.Conn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := tls.Server(accepted, &tls.Config{Certificates: []tls.Certificate{certificate}, DynamicRecordSizingDisabled: true})
+	server = tls.Server(accepted, &tls.Config{Certificates: []tls.Certificate{certificate}, DynamicRecordSizingDisabled: true})
 	t.Cleanup(func() { _ = server.Close() })
 	shaken := make(chan error, 1)
 	go func() { shaken <- other.Handshake() }()
@@ -143,11 +156,72 @@ func widePair(t *testing.T) (wide *WideTLS, below *counted, other *tls.Conn) {
 		t.Fatal(err)
 	}
 	inner, _ := Place(accepted)
-	wide, ok := Widen(server)
-	if !ok {
-		t.Fatal("a connection that a FairListener accepted is not made wide")
+	return server, inner.(*counted), other
+}
+
+// stuck is a reader and a writer at which nothing comes and goes until it is let go.
+type stuck struct {
+	here chan struct{} // gets one for each that waits
+	let  chan struct{} // closed to let go
+}
+
+func (s stuck) Read([]byte) (int, error) { return s.wait() }
+
+func (s stuck) Write([]byte) (int, error) { return s.wait() }
+
+func (s stuck) wait() (int, error) {
+	s.here <- struct{}{}
+	<-s.let
+	return 0, io.ErrClosedPipe
+}
+
+// wideLimit is what docs/security.md says that a connection costs which was made wide, in bytes.
+const wideLimit = 272 << 10
+
+func TestWideTLSHoldsABoundedBuffer(t *testing.T) {
+	const count = 16
+	var servers [count]*tls.Conn
+	var others [count]*tls.Conn
+	for i := range servers {
+		servers[i], _, others[i] = fairPair(t)
+		// TLS has its own buffers from the first byte on.
+		for _, way := range [][2]*tls.Conn{{servers[i], others[i]}, {others[i], servers[i]}} {
+			if _, err := way[0].Write(make([]byte, maxPlain)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadFull(way[1], make([]byte, maxPlain)); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
-	return wide, inner.(*counted), other
+	heap := func() int {
+		runtime.GC()
+		runtime.GC() // what pools and finalizers let go
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int(m.HeapAlloc)
+	}
+	before := heap()
+	s := stuck{make(chan struct{}), make(chan struct{})}
+	var ended sync.WaitGroup
+	for i, server := range servers {
+		wide, ok := Widen(server)
+		if !ok {
+			t.Fatal("it is not made wide")
+		}
+		ended.Go(func() { _, _ = io.Copy(wide, struct{ io.Reader }{s}) })
+		ended.Go(func() { _, _ = io.Copy(struct{ io.Writer }{s}, wide) })
+		if _, err := others[i].Write([]byte("something to copy")); err != nil {
+			t.Fatal(err)
+		}
+		<-s.here
+		<-s.here
+	}
+	if each := (heap() - before) / count; each < wideLimit/2 || each > wideLimit+wideLimit/16 {
+		t.Errorf("a wide connection with copies under way both ways holds %d bytes, expected about %d", each, wideLimit)
+	}
+	close(s.let)
+	ended.Wait()
 }
 
 // pieces gives its bytes 64 KiB at a time.

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -37,14 +39,15 @@ func (m *mapsSystem) share(ctx context.Context) error {
 			return err
 		}
 		for _, load := range []struct {
-			what string
-			args []string
+			what  string
+			begin begin
 		}{
 			{"nothing else", nil},
-			{"a stream up", []string{"exec", "reader", "--", "/demo", "zeros", "1000000000000"}},
-			{"a stream both ways", []string{"exec", "-i", "reader", "--", "/demo", "cat", "/dev/stdin"}},
+			{"a stream up", m.flooding("exec", "reader", "--", "/demo", "zeros", "1000000000000")},
+			{"a stream both ways", m.flooding("exec", "-i", "reader", "--", "/demo", "cat", "/dev/stdin")},
+			{"kubectl cp of 1 GiB to a pod", m.copying},
 		} {
-			if err := m.shareWith(ctx, p, load.what, load.args); err != nil {
+			if err := m.shareWith(ctx, p, load.what, load.begin); err != nil {
 				return fmt.Errorf("%s: %w", load.what, err)
 			}
 		}
@@ -53,6 +56,59 @@ func (m *mapsSystem) share(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// begin starts what takes all it can, until end is called, which returns how many MB it moved a second.
+type begin func(context.Context) (end func() (rate float64, err error), err error)
+
+// flooding is a kubectl with endless input.
+func (m *mapsSystem) flooding(args ...string) begin {
+	return func(ctx context.Context) (func() (float64, error), error) { return m.flood(ctx, args...) }
+}
+
+// copying has kubectl cp copy a file of 1 GiB to a pod, again and again. Its end waits for the copy that is under way.
+func (m *mapsSystem) copying(ctx context.Context) (func() (float64, error), error) {
+	const size = 1 << 30
+	dir, err := os.MkdirTemp("", "tether-bench-")
+	if err != nil {
+		return nil, err
+	}
+	path := filepath.Join(dir, "file")
+	if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, size)); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	last := make(chan struct{})
+	type result struct {
+		rate float64
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		start := time.Now()
+		for n := 1; ; n++ {
+			cmd, err := m.kubectlCommand(ctx, "cp", path, "reader:/copied")
+			if err == nil {
+				var out []byte
+				if out, err = cmd.CombinedOutput(); err != nil {
+					err = fmt.Errorf("kubectl cp: %w: %s", err, out)
+				}
+			}
+			select {
+			case <-last:
+			default:
+				if err == nil {
+					continue
+				}
+			}
+			done <- result{float64(n) * size / 1e6 / time.Since(start).Seconds(), err}
+			return
+		}
+	}()
+	return func() (float64, error) {
+		close(last)
+		r := <-done
+		return r.rate, errors.Join(r.err, os.RemoveAll(dir))
+	}, nil
 }
 
 // shareWithLogger has kubectl follow the log of a pod that logs as much as its runtime takes. The pod is there for that long
@@ -68,7 +124,7 @@ func (m *mapsSystem) shareWithLogger(ctx context.Context, p v1alpha1.Protocol) e
 	}
 	err = until(ctx, poll, readyTimeout, "the pod that logs", func() error { return m.podsReady(ctx, name, 1) })
 	if err == nil {
-		err = m.shareWith(ctx, p, "logs -f of a mad logger", []string{"logs", "-f", "--tail=1", name})
+		err = m.shareWith(ctx, p, "logs -f of a mad logger", m.flooding("logs", "-f", "--tail=1", name))
 	}
 	return errors.Join(err, pods.Delete(ctx, name, metav1.DeleteOptions{}), until(ctx, poll, readyTimeout, "the end of the pod that logs", func() error {
 		_, all, err := m.countPods(ctx, name)
@@ -79,12 +135,12 @@ func (m *mapsSystem) shareWithLogger(ctx context.Context, p v1alpha1.Protocol) e
 	}))
 }
 
-// shareWith changes every map once while a kubectl runs.
-func (m *mapsSystem) shareWith(ctx context.Context, p v1alpha1.Protocol, what string, args []string) error {
+// shareWith changes every map once while something takes all it can.
+func (m *mapsSystem) shareWith(ctx context.Context, p v1alpha1.Protocol, what string, begin begin) error {
 	end := func() (float64, error) { return 0, nil }
-	if args != nil {
+	if begin != nil {
 		var err error
-		if end, err = m.flood(ctx, args...); err != nil {
+		if end, err = begin(ctx); err != nil {
 			return err
 		}
 		// It is under way, and grew to its full rate.
@@ -115,7 +171,7 @@ func (m *mapsSystem) shareWith(ctx context.Context, p v1alpha1.Protocol, what st
 	}
 	sorted := slices.Sorted(slices.Values(c.farFromRequest))
 	note := fmt.Sprintf("p90 %s ms", number(percentile(sorted, 90)))
-	if args != nil {
+	if begin != nil {
 		note += fmt.Sprintf("; the stream moved %s MB/s", number(rate))
 	}
 	m.bench.figure(Figure{What: fmt.Sprintf("one change over %s beside %s, edge over plain watch, from the request", p, what), Limit: atMost(2),

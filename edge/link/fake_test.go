@@ -2,6 +2,7 @@ package link
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"sync"
 	"testing"
@@ -25,8 +26,12 @@ type fakeStore struct {
 	heads  []session.Head
 	writes map[uint64]object.Outgoing
 
-	mu     sync.Mutex // guards all below
-	synced []object.ID
+	mu       sync.Mutex // guards all below
+	synced   []object.ID
+	epoch    string
+	full     bool // no room for what is to be written again
+	asserted int
+	tries    int // to write it
 }
 
 func (*fakeStore) Digests(context.Context) (map[object.ID]object.Digest, error) { return nil, nil }
@@ -35,9 +40,6 @@ func (*fakeStore) Inventory(context.Context, object.ID, func(object.Key, object.
 }
 func (*fakeStore) NodeUID(context.Context) (string, error)                { return "", nil }
 func (*fakeStore) ID() string                                             { return "db" }
-func (*fakeStore) Epoch() string                                          { return "" }
-func (*fakeStore) AssertAll(context.Context) error                        { return nil }
-func (*fakeStore) SetEpoch(context.Context, string) error                 { return nil }
 func (s *fakeStore) ApplyBatch(_ context.Context, items []Incoming) error { return s.commit(items) }
 func (s *fakeStore) Outbox(context.Context) (Outbox, error)               { return givenOutbox{s.heads}, nil }
 func (*fakeStore) Drop(context.Context, uint64) error                     { return nil }
@@ -50,6 +52,28 @@ func (s *fakeStore) MarkSynced(_ context.Context, kinds []object.ID) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.synced = append(s.synced, kinds...)
+	return nil
+}
+
+func (s *fakeStore) Epoch() string { s.mu.Lock(); defer s.mu.Unlock(); return s.epoch }
+func (s *fakeStore) AssertAll(context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tries++
+	if s.full {
+		return fmt.Errorf("assert: %w", object.ErrFull)
+	}
+	s.asserted++
+	return nil
+}
+
+func (s *fakeStore) SetEpoch(ctx context.Context, epoch string) error {
+	if err := s.AssertAll(ctx); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.epoch = epoch
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tether-edge/tether/common/object"
@@ -51,6 +52,7 @@ type peer struct {
 	// endTunnel ends the second connection, if there is or was one.
 	endTunnel context.CancelFunc
 	partly    bool          // something had no room on the disk
+	undone    atomic.Bool   // what the cloud may have lost had no room to be written again
 	done      chan struct{} // closed when the session is over
 }
 
@@ -78,6 +80,9 @@ func (l *Link) serve(ctx context.Context, stream transport.Stream, way Way) ende
 	_ = stream.Close()
 	cancel()
 	p.tunnels.Wait()
+	if p.undone.Load() {
+		l.displaced = true
+	}
 	close(p.done)
 	l.mu.Lock()
 	l.current = nil
@@ -284,29 +289,8 @@ func (p *peer) welcome(ctx context.Context, w session.Welcomed) error {
 	if untold := l.strangers.Untold(w.Unknown); len(untold) > 0 {
 		l.deps.Log.Info("the hub offers features that this edge does not know and goes without", "features", untold)
 	}
-	before := l.deps.Store.Epoch()
-	if w.Frame.Epoch != before {
-		if err := l.deps.Store.SetEpoch(ctx, w.Frame.Epoch); err != nil {
-			return fmt.Errorf("%w: note the epoch: %w", errStore, err)
-		}
-	}
-	restored := before != "" && w.Frame.Epoch != before
-	displaced := l.displaced
-	l.displaced = false
-	if displaced && !restored { // else all is asserted already
-		err := l.deps.Store.AssertAll(ctx)
-		switch {
-		case errors.Is(err, object.ErrFull):
-			// The session may bring what gives room back. The next one tries again.
-			l.displaced = true
-			l.deps.Log.Warn("there is no room to write again what another machine may have written over", "error", err)
-		case err != nil:
-			l.displaced = true
-			return fmt.Errorf("%w: assert what was written: %w", errStore, err)
-		}
-	}
-	if (displaced || restored) && l.deps.Doubted != nil {
-		l.deps.Doubted()
+	if err := p.doubt(ctx, w.Frame.Epoch); err != nil {
+		return err
 	}
 	l.mu.Lock()
 	l.current = p

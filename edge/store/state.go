@@ -62,7 +62,7 @@ func (t *tx) assertAll() error {
 	}
 	for _, k := range keys {
 		r, err := t.c.record(k)
-		if err != nil || r == nil {
+		if err != nil {
 			return err
 		}
 		if err := t.queueOverlay(k, r.Version.UID, r.Overlay); err != nil {

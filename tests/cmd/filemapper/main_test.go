@@ -60,7 +60,15 @@ func TestTheExampleIsBuiltOutsideTheRepository(t *testing.T) {
 	for _, step := range steps {
 		step = strings.TrimPrefix(step, "CGO_ENABLED=0 ") // it works, and would compile everything once more
 		if strings.HasPrefix(step, "go get ") {
-			script += replace + root + "\n"
+			// go get asks for a module of the package's own path, too: that there is none is nobody's to say but a public proxy's. So what it
+			// reads, also the go.mod files of versions that nobody builds, is brought here first.
+			script += replace + root + "\n" + `cp go.mod before
+go mod edit -require github.com/tether-edge/tether@v0.0.0-00010101000000-000000000000
+go build -mod=mod -o first .
+mv before go.mod
+rm -f go.sum first
+export GOPROXY=off
+`
 		}
 		script += step + "\n"
 		if strings.HasPrefix(step, "go mod init") {
@@ -72,7 +80,7 @@ func TestTheExampleIsBuiltOutsideTheRepository(t *testing.T) {
 	}
 	build := exec.CommandContext(t.Context(), "bash", "-c", script)
 	build.Dir = dir
-	build.Env = append(os.Environ(), "GOWORK=off", "GOPROXY=off", "GOSUMDB=off") // all of it is here already
+	build.Env = append(os.Environ(), "GOWORK=off", "GOSUMDB=off")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%s%s%v", script, out, err)
 	}

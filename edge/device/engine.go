@@ -254,7 +254,7 @@ func (e *Engine) update(ctx context.Context, namespace, name string, s said, not
 	e.m.updates.Inc()
 	forgotten := d.forgets(s.updates)
 	err = e.step(ctx, d, func(at twin.Stamp) (twin.Changes, error) {
-		changes, err := d.twin.Apply(stamped(s.updates, at), at)
+		changes, err := d.twin.Apply(stamped(s.updates, e.deps.Now()), at)
 		if err == nil && !fits(d.twin.Now()) {
 			d.twin.Revert(changes)
 			err = fmt.Errorf("%w: with names and metadata a device has room for %d bytes of JSON", twin.ErrTooLong, v1beta1.MaxReport)
@@ -293,8 +293,8 @@ func (e *Engine) askAnew(d *entry) {
 	e.placed(d, Stayed)
 }
 
-// stamped gives values that carry no time the one at which they arrived.
-func stamped(updates map[string]twin.Update, at twin.Stamp) map[string]twin.Update {
+// stamped gives values that carry no time the one at which they arrived. That is the clock's: a Stamp remembers the latest that it ever showed.
+func stamped(updates map[string]twin.Update, at time.Time) map[string]twin.Update {
 	out := make(map[string]twin.Update, len(updates))
 	for property, u := range updates {
 		u.Desired, u.Reported = withTime(u.Desired, at), withTime(u.Reported, at)
@@ -303,11 +303,11 @@ func stamped(updates map[string]twin.Update, at twin.Stamp) map[string]twin.Upda
 	return out
 }
 
-func withTime(v *v1beta1.TwinProperty, at twin.Stamp) *v1beta1.TwinProperty {
+func withTime(v *v1beta1.TwinProperty, at time.Time) *v1beta1.TwinProperty {
 	if v == nil || v.Metadata["timestamp"] != "" {
 		return v
 	}
-	out := &v1beta1.TwinProperty{Value: v.Value, Metadata: map[string]string{"timestamp": fmt.Sprint(at.Wall)}}
+	out := &v1beta1.TwinProperty{Value: v.Value, Metadata: map[string]string{"timestamp": fmt.Sprint(at.UnixMilli())}}
 	for k, x := range v.Metadata {
 		if k != "timestamp" {
 			out.Metadata[k] = x

@@ -3,6 +3,7 @@ package device
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
@@ -11,13 +12,14 @@ import (
 	"github.com/tether-edge/tether/common/twin"
 )
 
-func TestWhatTheEdgeDesiredIsLostAloudWithItsPropertyAndItsRange(t *testing.T) {
-	desired := func(v View) string {
-		if len(v.Device.Spec.Properties) == 0 || v.Device.Spec.Properties[0].Desired == nil {
-			return ""
-		}
-		return v.Device.Spec.Properties[0].Desired.Value
+func desired(v View) string {
+	if len(v.Device.Spec.Properties) == 0 || v.Device.Spec.Properties[0].Desired == nil {
+		return ""
 	}
+	return v.Device.Spec.Properties[0].Desired.Value
+}
+
+func TestWhatTheEdgeDesiredIsLostAloudWithItsPropertyAndItsRange(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(w *world)
 		want   string // desired then
@@ -54,5 +56,51 @@ func TestWhatTheEdgeDesiredIsLostAloudWithItsPropertyAndItsRange(t *testing.T) {
 				t.Errorf("%v conflicts are counted", n)
 			}
 		})
+	}
+}
+
+// The Event that says so has a name of its own, for which the Device's may be too long.
+func TestADeviceWithALongNameGetsTheCloudsValueToo(t *testing.T) {
+	for _, n := range []int{236, 237, 253} {
+		w := withPump(t, "45")
+		name := strings.Repeat("p", n)
+		w.store.put(t, object.Devices, pump(name, "45"), "")
+		w.settled(name, func(v View) bool { return desired(v) == "45" })
+		if err := w.engine.Update(t.Context(), "ns", name, map[string]twin.Update{"setpoint": {Desired: &v1beta1.TwinProperty{Value: "50"}}}); err != nil {
+			t.Fatal(err)
+		}
+		w.settled(name, func(v View) bool { return desired(v) == "50" })
+		w.store.put(t, object.Devices, pump(name, "47"), "")
+		w.settled(name, func(v View) bool { return desired(v) == "47" })
+		if all := w.store.events(); len(all) != 1 || !strings.Contains(all[0], "DesireReplaced") {
+			t.Errorf("a name of %d bytes: events %q, expected one", n, all)
+		}
+		w.stop()
+	}
+}
+
+// What was reported while the clock was wrong keeps its time, and the next report has the right one.
+func TestAWrongClockLeavesNoMarkOnLaterReports(t *testing.T) {
+	w := withPump(t, "45")
+	times := func(at time.Time, w *world, value string) string {
+		w.mu.Lock()
+		w.now = at
+		w.mu.Unlock()
+		if err := w.engine.Report(t.Context(), "ns", "p", reported("flow", value)); err != nil {
+			t.Fatal(err)
+		}
+		v, _ := w.engine.Device("ns", "p")
+		return v.Properties["flow"].Reported.Metadata["timestamp"]
+	}
+	ahead, now := time.UnixMilli(4_070_908_800_000), time.UnixMilli(1_796_000_000_000)
+	if got := times(ahead, w, "1"); got != "4070908800000" {
+		t.Errorf("reported at %s, expected what the clock said", got)
+	}
+	if got := times(now, w, "2"); got != "1796000000000" {
+		t.Errorf("after the clock was put right: reported at %s, expected 1796000000000", got)
+	}
+	w.stop()
+	if got := times(now.Add(time.Second), newWorld(t, w.store), "3"); got != "1796000001000" {
+		t.Errorf("after a restart: reported at %s, expected 1796000001000", got)
 	}
 }

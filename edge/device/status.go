@@ -5,13 +5,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	recordutil "k8s.io/client-go/tools/record/util"
 
 	"github.com/tether-edge/tether/apis/devices/v1beta1"
 	"github.com/tether-edge/tether/common/device"
@@ -366,7 +366,7 @@ func (e *Engine) conflict(d *entry, c twin.Conflict) []object.Outgoing {
 	}
 	event := &corev1.Event{
 		TypeMeta:       metav1.TypeMeta{APIVersion: "v1", Kind: "Event"},
-		ObjectMeta:     metav1.ObjectMeta{Namespace: d.namespace, Name: d.name + "." + strconv.FormatInt(now.UnixNano(), 16)},
+		ObjectMeta:     metav1.ObjectMeta{Namespace: d.namespace, Name: recordutil.GenerateEventName(d.name, now.UnixNano())},
 		InvolvedObject: corev1.ObjectReference{APIVersion: v1beta1.GroupVersion.String(), Kind: "Device", Namespace: d.namespace, Name: d.name, UID: types.UID(d.uid)},
 		Reason:         "DesireReplaced",
 		Message:        message,

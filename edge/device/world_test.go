@@ -103,6 +103,11 @@ func (s *fakeStore) Keep(ctx context.Context, notes []Note, outgoing ...object.O
 			return fmt.Errorf("note %s has %d bytes", n.Key, len(n.Value))
 		}
 	}
+	for _, o := range outgoing {
+		if err := o.Key.Validate(); err != nil { // as the store does
+			return err
+		}
+	}
 	s.keeps++
 	for _, n := range notes {
 		if s.notes[n.Bucket] == nil {

@@ -6,12 +6,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"strconv"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	recordutil "k8s.io/client-go/tools/record/util"
 
 	"github.com/tether-edge/tether/apis/config/v1alpha1"
 	"github.com/tether-edge/tether/common/object"
@@ -244,7 +244,7 @@ func (u *mqttUsers) refuse(ctx context.Context, r *object.Record, reason error) 
 	text := reason.Error()
 	event := &corev1.Event{
 		TypeMeta:       metav1.TypeMeta{APIVersion: "v1", Kind: "Event"},
-		ObjectMeta:     metav1.ObjectMeta{Namespace: u.key.Namespace, Name: u.key.Name + "." + strconv.FormatInt(now.UnixNano(), 16)},
+		ObjectMeta:     metav1.ObjectMeta{Namespace: u.key.Namespace, Name: recordutil.GenerateEventName(u.key.Name, now.UnixNano())},
 		InvolvedObject: corev1.ObjectReference{APIVersion: "v1", Kind: "Secret", Namespace: u.key.Namespace, Name: u.key.Name, UID: types.UID(r.Version.UID)},
 		Reason:         "MQTTUsersRefused",
 		Message:        fmt.Sprintf("node %s goes on with the MQTT users that it had: %s", u.node, text[:min(len(text), maxRefusal)]),

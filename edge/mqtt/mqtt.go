@@ -18,7 +18,10 @@ type Deps struct {
 	// Users are those of the configuration, to be shared with other ports of the node; nil: the Service has its own.
 	Users *Users
 	// Upload takes what clients publish for the cloud; nil: it is counted and dropped. An error is logged.
-	Upload   func(ctx context.Context, topic string, payload []byte) error
+	Upload func(ctx context.Context, topic string, payload []byte) error
+	// Reached, if set, is called whenever clients, or an external broker, can be reached again: what was published before may be lost. It
+	// must not block.
+	Reached  func()
 	Log      *slog.Logger
 	Registry prometheus.Registerer
 	Now      func() time.Time
@@ -65,11 +68,11 @@ func New(cfg Config, deps Deps) *Service {
 func (s *Service) Start(ctx context.Context) error {
 	if s.cfg.Mode == External {
 		c := newClient(s.cfg.Server, s.cfg.Node, s.answerer)
-		return s.with(ctx, c.publish, func(ctx context.Context) error { return c.serve(ctx, func() { s.listening(s.cfg.Server.URL) }) })
+		return s.with(ctx, c.publish, func(ctx context.Context) error { return c.serve(ctx, func() { s.reached(s.cfg.Server.URL) }) })
 	}
 	b := newBroker(s.cfg.Broker, s.cfg.Node, s.users, s.deps.Memory, s.answerer)
 	s.broker.Store(b)
-	return s.with(ctx, b.publish, func(ctx context.Context) error { return b.serve(ctx, s.listening) })
+	return s.with(ctx, b.publish, func(ctx context.Context) error { return b.serve(ctx, s.reached) })
 }
 
 // SetUsers makes more the users beside those of the configuration, in place of what it was given before. It takes effect at once:
@@ -100,11 +103,14 @@ func (s *Service) Address() string {
 	}
 }
 
-func (s *Service) listening(addr string) {
+func (s *Service) reached(addr string) {
 	s.once.Do(func() {
 		s.addr = addr
 		close(s.ready)
 	})
+	if s.deps.Reached != nil {
+		s.deps.Reached()
+	}
 }
 
 // with runs serve, and beside it what publishes notices.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"strconv"
 	"strings"
 	"time"
@@ -80,7 +81,7 @@ func New(node string, cfg v1alpha1.EdgeDevices, deps Deps) (*Devices, error) {
 		if err := c.Validate(); err != nil {
 			return nil, fmt.Errorf("devices.mqtt: %w", err)
 		}
-		d.mqtt = mqtt.New(c, mqtt.Deps{Users: users, Devices: mqttDevices{d.Engine}, Memory: mqttMemory{deps.Store}, Log: d.part("mqtt"), Registry: deps.Registerer, Now: deps.Now})
+		d.mqtt = mqtt.New(c, mqtt.Deps{Users: users, Devices: mqttDevices{d.Engine}, Memory: mqttMemory{deps.Store}, Reached: d.deltas, Log: d.part("mqtt"), Registry: deps.Registerer, Now: deps.Now})
 	}
 	d.mqttUsers = &mqttUsers{node: node, store: deps.Store, write: deps.Store.Keep, shown: deps.Happened, log: d.part("mqtt"), now: deps.Now}
 	if s := cfg.MQTT.UsersSecret; s.Name != "" && users != nil {
@@ -194,14 +195,27 @@ func (l *ear) Changed(c device.Change) {
 		shifts[name] = mqtt.Shift{Last: propertyOf(c.Last[name]), Current: propertyOf(c.Current[name])}
 	}
 	m.Document(c.Namespace, c.Name, shifts)
-	if len(c.Pending) == 0 {
+	l.d.delta(c.Namespace, c.Name, c.Pending)
+}
+
+// delta says which properties of a device wait for what is desired of them, if any does.
+func (d *Devices) delta(namespace, name string, pending map[string]*twin.Property) {
+	if len(pending) == 0 {
 		return
 	}
 	properties, delta := map[string]mqtt.Property{}, map[string]string{}
-	for name, p := range c.Pending {
+	for name, p := range pending {
 		properties[name], delta[name] = *propertyOf(p), p.Desired().Value
 	}
-	m.Delta(c.Namespace, c.Name, properties, delta)
+	d.mqtt.Delta(namespace, name, properties, delta)
+}
+
+// deltas says it of all devices.
+func (d *Devices) deltas() {
+	for _, v := range d.Engine.Devices(nil) {
+		maps.DeleteFunc(v.Properties, func(_ string, p *twin.Property) bool { return !p.Differs() })
+		d.delta(v.Device.Namespace, v.Device.Name, v.Properties)
+	}
 }
 
 func (l *ear) Placed(namespace, name string, how device.Placement) {

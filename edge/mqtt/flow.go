@@ -1,6 +1,7 @@
 package mqtt
 
 import (
+	"bytes"
 	"strings"
 
 	mochi "github.com/mochi-mqtt/server/v2"
@@ -91,7 +92,7 @@ func (b *broker) mayRetain(topic string, n int) bool {
 func (h *hook) OnRetainMessage(_ *mochi.Client, pk packets.Packet, r int64) {
 	c := Change{Bucket: bucketRetained, Key: pk.TopicName}
 	if r == 1 {
-		c = put(bucketRetained, pk.TopicName, messageRecord("", pk))
+		c = put(bucketRetained, pk.TopicName, retainedRecord{messageRecord("", pk), pk.Expiry})
 	}
 	h.b.join(pk.Connect.WillTopic, c, stored{})
 }
@@ -148,6 +149,10 @@ func (h *hook) OnPacketEncode(cl *mochi.Client, pk packets.Packet) packets.Packe
 	}
 	switch pk.FixedHeader.Type {
 	case packets.Publish:
+		if tooLarge(pk) {
+			h.b.pass(cl, pk)
+			return pk
+		}
 		id := pk.PacketID
 		if pk.FixedHeader.Qos == 0 {
 			id = 0
@@ -173,6 +178,36 @@ func (h *hook) OnPacketEncode(cl *mochi.Client, pk packets.Packet) packets.Packe
 		}
 	}
 	return pk
+}
+
+// tooLarge reports whether the client takes no packet of that size: the library drops it once it is encoded.
+func tooLarge(pk packets.Packet) bool {
+	if pk.Mods.MaxSize == 0 {
+		return false
+	}
+	var b bytes.Buffer
+	return pk.PublishEncode(&b) == nil && uint32(b.Len()) > pk.Mods.MaxSize
+}
+
+// passLarge does so with what waits in the session that the client goes on with: the library gives a connection up over the first one.
+func (b *broker) passLarge(cl, existing *mochi.Client) {
+	for _, pk := range existing.State.Inflight.GetAll(false) {
+		pk.ProtocolVersion, pk.Mods.MaxSize = cl.Properties.ProtocolVersion, cl.Properties.Props.MaximumPacketSize
+		if pk.Expiry > 0 {
+			pk.Properties.MessageExpiryInterval = 1 // it is sent with what is left, in as many bytes
+		}
+		if pk.FixedHeader.Type == packets.Publish && tooLarge(pk) {
+			b.pass(existing, pk)
+		}
+	}
+}
+
+// pass forgets a message that its client is too small for, as if the client had acknowledged it [MQTT-3.1.2-25].
+func (b *broker) pass(cl *mochi.Client, pk packets.Packet) {
+	b.metrics.dropped.WithLabelValues("large").Inc()
+	if pk.FixedHeader.Qos > 0 && cl.State.Inflight.Delete(pk.PacketID) {
+		b.finish(cl, pk.PacketID)
+	}
 }
 
 // OnQosComplete is called when a message is acknowledged to the end.

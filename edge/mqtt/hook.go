@@ -15,6 +15,8 @@ import (
 type hook struct {
 	mochi.HookBase
 	b *broker
+	// loaded is what remains to be done with what was kept once the library has loaded it.
+	loaded []func()
 }
 
 // ID is for the library's logs.
@@ -27,7 +29,7 @@ func (h *hook) Provides(m byte) bool {
 		mochi.OnACLCheck, mochi.OnSubscribe, mochi.OnSubscribed, mochi.OnUnsubscribed, mochi.OnPublish, mochi.OnPublishDropped,
 		mochi.OnPacketIDExhausted, mochi.OnRetainMessage, mochi.OnRetainedExpired, mochi.OnWill, mochi.OnPacketRead, mochi.OnPacketEncode,
 		mochi.OnQosPublish, mochi.OnQosComplete, mochi.OnQosDropped,
-		mochi.StoredClients, mochi.StoredSubscriptions, mochi.StoredInflightMessages, mochi.StoredRetainedMessages:
+		mochi.StoredClients, mochi.StoredSubscriptions, mochi.StoredInflightMessages, mochi.StoredRetainedMessages, mochi.StoredSysInfo:
 		return true
 	}
 	return false
@@ -86,6 +88,7 @@ func (h *hook) OnConnect(cl *mochi.Client, pk packets.Packet) error {
 		return refuse("sessions", packets.ErrServerBusy)
 	}
 	if ok && !pk.Connect.Clean {
+		h.b.passLarge(cl, existing)
 		inOrder(existing)
 		var left []packets.Packet
 		if last, ok := existing.Net.Conn.(*conn); ok { // it may have ended before it came to adopt

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
 // mosquitto runs one of Debian's mosquitto-clients against the broker and returns how it ended and what it said.
@@ -114,4 +116,90 @@ func untilHeard(t *testing.T, listen func() (string, error), speak func()) strin
 		}
 	})
 	return out
+}
+
+// A message that is larger than what its client takes is passed over [MQTT-3.1.2-25]: it keeps no place of those that the client takes at a time,
+// and no room in its queue.
+func TestAMessageThatIsTooLargeForItsClientIsPassedOver(t *testing.T) {
+	mem := &ram{}
+	r := start(t, mem, nil)
+	args := []string{"mosquitto_sub", "-V", "mqttv5", "-c", "-i", "small", "-x", "3600", "-D", "connect", "maximum-packet-size", "100", "-D", "connect", "receive-maximum", "2", "-W", "20", "-t", "a", "-q", "1"}
+	if out, err := mosquitto(t, r, args[0], append(args[1:], "-E")...); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	c := dial(t, options(r.Address(), "from"))
+	defer c.Disconnect(100)
+	want := make([]string, 0, 6)
+	for i := range 6 {
+		want = append(want, fmt.Sprint("small ", i))
+		c.publish(t, "a", 1, false, want[i])
+		c.publish(t, "a", 1, false, strings.Repeat("large", 100))
+	}
+	out, err := mosquitto(t, r, args[0], append(args[1:], "-C", "6")...)
+	if got := strings.Split(out, "\n"); err != nil || !slices.Equal(got, want) {
+		t.Errorf("expected %q, found %q, %v", want, got, err)
+	}
+	// Again while it is there.
+	heard := untilHeard(t, func() (string, error) { return mosquitto(t, r, args[0], append(args[1:], "-C", "20")...) }, func() {
+		c.publish(t, "a", 1, false, strings.Repeat("large", 100))
+		c.publish(t, "a", 1, false, "there")
+	})
+	if got := strings.Split(heard, "\n"); len(got) != 20 || len(slices.Compact(got)) != 1 || got[0] != "there" {
+		t.Errorf("expected 20 small ones, found %q", heard)
+	}
+	if n := testutil.ToFloat64(r.metrics.dropped.WithLabelValues("large")); n < 12 {
+		t.Errorf("%v too large ones are counted, expected 12 at least", n)
+	}
+	eventually(t, "nothing to wait", func() bool {
+		if out, err := mosquitto(t, r, args[0], append(args[1:], "-W", "1")...); err == nil || strings.Contains(out, "large") {
+			t.Errorf("%v: %s", err, out)
+		}
+		return r.waiting("small") == 0 && mem.count(bucketInflight) == 0
+	})
+}
+
+// What is good for a time is good for no longer when the broker was away meanwhile, and for what is left of it afterwards.
+func TestAMessageThatExpiresDoesSoAcrossARestart(t *testing.T) {
+	mem := &ram{}
+	r := start(t, mem, nil)
+	sub := func(args ...string) string {
+		out, err := mosquitto(t, r, "mosquitto_sub", append([]string{"-V", "mqttv5", "-W", "20"}, args...)...)
+		if err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		return out
+	}
+	lasting := []string{"-c", "-i", "lasting", "-x", "3600", "-t", "#", "-q", "1"}
+	sub(append(lasting, "-E")...)
+	for _, life := range []string{"1", "3600"} {
+		expiry := []string{"-V", "mqttv5", "-q", "1", "-D", "publish", "message-expiry-interval", life}
+		pub(t, r, append(expiry, "-t", "queued", "-m", life)...)
+		pub(t, r, append(expiry, "-r", "-t", "retained/"+life, "-m", life)...)
+	}
+	pub(t, r, "-V", "mqttv5", "-q", "1", "-t", "end", "-m", "for ever")
+	image := mem.image()
+	r.stop()
+	over := time.Now().Unix() + 1
+	eventually(t, "a second to be over", func() bool { return time.Now().Unix() > over })
+	r = start(t, image, nil)
+	got := strings.Split(sub(append(lasting, "-C", "3", "-F", "%t %p %E")...), "\n")
+	if len(got) != 3 || got[2] != "end for ever" {
+		t.Fatalf("expected what has not expired, found %q", got)
+	}
+	for i, want := range []string{"queued 3600", "retained/3600 3600"} {
+		var left int
+		if rest, ok := strings.CutPrefix(got[i], want+" "); !ok {
+			t.Errorf("expected %s, found %s", want, got[i])
+		} else if _, err := fmt.Sscan(rest, &left); err != nil || left > 3598 || left < 3000 {
+			t.Errorf("%s is good for %s s, expected less than at first: %v", want, rest, err)
+		}
+	}
+	if out := sub("-t", "retained/#", "-C", "1", "-F", "%t"); out != "retained/3600" {
+		t.Errorf("expected what is retained and has not expired, found %q", out)
+	}
+	eventually(t, "what has expired to be deleted", func() bool { return r.mem.count(bucketRetained) == 1 && r.mem.count(bucketInflight) <= 3 })
+	// The library, too, knows when the rest expires.
+	if pk, ok := r.broker.Load().server.Topics.Retained.Get("retained/3600"); !ok || pk.ProtocolVersion != 5 || pk.Expiry < over+3000 {
+		t.Errorf("the retained message is of MQTT %d and expires at %d", pk.ProtocolVersion, pk.Expiry)
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"sort"
 	"strconv"
+	"time"
 
 	"github.com/mochi-mqtt/server/v2/hooks/storage"
 	"github.com/mochi-mqtt/server/v2/packets"
@@ -25,6 +26,15 @@ type inflightRecord struct {
 	Peer   uint16 `json:"peer,omitempty"`
 	Expiry int64  `json:"expiry,omitempty"`
 }
+
+// retainedRecord is a retained message.
+type retainedRecord struct {
+	storage.Message
+	Expiry int64 `json:"expiry,omitempty"`
+}
+
+// expired reports whether a message is of no use any more: expiry is in seconds since 1970, 0 for one that is for ever.
+func expired(expiry int64) bool { return expiry > 0 && expiry < time.Now().Unix() } // by the library's clock
 
 func inflightKey(client string, id uint16) string { return strconv.Itoa(int(id)) + "/" + client }
 
@@ -99,7 +109,7 @@ func (h *hook) StoredInflightMessages() ([]storage.Message, error) {
 	var records []inflightRecord
 	err := load(h.b, bucketInflight, func(key string, r inflightRecord) {
 		cl, ok := h.b.server.Clients.Get(r.Client)
-		if !ok || r.FixedHeader.Type == packets.Publish && !h.b.rights(cl).may(r.TopicName, false) {
+		if !ok || r.FixedHeader.Type == packets.Publish && (expired(r.Expiry) || !h.b.rights(cl).may(r.TopicName, false)) {
 			h.b.journal.add(Change{Bucket: bucketInflight, Key: key})
 			return
 		}
@@ -111,15 +121,47 @@ func (h *hook) StoredInflightMessages() ([]storage.Message, error) {
 		r.Created = h.b.seq.Add(1)
 		h.b.restore(r)
 		out = append(out, r.Message)
+		if r.Expiry > 0 {
+			h.loaded = append(h.loaded, func() {
+				if cl, ok := h.b.server.Clients.Get(r.Client); ok {
+					if pk, ok := cl.State.Inflight.Get(r.PacketID); ok {
+						pk.Expiry, pk.ProtocolVersion = r.Expiry, 5
+						cl.State.Inflight.Set(pk)
+					}
+				}
+			})
+		}
 	}
 	return out, err
 }
 
 // StoredRetainedMessages counts what it returns.
 func (h *hook) StoredRetainedMessages() (out []storage.Message, err error) {
-	err = load(h.b, bucketRetained, func(_ string, m storage.Message) {
-		h.b.retained.set(m.TopicName, len(m.Payload), true)
-		out = append(out, m)
+	err = load(h.b, bucketRetained, func(key string, r retainedRecord) {
+		if expired(r.Expiry) {
+			h.b.journal.add(Change{Bucket: bucketRetained, Key: key})
+			return
+		}
+		h.b.retained.set(r.TopicName, len(r.Payload), true)
+		out = append(out, r.Message)
+		if r.Expiry > 0 {
+			h.loaded = append(h.loaded, func() {
+				if pk, ok := h.b.server.Topics.Retained.Get(r.TopicName); ok {
+					pk.Expiry, pk.ProtocolVersion = r.Expiry, 5
+					h.b.server.Topics.Retained.Add(r.TopicName, pk)
+				}
+			})
+		}
 	})
 	return out, err
+}
+
+// StoredSysInfo has none: it is asked for when the rest is loaded, and gives messages the time at which they expire, which the library
+// would forget.
+func (h *hook) StoredSysInfo() (storage.SystemInfo, error) {
+	for _, f := range h.loaded {
+		f()
+	}
+	h.loaded = nil
+	return storage.SystemInfo{}, nil
 }

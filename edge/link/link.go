@@ -213,7 +213,11 @@ func (l *Link) Start(ctx context.Context) error {
 		}
 		l.down(err)
 		if wait == 0 {
-			wait = retry.after(err)
+			if full, elsewhere := l.ways.refused(way, err); full > 0 {
+				wait = retry.full(full, elsewhere)
+			} else {
+				wait = retry.after(err)
+			}
 		}
 		l.pause(open, wait)
 		done()

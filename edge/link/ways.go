@@ -39,7 +39,9 @@ type ways struct {
 
 	round int
 	// left is the server that sent this edge away, which is tried last; empty if none did.
-	left      string
+	left string
+	// full are the servers that had no room, by their addresses for WebSocket, until when they said so. They are tried after all others.
+	full      map[string]time.Time
 	demoted   time.Time // until then QUIC is not tried if there is another way
 	demotions int
 	// silent is when a session over QUIC that had stood for a while fell silent; zero if the last one ended otherwise.
@@ -47,15 +49,57 @@ type ways struct {
 }
 
 // shuffle puts the servers into a new order, so that the edges of a site spread over CloudCores and one that is gone is
-// not every edge's first. One that sent this edge away comes last.
+// not every edge's first. One that sent this edge away comes after those, and such as have no room last.
 func (w *ways) shuffle() {
 	rand.Shuffle(len(w.servers), func(i, j int) { w.servers[i], w.servers[j] = w.servers[j], w.servers[i] })
-	last := len(w.servers) - 1
-	if i := slices.IndexFunc(w.servers, func(s Server) bool { return w.left != "" && (s.WebSocket == w.left || s.QUIC == w.left) }); i >= 0 {
-		w.servers[i], w.servers[last] = w.servers[last], w.servers[i]
+	rank := func(s Server) int {
+		switch {
+		case w.now().Before(w.full[s.WebSocket]):
+			return 2
+		case s.has(w.left):
+			return 1
+		}
+		return 0
 	}
+	slices.SortStableFunc(w.servers, func(a, b Server) int { return rank(a) - rank(b) })
 	w.left = ""
 	w.round = 0
+}
+
+// has reports whether that is one of the server's addresses.
+func (s Server) has(address string) bool {
+	return address != "" && (s.WebSocket == address || s.QUIC == address)
+}
+
+// fullest is the longest that a server is taken for full, whatever it says.
+const fullest = 10 * time.Minute
+
+// refused takes note of how a server refused this edge. full is for how long there is no room, which is what that one said, or, where none of
+// the others has any, how long it is until the first of all may have some; 0 if it is not room that lacks. elsewhere tells that another one may
+// have some now.
+func (w *ways) refused(by Way, err error) (full time.Duration, elsewhere bool) {
+	var e *transport.RefusedError
+	if !errors.As(err, &e) || e.RetryAfter <= 0 {
+		return 0, false
+	}
+	now := w.now()
+	said := min(e.RetryAfter, fullest)
+	first := now.Add(said)
+	for _, s := range w.servers {
+		if s.has(by.Server) {
+			if w.full == nil {
+				w.full = map[string]time.Time{}
+			}
+			w.full[s.WebSocket] = now.Add(said)
+		}
+		if until := w.full[s.WebSocket]; until.Before(first) {
+			first = until
+		}
+	}
+	if !first.After(now) {
+		return said, true
+	}
+	return first.Sub(now), false
 }
 
 // next returns the ways to race to the next server: one, or QUIC and then WebSocket.

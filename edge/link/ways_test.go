@@ -200,8 +200,8 @@ func TestARefusalByQUICAloneIsNotHammered(t *testing.T) {
 	for name, ws := range map[string]error{"dropped": errHangs, "rejected": errors.New("connection refused")} {
 		racing(t, both, func(n *network) { n.broken[transport.QUIC], n.broken[transport.WebSocket] = refused, ws }, func(n *network, l *Link) {
 			pass(10 * time.Minute)
-			if d := n.dialled(transport.QUIC); d < 5 || d > 12 {
-				t.Errorf("TCP %s: QUIC was dialled %d times in ten minutes, told to come back in one", name, d)
+			if d := n.dialled(transport.QUIC); d < 10 || d > 24 {
+				t.Errorf("TCP %s: QUIC was dialled %d times in ten minutes, told by two servers to come back in one", name, d)
 			}
 		})
 	}
@@ -367,5 +367,47 @@ func TestAServerThatSentTheEdgeAwayIsTriedLastOnce(t *testing.T) {
 	}
 	if first < 50 {
 		t.Errorf("it was first %d times of 300 afterwards, expected a third", first)
+	}
+}
+
+// A server that has no room is let be for as long as it says; the others are tried at once, and, since they may be gone, less and less often.
+func TestAServerWithoutRoomIsPassedOver(t *testing.T) {
+	refused := fmt.Errorf("x: %w", &transport.RefusedError{RetryAfter: time.Minute, Err: errors.New("full")})
+	clock := time.Unix(1000, 0)
+	w := ways{servers: []Server{{WebSocket: "a:1", QUIC: "a:2"}, {WebSocket: "b:1", QUIC: "b:2"}, {WebSocket: "c:1", QUIC: "c:2"}}, byWebSocket: true, now: func() time.Time { return clock }}
+	expect := func(by string, full time.Duration, elsewhere bool) {
+		t.Helper()
+		if f, e := w.refused(Way{transport.WebSocket, by}, refused); f != full || e != elsewhere {
+			t.Errorf("refused by %s: full for %s, elsewhere %t, expected %s and %t", by, f, e, full, elsewhere)
+		}
+	}
+	expect("a:1", time.Minute, true)
+	for range 20 {
+		w.shuffle()
+		if last := w.servers[2].WebSocket; last != "a:1" {
+			t.Fatalf("%s comes last, expected the one that is full", last)
+		}
+	}
+	clock = clock.Add(10 * time.Second)
+	expect("b:2", time.Minute, true) // by QUIC
+	clock = clock.Add(10 * time.Second)
+	expect("c:1", 40*time.Second, false)
+	clock = clock.Add(40 * time.Second)
+	w.sent(Way{transport.WebSocket, "a:1"})
+	w.shuffle()
+	if w.servers[0].WebSocket != "a:1" {
+		t.Errorf("first comes %v, expected the one that may have room, though it sent this edge away", w.servers[0])
+	}
+	expect("a:1", 10*time.Second, false)
+	if full, _ := w.refused(Way{transport.WebSocket, "a:1"}, errors.New("a network")); full != 0 {
+		t.Errorf("a lost network is taken for a server without room for %s", full)
+	}
+	p := patience{random: func() float64 { return 1 }}
+	var waits []time.Duration
+	for range 8 {
+		waits = append(waits, p.full(time.Minute, true))
+	}
+	if waits[0] > time.Second || waits[7] != time.Minute || p.full(40*time.Second, false) != 40*time.Second {
+		t.Errorf("waits %v, expected them to grow from half a second to a minute", waits)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tether-edge/tether/cloud/hub"
 	"github.com/tether-edge/tether/common/wire"
 )
 
@@ -81,4 +82,25 @@ func TestAnEdgeThatIsSentAwayGoesToTheOtherHub(t *testing.T) {
 	here := len(from.nodes.connected())
 	from.hub.Move(t.Context(), here, time.Millisecond)
 	eventually(t, "all are at the other hub", func() bool { return len(to.nodes.connected()) == 8 })
+}
+
+// Of two hubs one is full: whoever asks that one first goes to the other at once, not when the full one wants to be asked again.
+func TestAnEdgeGoesFromAFullHubToOneThatHasRoom(t *testing.T) {
+	full, to := newWorld(t, func(c *hub.Config) { c.MaxSessions = 1 }), newWorld(t, nil)
+	to.trust, to.ca, to.server = full.trust, full.ca, full.server
+	to.stop()
+	to.restart()
+	full.peers(1)
+	var edges []*edge
+	for i := range 12 {
+		edges = append(edges, full.join(fmt.Sprintf("later-%d", i), edgeConfig{further: to.addr}))
+	}
+	within(t, 10*time.Second, "all to be at the hub that has room", func() bool { return len(to.nodes.connected()) == len(edges) })
+	refused := 0.0
+	for _, e := range edges {
+		refused += attempts(t, e) - 1
+	}
+	if refused == 0 {
+		t.Error("nobody asked the full one first: that tells nothing")
+	}
 }

@@ -163,17 +163,28 @@ func (h *Hub) serve(ctx context.Context, srv *transport.Server) error {
 	return errors.Join(err, <-overQUIC)
 }
 
-// admit says how long an edge should stay away; 0 lets it in.
-func (h *Hub) admit() time.Duration {
+// admit says how long an edge should stay away; 0 lets it in. A node that has a session takes nobody's place.
+func (h *Hub) admit(peer *x509.Certificate) time.Duration {
 	switch {
 	case !h.deps.Caches.Synced():
 		h.metrics.refused.WithLabelValues("not_ready").Inc()
 		return time.Second
-	case h.Count() >= h.cfg.MaxSessions:
+	case h.Count() >= h.cfg.MaxSessions && !h.has(peer):
 		h.metrics.refused.WithLabelValues("overloaded").Inc()
 		return spread(time.Minute)
 	}
 	return 0
+}
+
+// has reports whether there is a session of the peer's node, as one whose end was not noticed yet.
+func (h *Hub) has(peer *x509.Certificate) bool {
+	if peer == nil {
+		return false
+	}
+	node, err := pki.NodeName(peer)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return err == nil && h.sessions[node] != nil
 }
 
 // spread returns a time between half of d and d, so that edges sent away do not return together.

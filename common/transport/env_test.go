@@ -3,6 +3,7 @@ package transport
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"log/slog"
 	"net"
 	"path/filepath"
@@ -95,7 +96,7 @@ func serveAt(t testing.TB, address string, change func(*ServerConfig)) *server {
 	t.Helper()
 	a := newAuthority(t)
 	cfg := ServerConfig{TLS: pki.ServerTLS(a.identity(a.ca.IssueServer([]string{"hub.example", "127.0.0.1"}, 30*day)), a.trust, time.Now),
-		MaxHandshakes: 16, HandshakeTimeout: 10 * time.Second, Admit: func() time.Duration { return 0 }, Log: quiet()}
+		MaxHandshakes: 16, HandshakeTimeout: 10 * time.Second, Admit: func(*x509.Certificate) time.Duration { return 0 }, Log: quiet()}
 	if change != nil {
 		change(&cfg)
 	}

@@ -24,8 +24,8 @@ type ServerConfig struct {
 	MaxHandshakes int
 	// HandshakeTimeout bounds the time of one of them until its stream is accepted.
 	HandshakeTimeout time.Duration
-	// Admit is asked before a stream is accepted. A non-zero duration refuses it and says when to come back.
-	Admit func() time.Duration
+	// Admit is asked before a stream is accepted of the peer with that certificate, nil if it showed none. A non-zero duration refuses it and says when to come back.
+	Admit func(peer *x509.Certificate) time.Duration
 	// Tunnel, if not nil, is asked for the taker of a session's second connection, by a session of that peer. Nil refuses it.
 	Tunnel func(peer *x509.Certificate, session string) (take func(*TunnelConn))
 	// Revoked, if not nil, tells a peer that gets no answer over HTTP. Its stream is accepted: who takes it says why it ends,
@@ -112,11 +112,19 @@ func HTTP1() *http.Protocols {
 	return &p
 }
 
+// peer is the certificate that the other end showed, nil if it showed none.
+func peer(state *tls.ConnectionState) *x509.Certificate {
+	if len(state.PeerCertificates) == 0 {
+		return nil
+	}
+	return state.PeerCertificates[0]
+}
+
 // connKey is the key of a request's connection in its context.
 type connKey struct{}
 
 func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) {
-	if wait := s.cfg.Admit(); wait > 0 {
+	if wait := s.cfg.Admit(peer(r.TLS)); wait > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(wait.Round(time.Second)/time.Second)))
 		http.Error(w, "not now", http.StatusServiceUnavailable)
 		return

@@ -164,7 +164,8 @@ func (s *Server) openedQUIC(conn *quic.Conn) (Stream, error) {
 	if purpose[0] != purposeSync {
 		return fail(codeGarbage, fmt.Errorf("got a stream for purpose %#x, expected %#x", purpose[0], purposeSync))
 	}
-	if wait := s.cfg.Admit(); wait > 0 {
+	state := conn.ConnectionState().TLS
+	if wait := s.cfg.Admit(peer(&state)); wait > 0 {
 		seconds := strconv.Itoa(int(wait.Round(time.Second) / time.Second))
 		return nil, errors.Join(errors.New("not now"), conn.CloseWithError(codeNotNow, seconds))
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io"
 	"math/rand/v2"
@@ -205,7 +206,7 @@ func TestWhatWasWrittenBeforeACloseArrives(t *testing.T) {
 func TestAStreamOfAHubThatIsGoneEndsAtItsNextPacket(t *testing.T) {
 	a := newAuthority(t)
 	cfg := ServerConfig{TLS: pki.ServerTLS(a.identity(a.ca.IssueServer([]string{"127.0.0.1"}, 30*day)), a.trust, time.Now),
-		MaxHandshakes: 16, HandshakeTimeout: 10 * time.Second, Admit: func() time.Duration { return 0 }, Log: quiet()}
+		MaxHandshakes: 16, HandshakeTimeout: 10 * time.Second, Admit: func(*x509.Certificate) time.Duration { return 0 }, Log: quiet()}
 	key := &[32]byte{7}
 	start := func(at string) (packets net.PacketConn, streams chan Stream, stop func()) {
 		streams = make(chan Stream, 1)

@@ -177,7 +177,7 @@ func TestAnUnreachableServerIsNotARefusal(t *testing.T) {
 }
 
 func TestAFullServerSaysWhenToComeBack(t *testing.T) {
-	overBoth(t, func(c *ServerConfig) { c.Admit = func() time.Duration { return 7 * time.Second } }, func(t *testing.T, s *server) {
+	overBoth(t, func(c *ServerConfig) { c.Admit = func(*x509.Certificate) time.Duration { return 7 * time.Second } }, func(t *testing.T, s *server) {
 		_, err := s.dial(t, s.tls(s.node("edge-1", 30*day)))
 		var refused *RefusedError
 		if !errors.As(err, &refused) || refused.RetryAfter != 7*time.Second {
@@ -346,7 +346,7 @@ func TestNobodyHoldsAPlaceForEver(t *testing.T) {
 	silent := make(chan Stream, most)
 	a := newAuthority(t)
 	cfg := ServerConfig{TLS: pki.ServerTLS(a.identity(a.ca.IssueServer([]string{"127.0.0.1"}, 30*day)), a.trust, time.Now),
-		MaxHandshakes: most, HandshakeTimeout: time.Second, Admit: func() time.Duration { return 0 }, Log: quiet()}
+		MaxHandshakes: most, HandshakeTimeout: time.Second, Admit: func(*x509.Certificate) time.Duration { return 0 }, Log: quiet()}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -91,11 +91,12 @@ func evenly(loads []load, all int) int {
 	}
 }
 
-// Where edges choose by chance, as many go to those that have room as those are among the others. Of how many that is, and of how much room,
-// it is judged whether sending them is of use: of fewer it is luck. pause is for how long none is sent where it is not.
+// Where edges choose by chance, as many go to those that have room as those are among the others. Of how many that is it is judged whether
+// sending them is of use: of fewer it is luck. pause is for how long none is sent where it is not; it doubles each time.
 const (
-	judged = 25
-	pause  = time.Hour
+	judged   = 25
+	pause    = time.Hour
+	pauseMax = 16 * time.Hour
 )
 
 // progress is that of moving edges.
@@ -105,6 +106,7 @@ type progress struct {
 	// known is how many were sent since then that the others have told of by now if they came, and last how many after the latest look.
 	known, last int
 	until       time.Time
+	vain        int // times in a row that it was of no use
 }
 
 func (p *progress) going() bool { return p.looks > 0 }
@@ -115,17 +117,19 @@ func (p *progress) look(now share, at time.Time) (may, useless bool) {
 	if at.Before(p.until) {
 		return false, false
 	}
-	if !p.going() || p.from.room < judged {
+	if !p.going() {
 		return true, false
 	}
 	due := p.known * len(p.from.open) / len(p.from.sessions)
 	came, same := p.from.came(now)
 	switch {
 	case !same:
-		*p = progress{} // CloudCores come and go, or edges do: nothing can be said
+		*p = progress{vain: p.vain} // CloudCores come and go, or edges do: nothing can be said
 	case due >= judged && came < due/4:
-		*p = progress{until: at.Add(pause)}
+		*p = progress{until: at.Add(min(pause<<p.vain, pauseMax)), vain: min(p.vain+1, 8)}
 		return false, true
+	case due >= judged:
+		p.vain = 0
 	}
 	return true, false
 }
@@ -147,7 +151,7 @@ func (s share) came(now share) (n int, same bool) {
 // moved takes note of how many were sent away.
 func (p *progress) moved(before share, sent int) {
 	if sent == 0 {
-		*p = progress{until: p.until}
+		*p = progress{until: p.until, vain: p.vain}
 		return
 	}
 	if p.looks == 0 {

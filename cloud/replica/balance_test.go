@@ -21,7 +21,7 @@ func TestItIsJudgedWhetherMovingHelps(t *testing.T) {
 		"of few it may be luck":          {1, 100, []look{{300, 0, 24, true}, {300, 0, 24, true}, {300, 0, 24, true}, {300, 0, 0, false}}},
 		"chance brings few there":        {4, 100, []look{{300, 0, 40, true}, {300, 0, 40, true}, {300, 0, 40, true}, {300, 0, 40, true}, {300, 0, 0, false}}},
 		"one look says nothing":          {1, 100, []look{{300, 0, 30, true}, {300, 0, 0, true}, {300, 0, 30, true}, {300, 0, 0, true}}},
-		"there is little room":           {1, 24, []look{{300, 0, 30, true}, {300, 0, 30, true}, {300, 0, 30, true}, {300, 0, 30, true}}},
+		"there is little room":           {1, 10, []look{{60, 0, 30, true}, {60, 0, 30, true}, {60, 0, 0, false}}},
 		"edges come from elsewhere, too": {1, 100, []look{{300, 0, 30, true}, {400, 0, 30, true}, {600, 0, 30, true}, {600, 0, 30, true}, {600, 0, 0, false}}},
 		"one more comes":                 {1, 100, []look{{300, 0, 30, true}, {300, 0, 30, true}, {300, -1, 30, true}, {300, 0, 30, true}}},
 	} {
@@ -43,8 +43,38 @@ func TestItIsJudgedWhetherMovingHelps(t *testing.T) {
 			}
 		}
 	}
-	p := progress{until: start.Add(pause)}
-	if may, _ := p.look(share{}, start.Add(pause)); !may {
-		t.Error("an hour later it is not tried again")
+}
+
+func TestWhatIsOfNoUseIsTriedLessAndLessOften(t *testing.T) {
+	var p progress
+	at := time.Unix(1000, 0)
+	s := share{all: 300, room: 100, sessions: map[string]int{"open": 0}, open: []string{"open"}}
+	vain := func() (waited time.Duration) {
+		t.Helper()
+		for range 3 {
+			if may, _ := p.look(s, at); may {
+				p.moved(s, 30)
+			}
+		}
+		for began := at; ; at = at.Add(time.Minute) {
+			if may, _ := p.look(s, at); may {
+				return at.Sub(began)
+			}
+		}
+	}
+	for i, want := range []time.Duration{time.Hour, 2 * time.Hour, 4 * time.Hour, 8 * time.Hour, 16 * time.Hour, 16 * time.Hour} {
+		if got := vain(); got != want {
+			t.Errorf("time %d: none was sent for %s, expected %s", i, got, want)
+		}
+	}
+	// Once it helps all is forgotten.
+	p.moved(s, 30)
+	p.moved(s, 30)
+	if may, _ := p.look(share{all: 300, room: 70, sessions: map[string]int{"open": 30}, open: []string{"open"}}, at); !may {
+		t.Error("it helps, and is given up")
+	}
+	p = progress{vain: p.vain}
+	if got := vain(); got != time.Hour {
+		t.Errorf("after it helped none was sent for %s, expected an hour", got)
 	}
 }

@@ -20,6 +20,7 @@ type peer struct {
 	renewed time.Time // as its Lease says
 	changed time.Time // when that was seen
 	lives   bool      // it was seen to change
+	version string    // the resourceVersion of its Lease
 	load
 }
 
@@ -29,13 +30,14 @@ type load struct{ sessions, most int }
 // peers are the other CloudCores by the names of their Leases. It is not safe for concurrent use.
 type peers map[string]*peer
 
-// saw takes note of a Lease as it is at the moment now.
-func (p peers) saw(name string, renewed time.Time, has load, now time.Time) {
+// saw takes note of a Lease as it is at the moment now, of that resourceVersion.
+func (p peers) saw(name, version string, renewed time.Time, has load, now time.Time) {
 	known := p[name]
 	if known == nil {
-		p[name] = &peer{renewed: renewed, changed: now, load: has}
+		p[name] = &peer{renewed: renewed, changed: now, version: version, load: has}
 		return
 	}
+	known.version = version
 	if !known.renewed.Equal(renewed) {
 		known.renewed, known.changed, known.lives = renewed, now, true
 	}
@@ -62,12 +64,13 @@ func (p peers) state(now time.Time) (n, sessions int, plain bool) {
 	return n, sessions, plain
 }
 
-// left returns the Leases whose CloudCores have been silent for so long that nobody will miss them.
-func (p peers) left(now time.Time) (names []string) {
+// left returns the Leases whose CloudCores have been silent for so long that nobody will miss them, with their resourceVersions.
+func (p peers) left(now time.Time) map[string]string {
+	left := map[string]string{}
 	for name, k := range p {
 		if now.Sub(k.changed) >= forgotten {
-			names = append(names, name)
+			left[name] = k.version
 		}
 	}
-	return names
+	return left
 }

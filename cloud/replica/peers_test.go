@@ -45,7 +45,7 @@ func TestEdgesMoveOnlyFromWhoHasMoreThanAnEvenShareAndWhileItIsPlainWhoRuns(t *t
 				for _, at := range o.seconds {
 					if at == s {
 						now := start.Add(time.Duration(s) * time.Second)
-						p.saw(string(rune('a'+i)), now, load{o.sessions, o.most}, now)
+						p.saw(string(rune('a'+i)), "", now, load{o.sessions, o.most}, now)
 					}
 				}
 			}
@@ -64,12 +64,12 @@ func TestWhatCountsIsThatALeaseChanges(t *testing.T) {
 	now := time.Unix(1000, 0)
 	p := peers{}
 	past := now.Add(-24 * time.Hour)
-	p.saw("a", past, load{}, now)
-	p.saw("a", past, load{}, now.Add(every)) // a listing anew, not a renewal
+	p.saw("a", "1", past, load{}, now)
+	p.saw("a", "1", past, load{}, now.Add(every)) // a listing anew, not a renewal
 	if n, _, plain := p.state(now.Add(every)); n != 0 || plain {
 		t.Errorf("a Lease that did not change: %d others, plain %t, expected 0 and false", n, plain)
 	}
-	p.saw("a", past.Add(time.Second), load{sessions: 7}, now.Add(every))
+	p.saw("a", "1", past.Add(time.Second), load{sessions: 7}, now.Add(every))
 	if n, sessions, plain := p.state(now.Add(every)); n != 1 || sessions != 7 || !plain {
 		t.Errorf("a Lease that changed: %d others with %d, plain %t, expected 1, 7 and true", n, sessions, plain)
 	}

@@ -47,7 +47,7 @@ type Config struct {
 type Deps struct {
 	Client kubernetes.Interface
 	// Sessions is how many sessions there are here. Move sends up to n of the edges away, one by one over about that time, and
-	// returns how many when that is done.
+	// returns how many when that is done, or ctx is.
 	Sessions func() int
 	Move     func(ctx context.Context, n int, over time.Duration) (sent int)
 	// Now is the clock of Leases and of what is late; nil is the machine's.
@@ -127,12 +127,15 @@ func (r *Replicas) even(ctx context.Context) {
 	excess, useless := r.balance.look(r.peers, load{own, r.cfg.MaxSessions}, r.deps.Now())
 	r.mu.Unlock()
 	if useless {
-		r.deps.Log.Warn("edges that were sent away do not come to the CloudCores that have fewer: they do not know them, or what is between sends them elsewhere; none is sent away for an hour",
+		r.deps.Log.Warn("edges that were sent away do not come to the CloudCores that have fewer: they do not know them, or what is between sends them elsewhere; none is sent away for an hour or more",
 			"sessions", own)
 	}
 	sent := 0
 	if excess > 0 {
-		if sent = r.deps.Move(ctx, excess, every); sent > 0 {
+		// Who is late with its own Lease is taken for gone.
+		moving, stop := context.WithTimeout(ctx, every)
+		sent = r.deps.Move(moving, excess, every*3/4)
+		if stop(); sent > 0 {
 			r.deps.Log.Info("this CloudCore has more than its share of the edges: some were sent away", "sessions", own, "edges", sent)
 		}
 	}
@@ -178,7 +181,7 @@ func (r *Replicas) saw(o any) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.peers.saw(l.Name, l.Spec.RenewTime.Time, load{sessions, most}, r.deps.Now())
+	r.peers.saw(l.Name, l.ResourceVersion, l.Spec.RenewTime.Time, load{sessions, most}, r.deps.Now())
 }
 
 func (r *Replicas) gone(o any) {
@@ -223,9 +226,10 @@ func (r *Replicas) tidy(ctx context.Context) {
 	r.mu.Lock()
 	left := r.peers.left(r.deps.Now())
 	r.mu.Unlock()
-	for _, name := range left {
-		err := r.deps.Client.CoordinationV1().Leases(r.cfg.Namespace).Delete(ctx, name, metav1.DeleteOptions{})
-		if err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
+	for name, version := range left {
+		// Nothing was heard of it, which may be for want of a watch: one that was renewed since stays.
+		err := r.deps.Client.CoordinationV1().Leases(r.cfg.Namespace).Delete(ctx, name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{ResourceVersion: &version}})
+		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) && ctx.Err() == nil {
 			r.deps.Log.Warn("cannot remove the lease of a CloudCore that is gone", "lease", name, "error", err)
 		}
 	}

@@ -167,6 +167,13 @@ func TestALeaseThatNobodyRenewsIsRemoved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		api := fake.NewClientset()
 		var dead atomic.Pointer[string] // the name of its Lease
+		api.PrependReactor("delete", "leases", func(a clienttesting.Action) (bool, runtime.Object, error) {
+			d := a.(clienttesting.DeleteAction)
+			if name := dead.Load(); name != nil && d.GetName() == *name && (d.GetDeleteOptions().Preconditions == nil || d.GetDeleteOptions().Preconditions.ResourceVersion == nil) {
+				t.Error("the Lease is deleted whatever became of it meanwhile: one that was renewed since would be, too")
+			}
+			return false, nil, nil
+		})
 		api.PrependReactor("patch", "leases", func(a clienttesting.Action) (bool, runtime.Object, error) {
 			if name := dead.Load(); name != nil && a.(clienttesting.PatchAction).GetName() == *name {
 				return true, nil, errors.New("it is dead")
@@ -192,5 +199,34 @@ func TestALeaseThatNobodyRenewsIsRemoved(t *testing.T) {
 		}
 		killed.stop()
 		other.stop()
+	})
+}
+
+// Sending edges away takes as long as it takes: the others go on hearing of this CloudCore.
+func TestWhoSendsEdgesAwayIsNotTakenForGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		api := fake.NewClientset()
+		empty := run(t, api, 0, true, nil)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		slow := New(Config{Namespace: namespace, Move: true}, Deps{Client: api, Sessions: func() int { return 1000 },
+			Move: func(ctx context.Context, _ int, _ time.Duration) int { <-ctx.Done(); return 1 },
+			Log:  slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry()})
+		go func() { done <- slow.Start(ctx) }()
+		time.Sleep(time.Minute) // fake
+		for range 300 {
+			time.Sleep(time.Second) // fake
+			empty.Replicas.mu.Lock()
+			n, _, plain := empty.peers.state(time.Now())
+			empty.Replicas.mu.Unlock()
+			if n != 1 || !plain {
+				t.Fatalf("the other one sees %d, plain %t, expected one that runs", n, plain)
+			}
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		empty.stop()
 	})
 }

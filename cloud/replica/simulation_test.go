@@ -65,7 +65,7 @@ func (s *site) second(t int) (sent int) {
 			n := s.counts()[i]
 			for j, other := range s.cores {
 				if j != i {
-					other.peers.saw(fmt.Sprint(i), now, load{n, 1000000}, now)
+					other.peers.saw(fmt.Sprint(i), "", now, load{n, 1000000}, now)
 				}
 			}
 			excess, useless := c.balance.look(c.peers, load{n, 1000000}, now)
@@ -98,7 +98,7 @@ func TestEdgesThatChooseByChanceEvenOut(t *testing.T) {
 		seeds    uint64
 		sessions []int
 	}{
-		{200, []int{52, 64, 84}}, {200, []int{130, 70, 0}}, {50, []int{200, 0, 0}}, {50, []int{150, 150, 0}}, {2, []int{5000, 5000, 0}}, {30, []int{1, 2, 300}}, {100, []int{100, 0}},
+		{200, []int{52, 64, 84}}, {200, []int{130, 70, 0}}, {50, []int{200, 0, 0}}, {50, []int{150, 150, 0}}, {100, []int{40, 20, 0}}, {100, []int{80, 60, 58}}, {2, []int{5000, 5000, 0}}, {30, []int{1, 2, 300}}, {100, []int{100, 0}},
 		{30, []int{300, 300, 300, 0}}, {50, []int{90, 60, 60, 60, 60, 60}}, {20, []int{1000, 1000, 1000, 1000, 1000, 1000, 0}},
 	} {
 		worst := 0

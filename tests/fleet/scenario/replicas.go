@@ -47,7 +47,8 @@ func replicas(ctx context.Context, w *world) (err error) {
 	watched, stop := context.WithCancel(ctx)
 	defer stop()
 	order := &order{last: map[string]int{}}
-	if err := w.watchPods(watched, "app="+everywhere, order.saw); err != nil {
+	unseen, err := w.watchPods(watched, "app="+everywhere, order.saw)
+	if err != nil {
 		return err
 	}
 	reporting, end := context.WithCancel(ctx)
@@ -72,6 +73,9 @@ func replicas(ctx context.Context, w *world) (err error) {
 	}
 	stale, err := w.stale(ctx)
 	if err != nil {
+		return err
+	}
+	if err := unseen(); err != nil {
 		return err
 	}
 	w.promise("pods whose status in the cluster is not the edge's last", "", float64(stale), 0)

@@ -8,6 +8,10 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/tools/cache"
+	watchtools "k8s.io/client-go/tools/watch"
 
 	"github.com/tether-edge/tether/common/object"
 	"github.com/tether-edge/tether/tests/fleet"
@@ -23,7 +27,8 @@ func rollout(ctx context.Context, w *world) error {
 	watched, stop := context.WithCancel(ctx)
 	defer stop()
 	bound := &bindings{at: map[string]time.Time{}}
-	if err := w.watchPods(watched, "app="+name, bound.saw); err != nil {
+	unseen, err := w.watchPods(watched, "app="+name, bound.saw)
+	if err != nil {
 		return err
 	}
 	before, err := w.scrape(ctx)
@@ -45,6 +50,9 @@ func rollout(ctx context.Context, w *world) error {
 	ready := time.Since(applied)
 	after, err := w.scrape(ctx)
 	if err != nil {
+		return err
+	}
+	if err := unseen(); err != nil {
 		return err
 	}
 	times := since(at, applied)
@@ -101,19 +109,38 @@ func (b *bindings) all() map[string]time.Time {
 	return all
 }
 
-// watchPods tells of each pod that a watch tells of, until ctx is done. It returns once the watch has begun.
-func (w *world) watchPods(ctx context.Context, selector string, saw func(*corev1.Pod)) error {
-	watch, err := w.Admin.CoreV1().Pods(namespace).Watch(ctx, metav1.ListOptions{LabelSelector: selector})
+// watchPods tells of each pod that a watch tells of, from now on until ctx is done. ended is an error if the watch ended before.
+func (w *world) watchPods(ctx context.Context, selector string, saw func(*corev1.Pod)) (ended func() error, err error) {
+	pods, opts := w.Admin.CoreV1().Pods(namespace), metav1.ListOptions{LabelSelector: selector}
+	now, err := pods.List(ctx, opts)
 	if err != nil {
-		return fmt.Errorf("watch the pods: %w", err)
+		return nil, fmt.Errorf("list the pods: %w", err)
 	}
+	// The API server ends a watch that it cannot send as fast as things change.
+	watch, err := watchtools.NewRetryWatcherWithContext(ctx, now.ResourceVersion, &cache.ListWatch{WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+		o.LabelSelector = selector
+		return pods.Watch(ctx, o)
+	}})
+	if err != nil {
+		return nil, fmt.Errorf("watch the pods: %w", err)
+	}
+	over, last := make(chan struct{}), runtime.Object(nil)
 	go func() {
+		defer close(over)
 		defer watch.Stop()
 		for event := range watch.ResultChan() {
+			last = event.Object
 			if p, ok := event.Object.(*corev1.Pod); ok {
 				saw(p)
 			}
 		}
 	}()
-	return nil
+	return func() error {
+		select {
+		case <-over:
+			return fmt.Errorf("the watch of the pods ended early: what came after was not seen; the last it told of was %.200v", last)
+		default:
+			return nil
+		}
+	}, nil
 }

@@ -79,6 +79,9 @@ func secret(ctx context.Context, w *world) error {
 		w.figure(c.name+" changed: p99", "s", percentile(times, 99))
 		w.target(c.name+" changed: last edge", "s", percentile(times, 100), 5)
 		grown, kind := after.since(before), fmt.Sprintf("kind=%q", c.kind)
+		if grown.sum("tether_state_encodes_total", kind) == 0 || grown.sum("tether_state_compressions_total", kind) == 0 {
+			return fmt.Errorf("the hub counts no encoding or no compression of the %s, expected one of each: nothing can be told from its counters", c.name)
+		}
 		w.promise(c.name+" changed: times encoded", "", grown.sum("tether_state_encodes_total", kind), 1)
 		w.promise(c.name+" changed: times compressed", "", grown.sum("tether_state_compressions_total", kind), 1)
 		w.promise(c.name+" changed: writes of the hub to the API server", "", writes(grown), 0, "Leases and Nodes apart, which are written whatever changes")

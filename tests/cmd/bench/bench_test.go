@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -133,13 +134,14 @@ func TestOwnProcessIsMeasured(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// On a busy machine this process gets a part of a core only, and that late.
+	// Time is told in ticks: after 20 of them one more or less is 5%. On a busy machine this process gets a part of a core only.
 	after := before
-	for err == nil && after.cpu == before.cpu && time.Since(before.at) < time.Minute {
+	for err == nil && after.cpu-before.cpu < 20*clockTick && time.Since(before.at) < time.Minute {
 		after, err = used(os.Getpid())
 	}
-	if percent := after.since(before); err != nil || percent <= 0 || percent > 400 {
-		t.Errorf("expected a busy process to use up to a core or a few, found %v%%, %v", percent, err)
+	most := 150 * float64(runtime.NumCPU())
+	if percent := after.since(before); err != nil || percent <= 0 || percent > most {
+		t.Errorf("expected a busy process to use up to %v%% of a core, found %v%%, %v", most, percent, err)
 	}
 }
 

@@ -28,14 +28,14 @@ import (
 	"github.com/tether-edge/tether/tests/cluster"
 )
 
-// subject is a pod on a node whose server prints one line.
-func (s *system) subject(name, node string) *corev1.Pod {
+// subject is a pod on a node whose server prints one line, with a container that repeats what it hears, and perhaps further ones.
+func (s *system) subject(name, node string, further ...corev1.Container) *corev1.Pod {
 	s.t.Helper()
 	p := demoPod(name)
 	p.Spec.Volumes = []corev1.Volume{{Name: "data", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}}
 	p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "data", MountPath: "/data"}}
-	p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: "listener", Image: p.Spec.Containers[0].Image, Args: []string{"cat", "/dev/stdin"}, Stdin: true, StdinOnce: false},
-		corev1.Container{Name: "console", Image: p.Spec.Containers[0].Image, Args: []string{"cat", "/dev/stdin"}, Stdin: true, TTY: true})
+	p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: "listener", Image: p.Spec.Containers[0].Image, Args: []string{"cat", "/dev/stdin"}, Stdin: true, StdinOnce: false})
+	p.Spec.Containers = append(p.Spec.Containers, further...)
 	p.Spec.NodeName = node
 	for i := range p.Spec.Containers {
 		p.Spec.Containers[i].ImagePullPolicy = corev1.PullIfNotPresent
@@ -137,7 +137,7 @@ func (s *system) verbs() {
 	s.t.Helper()
 	s.stock("stock-1")
 	for _, node := range compared {
-		s.subject("on-"+node, node)
+		s.subject("on-"+node, node, corev1.Container{Name: "console", Image: images.Demo, Args: []string{"cat", "/dev/stdin"}, Stdin: true, TTY: true})
 	}
 	s.others()
 	dir := s.t.TempDir()

@@ -232,16 +232,25 @@ func (w *world) even(ctx context.Context, when string) error {
 	return err
 }
 
+// sessionsOfEdges are those that the edges have now, by node.
+func (w *world) sessionsOfEdges(ctx context.Context) (map[string]string, error) {
+	sessions := map[string]string{}
+	for _, p := range w.fleets {
+		all, err := p.Sessions(ctx)
+		if err != nil {
+			return nil, err
+		}
+		maps.Copy(sessions, all)
+	}
+	return sessions, nil
+}
+
 // held waits until the Lease of each node names the session that its edge has.
 func (w *world) held(ctx context.Context) error {
 	return w.until(ctx, "each Lease to name its edge's session", func(ctx context.Context) error {
-		sessions := map[string]string{}
-		for _, p := range w.fleets {
-			all, err := p.Sessions(ctx)
-			if err != nil {
-				return err
-			}
-			maps.Copy(sessions, all)
+		sessions, err := w.sessionsOfEdges(ctx)
+		if err != nil {
+			return err
 		}
 		leases, err := w.Admin.CoordinationV1().Leases(corev1.NamespaceNodeLease).List(ctx, metav1.ListOptions{ResourceVersion: "0"})
 		if err != nil {

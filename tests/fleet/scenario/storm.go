@@ -42,6 +42,10 @@ func (w *world) hubKilled(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	old, err := w.sessionsOfEdges(ctx)
+	if err != nil {
+		return err
+	}
 	w.say("killing the hub")
 	if err := w.Cloud.Kill(); err != nil {
 		return err
@@ -54,6 +58,26 @@ func (w *world) hubKilled(ctx context.Context) error {
 		return err
 	}
 	reachable := time.Now()
+	// Over QUIC nothing tells an edge that a hub is gone, until the next one does.
+	err = w.until(ctx, "every edge to have lost the session", func(ctx context.Context) error {
+		now, err := w.sessionsOfEdges(ctx)
+		if err != nil {
+			return err
+		}
+		n := 0
+		for node, session := range now {
+			if old[node] == session {
+				n++
+			}
+		}
+		if n > 0 {
+			return fmt.Errorf("%d take themselves for connected", n)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
 	w.figure("hub killed: until it is reachable", "s", reachable.Sub(started).Seconds(), "its own start with cold caches, beside edges that dial")
 	if err := w.comeBack(ctx, "hub killed", reachable, steady, before.Dials, 0); err != nil {
 		return err

@@ -189,7 +189,15 @@ func tooLarge(pk packets.Packet) bool {
 	return pk.PublishEncode(&b) == nil && uint32(b.Len()) > pk.Mods.MaxSize
 }
 
-// passLarge does so with what waits in the session that the client goes on with: the library gives a connection up over the first one.
+// pass forgets a message that its client is too small for, as if the client had acknowledged it [MQTT-3.1.2-25].
+func (b *broker) pass(cl *mochi.Client, pk packets.Packet) {
+	b.metrics.dropped.WithLabelValues("large").Inc()
+	if pk.FixedHeader.Qos > 0 && cl.State.Inflight.Delete(pk.PacketID) {
+		b.finish(cl, pk.PacketID)
+	}
+}
+
+// passLarge forgets those among what waits in the session that the client goes on with: the library gives a connection up over the first one.
 func (b *broker) passLarge(cl, existing *mochi.Client) {
 	for _, pk := range existing.State.Inflight.GetAll(false) {
 		pk.ProtocolVersion, pk.Mods.MaxSize = cl.Properties.ProtocolVersion, cl.Properties.Props.MaximumPacketSize
@@ -199,14 +207,6 @@ func (b *broker) passLarge(cl, existing *mochi.Client) {
 		if pk.FixedHeader.Type == packets.Publish && tooLarge(pk) {
 			b.pass(existing, pk)
 		}
-	}
-}
-
-// pass forgets a message that its client is too small for, as if the client had acknowledged it [MQTT-3.1.2-25].
-func (b *broker) pass(cl *mochi.Client, pk packets.Packet) {
-	b.metrics.dropped.WithLabelValues("large").Inc()
-	if pk.FixedHeader.Qos > 0 && cl.State.Inflight.Delete(pk.PacketID) {
-		b.finish(cl, pk.PacketID)
 	}
 }
 

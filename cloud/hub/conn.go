@@ -18,11 +18,13 @@ import (
 	"github.com/tether-edge/tether/common/wire"
 )
 
-// maxQueued bounds the frames that wait for a slow edge, maxCalls its calls without an answer, maxHeld the bytes of its
-// calls and writes without one, decompressed: beyond any of them nothing more is read from it.
+// maxQueued bounds the frames that wait for a slow edge, maxCalls its calls without an answer, maxAsking those of them that are
+// with the API server, maxHeld the bytes of its
+// calls and writes without one, decompressed: beyond any of them nothing more is read from it. A budget bounds the sum of all.
 const (
 	maxQueued = 64
 	maxCalls  = 64
+	maxAsking = 16
 	maxHeld   = 4 << 20
 )
 
@@ -53,11 +55,14 @@ type conn struct {
 	queue    []*wire.Frame // to be written, oldest first
 	calls    int           // under way
 	asked    int           // bytes of these
+	asking   int           // calls that are with the API server
+	counted  int           // what the budget knows to be held
 	owed     int           // bytes of replies in queue and being written
 	room     *sync.Cond    // signalled when queue, calls or writes shrink or the session ends
 	flushing bool          // a goroutine writes
 	timer    *time.Timer   // next Poll
 	pong     uint64        // the id of the last one
+	came     uint64        // of bytes, when the machine was last told
 	waiting  bool          // the reader waits for room: what the edge says meanwhile is not heard
 	ending   *session.Close
 	over     bool
@@ -112,6 +117,8 @@ func (h heard) Read(p []byte) (int, error) {
 func (c *conn) finish(err error) {
 	c.mu.Lock()
 	c.over = true
+	c.account()
+	c.hub.budget.leave(c)
 	if c.timer != nil {
 		c.timer.Stop()
 	}
@@ -159,12 +166,10 @@ func (c *conn) receive(f *wire.Frame) error {
 		return err
 	}
 	c.handle(effects)
+	c.account()
 	c.kick()
 	return nil
 }
-
-// full reports that the edge is owed so much that nothing more is done for it. Called with mu held.
-func (c *conn) full() bool { return c.asked+c.owed+c.machine.Held() >= maxHeld }
 
 // changed is told by the caches. It may be called before the machine exists: Hello then sees the change.
 func (c *conn) changed(keys []object.Key) {
@@ -188,7 +193,7 @@ func (c *conn) kick() {
 
 // flush writes until there is nothing to write, and then leaves a timer behind instead of itself.
 func (c *conn) flush() {
-	var buf []byte
+	var buf wire.Buffer
 	for {
 		frames, bye := c.next()
 		if frames == nil {
@@ -199,22 +204,21 @@ func (c *conn) flush() {
 		}
 		var err error
 		for len(frames) > 0 && err == nil {
-			// Small frames go in one write; a buffer of all would double what a slow edge costs.
-			buf = buf[:0]
+			// Small frames go in one write. Bodies are not copied: a slow edge costs what it is behind in references.
+			buf.Reset()
 			replies := 0
-			for len(frames) > 0 && len(buf) < writeSize && err == nil {
+			for len(frames) > 0 && buf.Len() < writeSize && err == nil {
 				f := frames[0]
 				frames[0], frames = nil, frames[1:]
 				c.hub.metrics.sent(f)
 				replies += len(f.GetReply().GetBody())
-				buf, err = wire.Append(buf, f)
+				err = buf.Append(f)
 			}
 			if err == nil {
-				_ = c.stream.SetWriteDeadline(time.Now().Add(time.Minute))
-				_, err = c.stream.Write(buf)
+				err = c.stream.WriteAll(buf.Chunks(), writePatience)
 			}
 			c.wrote(replies)
-			c.hub.metrics.bytesOut.Add(float64(len(buf)))
+			c.hub.metrics.bytesOut.Add(float64(buf.Len()))
 		}
 		if err != nil {
 			c.fail(err)
@@ -223,8 +227,12 @@ func (c *conn) flush() {
 	}
 }
 
-// writeSize is how much is written at once.
-const writeSize = 64 << 10
+// writeSize is how much is written at once, in bytes, but for larger frames; writePatience is how long an edge may take to
+// take the next piece of it (transport.Stream.WriteAll).
+const (
+	writeSize     = 64 << 10
+	writePatience = time.Minute
+)
 
 // wrote notes that replies of that size are no longer the hub's.
 func (c *conn) wrote(replies int) {
@@ -234,6 +242,7 @@ func (c *conn) wrote(replies int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.owed -= replies
+	c.account()
 	c.room.Broadcast()
 }
 
@@ -262,6 +271,10 @@ func (c *conn) next() (frames []*wire.Frame, bye *session.Close) {
 	}
 	if len(c.queue) == 0 {
 		now := c.hub.deps.Now()
+		if n := c.bytes.Load(); n != c.came {
+			c.came = n
+			c.machine.Heard(now) // of a frame that is still coming
+		}
 		effects, next := c.machine.Poll(now)
 		c.handle(effects)
 		if c.ending != nil {
@@ -338,23 +351,27 @@ func (c *conn) write(w *wire.Write) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.handle(c.machine.Written(w, r))
+	c.account()
 	c.room.Broadcast()
 	c.kick()
 }
 
 func (c *conn) call(m *wire.Call) {
 	c.mu.Lock()
-	for c.owed >= maxHeld && !c.over && c.ending == nil {
+	for !c.mayAsk() && !c.over && c.ending == nil {
 		c.room.Wait() // the edge reads its replies before it gets more
 	}
+	c.asking++
 	c.mu.Unlock()
 	r := c.hub.deps.Upstream.Call(c.ctx, c.node, m)
 	r.Id = m.Id
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.asking--
 	c.owed += len(r.Body)
 	c.calls--
 	c.asked -= len(m.Body)
+	c.account()
 	c.room.Broadcast()
 	c.queue = append(c.queue, &wire.Frame{Body: &wire.Frame_Reply{Reply: r}})
 	c.kick()

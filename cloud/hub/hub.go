@@ -7,6 +7,7 @@
 package hub
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -64,7 +65,9 @@ type Config struct {
 	HandshakeTimeout time.Duration
 	MaxSessions      int
 	MaxInFlightBytes int
-	Coalesce         time.Duration
+	// MaxHeldBytes is the budget of all sessions together; see budget.
+	MaxHeldBytes int64
+	Coalesce     time.Duration
 	// Epoch names the cluster's history; see wire.Welcome.
 	Epoch    string
 	Features []string
@@ -96,6 +99,7 @@ type Hub struct {
 	cfg     Config
 	deps    Deps
 	metrics *metrics
+	budget  *budget
 	// instance tells this hub's sessions from those of other replicas and of earlier starts.
 	instance string
 	serial   atomic.Uint64
@@ -122,8 +126,8 @@ func New(cfg Config, deps Deps) *Hub {
 	if deps.Now == nil {
 		deps.Now = time.Now
 	}
-	h := &Hub{cfg: cfg, deps: deps, instance: fmt.Sprintf("%08x", rand.Uint32()), sessions: map[string]*conn{}, moved: map[string]time.Time{}, epoch: cfg.Epoch}
-	h.metrics = newMetrics(deps.Registry, h.countBy)
+	h := &Hub{cfg: cfg, deps: deps, budget: newBudget(cmp.Or(cfg.MaxHeldBytes, 256<<20)), instance: fmt.Sprintf("%08x", rand.Uint32()), sessions: map[string]*conn{}, moved: map[string]time.Time{}, epoch: cfg.Epoch}
+	h.metrics = newMetrics(deps.Registry, h.countBy, h.budget)
 	return h
 }
 

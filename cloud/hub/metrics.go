@@ -18,7 +18,7 @@ type metrics struct {
 	writeSeconds                                         prometheus.Histogram
 }
 
-func newMetrics(reg prometheus.Registerer, sessions func(transport.Protocol) int) *metrics {
+func newMetrics(reg prometheus.Registerer, sessions func(transport.Protocol) int, b *budget) *metrics {
 	counter := func(name, help string) prometheus.Counter {
 		return prometheus.NewCounter(prometheus.CounterOpts{Namespace: "tether", Subsystem: "hub", Name: name, Help: help})
 	}
@@ -45,6 +45,12 @@ func newMetrics(reg prometheus.Registerer, sessions func(transport.Protocol) int
 		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "tether", Subsystem: "hub", Name: "sessions",
 			Help: "Edges connected now.", ConstLabels: prometheus.Labels{"protocol": string(p)}}, func() float64 { return float64(sessions(p)) }))
 	}
+	gauge := func(name, help string, value func() float64) {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "tether", Subsystem: "hub", Name: name, Help: help}, value))
+	}
+	gauge("held_bytes", "Writes, requests and replies of all edges that are not answered or not read yet, decompressed.",
+		func() float64 { return float64(b.used.Load()) })
+	gauge("held_bytes_limit", "Where an edge that has more than its share is read no further (hub.maxHeldBytes).", func() float64 { return float64(b.limit) })
 	reg.MustRegister(m.connects, m.restores, m.abandoned, m.moved, m.streams, m.bytesOut, m.items, m.refused, m.frames, m.writes, m.dropped, m.writeSeconds)
 	return m
 }

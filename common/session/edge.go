@@ -195,6 +195,9 @@ func (e *Edge) Gone(id uint64) { e.out.remove(id) }
 // Unsent tells that the entry of a SendWrite had left the outbox and was not sent.
 func (e *Edge) Unsent(id uint64) { e.out.unsent(id) }
 
+// Heard notes that the hub is alive though its frame is not complete yet: on a thin link a large object takes minutes.
+func (e *Edge) Heard(now time.Time) { e.lastReceived = now }
+
 // Vitals is what an edge tells the hub with each ping.
 type Vitals struct {
 	// LeaseAge is the time since the kubelet last renewed its lease; negative where it never did.

@@ -121,7 +121,7 @@ func NewHub(cfg HubConfig, view View, now time.Time) *Hub {
 	}
 }
 
-// Heard notes that the edge is alive though its frame cannot be taken yet.
+// Heard notes that the edge is alive though its frame cannot be taken yet, or is not complete: on a thin link it takes minutes.
 func (h *Hub) Heard(now time.Time) { h.lastReceived = now }
 
 // Receive takes a frame from the edge. An error ends the session.

@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -70,6 +71,7 @@ type quicStream struct {
 	// writing orders whole Writes, reading those who read: the last one discards what still comes.
 	writing, reading sync.Mutex
 	closing          sync.Once
+	deadline         writeDeadline
 
 	// mu guards closed and orders deadlines with it.
 	mu     sync.Mutex
@@ -102,6 +104,27 @@ func (s *quicStream) Write(p []byte) (int, error) {
 	}
 	n, err := s.stream.Write(p)
 	return n, s.ended(err)
+}
+
+// gatherers are buffers for what is written in small chunks: of each, quic-go would make a wait.
+var gatherers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, 4<<10) }}
+
+// WriteAll implements Stream. quic-go takes a large chunk as it is, and returns once it has packed it.
+func (s *quicStream) WriteAll(chunks [][]byte, each time.Duration) error {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	if s.isClosed() {
+		return net.ErrClosed
+	}
+	w := gatherers.Get().(*bufio.Writer)
+	w.Reset(s.stream)
+	err := writePieces(w, chunks, each, &s.deadline, s.stream.SetWriteDeadline)
+	if err == nil {
+		err = w.Flush()
+	}
+	w.Reset(nil)
+	gatherers.Put(w)
+	return s.ended(err)
 }
 
 // ended turns an orderly end into io.EOF.
@@ -179,7 +202,7 @@ func (s *quicStream) SetWriteDeadline(t time.Time) error {
 	if s.closed {
 		return net.ErrClosed
 	}
-	return s.stream.SetWriteDeadline(t)
+	return s.deadline.set(t, s.stream.SetWriteDeadline)
 }
 
 func (s *quicStream) Peer() *x509.Certificate { return s.peer }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -33,7 +32,7 @@ type webSocket struct {
 	// writing orders whole messages: a goodbye may come while another goroutine writes.
 	writing sync.Mutex
 	// deadline is that of the Writes to come. gorilla's own must not be set while another goroutine writes.
-	deadline atomic.Pointer[time.Time]
+	deadline writeDeadline
 	closing  sync.Once
 	err      error
 }
@@ -47,6 +46,7 @@ func newWebSocket(ws *websocket.Conn) (*webSocket, error) {
 	if len(certs) == 0 {
 		return nil, errors.New("the peer showed no certificate")
 	}
+	boundNotSent(tc)
 	// Nothing of it is used: pings are frames of the link, which carry what both ends must know.
 	ws.SetPingHandler(func(string) error { return nil })
 	ws.SetPongHandler(func(string) error { return nil })
@@ -86,15 +86,28 @@ func ended(err error) error {
 func (s *webSocket) Write(p []byte) (int, error) {
 	s.writing.Lock()
 	defer s.writing.Unlock()
-	if t := s.deadline.Load(); t != nil {
-		if err := s.ws.SetWriteDeadline(*t); err != nil {
-			return 0, err
-		}
+	t, _ := s.deadline.current()
+	if err := s.ws.SetWriteDeadline(t); err != nil {
+		return 0, err
 	}
 	if err := s.ws.WriteMessage(websocket.BinaryMessage, p); err != nil {
 		return 0, err
 	}
 	return len(p), nil
+}
+
+// WriteAll implements Stream by one message. What is large goes past gorilla's buffer, the rest is gathered there.
+func (s *webSocket) WriteAll(chunks [][]byte, each time.Duration) error {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	w, err := s.ws.NextWriter(websocket.BinaryMessage)
+	if err != nil {
+		return err
+	}
+	if err := writePieces(w, chunks, each, &s.deadline, s.ws.SetWriteDeadline); err != nil {
+		return err
+	}
+	return w.Close()
 }
 
 func (s *webSocket) Close() error {
@@ -109,8 +122,7 @@ func (s *webSocket) Close() error {
 func (s *webSocket) SetReadDeadline(t time.Time) error { return s.ws.SetReadDeadline(t) }
 
 func (s *webSocket) SetWriteDeadline(t time.Time) error {
-	s.deadline.Store(&t)
-	return s.ws.NetConn().SetWriteDeadline(t) // for the one that is blocked now
+	return s.deadline.set(t, s.ws.NetConn().SetWriteDeadline) // for the one that is blocked now
 }
 
 func (s *webSocket) Peer() *x509.Certificate { return s.peer }

@@ -385,3 +385,34 @@ func TestWritesThatAreGoneBeforeTheyAreSentLeaveRoom(t *testing.T) {
 		}
 	})
 }
+
+// TestACloudOnAThinLinkIsNotTakenForDead: an object may take minutes, in which no answer to a ping comes.
+func TestACloudOnAThinLinkIsNotTakenForDead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		committed := 0
+		l, hub, stop := connected(t, &fakeStore{commit: func(items []Incoming) error { committed += len(items); return nil }})
+		rest, err := wire.Append(nil, batch(1, &wire.Item{Kind: string(object.ConfigMaps), Namespace: "a", Name: "b", Uid: "u", ResourceVersion: 7, Body: make([]byte, 100_000)}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for len(rest) > 0 {
+			n := min(len(rest), 8_000)
+			if _, err := hub.Write(rest[:n]); err != nil {
+				t.Fatalf("with %d bytes of the frame to come: %v", len(rest), err)
+			}
+			rest = rest[n:]
+			<-time.After(10 * time.Second)
+		}
+		synctest.Wait()
+		if committed != 1 || !l.Status().Connected {
+			t.Errorf("%d objects are committed, want one; connected: %v", committed, l.Status().Connected)
+		}
+		// One that says nothing at all is still noticed.
+		<-time.After(47 * time.Second)
+		synctest.Wait()
+		if l.Status().Connected {
+			t.Error("nothing came for 47 s, and the edge takes itself for connected")
+		}
+		stop()
+	})
+}

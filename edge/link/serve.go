@@ -54,6 +54,7 @@ type peer struct {
 	partly    bool          // something had no room on the disk
 	undone    atomic.Bool   // what the cloud may have lost had no room to be written again
 	done      chan struct{} // closed when the session is over
+	bytes     atomic.Uint64 // that came
 }
 
 // serve runs one session on the stream until it ends.
@@ -64,7 +65,7 @@ func (l *Link) serve(ctx context.Context, stream transport.Stream, way Way) ende
 	frames, readErr := make(chan *wire.Frame), make(chan error, 1)
 	err := p.open(sctx, stream)
 	if err == nil {
-		go read(sctx, stream, frames, readErr)
+		go p.read(sctx, frames, readErr)
 		err = p.loop(sctx, frames, readErr)
 		if errors.Is(err, errShut) {
 			_ = stream.Close() // nothing more goes out
@@ -122,9 +123,9 @@ func (p *peer) open(ctx context.Context, stream transport.Stream) error {
 	return nil
 }
 
-func read(ctx context.Context, stream transport.Stream, frames chan<- *wire.Frame, failed chan<- error) {
+func (p *peer) read(ctx context.Context, frames chan<- *wire.Frame, failed chan<- error) {
 	for {
-		f, err := wire.Read(stream, wire.MaxFrame)
+		f, err := wire.Read(heard{p}, wire.MaxFrame)
 		if err != nil {
 			failed <- err
 			return
@@ -138,6 +139,15 @@ func read(ctx context.Context, stream transport.Stream, frames chan<- *wire.Fram
 	}
 }
 
+// heard is the session's stream, with a note of what comes.
+type heard struct{ p *peer }
+
+func (h heard) Read(b []byte) (int, error) {
+	n, err := h.p.stream.Read(b)
+	h.p.bytes.Add(uint64(n))
+	return n, err
+}
+
 // loop owns the machine. It never blocks on the stream or the database.
 func (p *peer) loop(ctx context.Context, frames <-chan *wire.Frame, failed <-chan error) error {
 	l := p.l
@@ -148,7 +158,12 @@ func (p *peer) loop(ctx context.Context, frames <-chan *wire.Frame, failed <-cha
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	var again <-chan time.Time
+	var came uint64
 	for {
+		if n := p.bytes.Load(); n != came {
+			came = n
+			p.machine.Heard(now())
+		}
 		effects, next := p.machine.Poll(now(), session.Vitals{LeaseAge: l.deps.LeaseAge(), Dropped: l.deps.Store.Dropped()})
 		p.again = false
 		if err := p.do(ctx, effects); err != nil {

@@ -53,35 +53,31 @@ func (w *writer) take() []*wire.Frame {
 // run writes until ctx is done, what was queued until then included.
 func (w *writer) run(ctx context.Context) {
 	defer close(w.done)
-	var buf []byte
+	var buf wire.Buffer
 	for stopping := false; !stopping; {
 		select {
 		case <-w.more:
 		case <-ctx.Done():
 			stopping = true
 		}
-		buf = buf[:0]
 		var err error
 		for _, f := range w.take() {
-			if buf, err = wire.Append(buf, f); err != nil {
+			if err = buf.Append(f); err != nil {
 				break
 			}
 		}
-		if err == nil && len(buf) > 0 {
-			limit := time.Minute
+		if err == nil && buf.Len() > 0 {
+			each := time.Minute
 			if stopping {
-				limit = time.Second
+				each = time.Second
 			}
-			_ = w.stream.SetWriteDeadline(time.Now().Add(limit))
-			_, err = w.stream.Write(buf)
-			w.metrics.bytesOut.Add(float64(len(buf)))
+			err = w.stream.WriteAll(buf.Chunks(), each)
+			w.metrics.bytesOut.Add(float64(buf.Len()))
 		}
 		if err != nil {
 			w.failed <- err
 			return
 		}
-		if cap(buf) > 64<<10 {
-			buf = nil
-		}
+		buf.Reset()
 	}
 }

@@ -2,9 +2,11 @@ package link
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 
+	"github.com/tether-edge/tether/cloud/hub"
 	"github.com/tether-edge/tether/common/wire"
 )
 
@@ -91,4 +93,42 @@ func TestASessionThatWaitsForRoomEndsWithItsEdge(t *testing.T) {
 	again := w.raw("edge-1")
 	again.hello("edge-1")
 	eventually(t, "the new session is there", func() bool { s := w.nodes.session("edge-1"); return s != "" && s != first })
+}
+
+// The API server is slow for all edges at once: what they send is bounded in the sum too, and who sends little goes on.
+func TestTheWritesOfAllEdgesTakeBoundedMemoryInTheHub(t *testing.T) {
+	const edges, each, size, budget = 8, 6, 1 << 20, 6 << 20
+	w := newWorld(t, func(cfg *hub.Config) { cfg.MaxHeldBytes = budget })
+	up := &slowUpstream{release: make(chan struct{})}
+	w.up.apply = up.apply
+	var all []*raw
+	var sent sync.WaitGroup
+	for i := range edges {
+		name := fmt.Sprintf("greedy-%d", i)
+		r := w.raw(name)
+		r.hello(name)
+		all = append(all, r)
+		sent.Go(func() { bigWrites(t, r, each, size, wire.Compression_COMPRESSION_NONE) })
+	}
+	eventually(t, "the budget is used up", func() bool { return up.bytes() >= budget })
+	small := w.raw("small")
+	small.hello("small")
+	for i := range 3 {
+		small.send(&wire.Frame{Body: &wire.Frame_Write{Write: &wire.Write{Id: uint64(i + 1), Kind: "pods", Namespace: "default", Name: fmt.Sprint(i), Op: wire.Op_OP_OVERLAY, Uid: "u", Body: []byte("ok")}}})
+	}
+	eventually(t, "an edge that sends little goes on", func() bool {
+		return slices.Contains(w.up.seen(), "small pods/2")
+	})
+	if got, limit := up.bytes(), budget+edges*size; got > limit {
+		t.Errorf("the hub holds %d bytes of %d edges, expected at most %d: the budget, and one write more of each", got, edges, limit)
+	}
+	close(up.release)
+	for _, r := range all {
+		for seen := 0; seen < each; {
+			if r.next().GetResult() != nil {
+				seen++
+			}
+		}
+	}
+	sent.Wait()
 }

@@ -77,7 +77,7 @@ func TestAnEdgeCannotStartAnyNumberOfRequests(t *testing.T) {
 	}
 	r := w.raw("greedy")
 	r.hello("greedy")
-	const n, limit = 500, 64
+	const n, limit = 500, 16
 	for i := range n {
 		r.send(&wire.Frame{Body: &wire.Frame_Call{Call: &wire.Call{Id: uint64(i + 1), Verb: "get", Kind: "pods", Name: "a"}}})
 	}

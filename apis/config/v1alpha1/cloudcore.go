@@ -51,6 +51,9 @@ type Hub struct {
 	Balance bool `json:"balance"`
 	// MaxInFlightBytes bounds what one session may have sent and not yet seen acknowledged.
 	MaxInFlightBytes Bytes `json:"maxInFlightBytes"`
+	// MaxHeldBytes bounds what all sessions together have that is not answered or not read yet: writes, requests and replies. Beyond
+	// it no more is read from an edge that has more than 16 KiB of it.
+	MaxHeldBytes Bytes `json:"maxHeldBytes"`
 	// Coalesce is the least time between two versions of one object on one session. The first goes at once.
 	Coalesce Duration `json:"coalesce"`
 }
@@ -123,6 +126,7 @@ func DefaultCloudCore() *CloudCore {
 			MaxSessions:        10000,
 			Balance:            true,
 			MaxInFlightBytes:   1 << 20,
+			MaxHeldBytes:       256 << 20,
 			Coalesce:           Duration(250 * time.Millisecond),
 		},
 		Join: Join{Port: 10002, CertificateLife: Duration(7 * 24 * time.Hour), RenewalGrace: Duration(90 * 24 * time.Hour),
@@ -153,6 +157,7 @@ func (c *CloudCore) Validate() error {
 	f.between("hub.maxSessions", h.MaxSessions, 1, 1_000_000)
 	// One object may be 1.5 MiB in etcd's default; a window below 64 KiB would only cost round trips.
 	f.bytes("hub.maxInFlightBytes", h.MaxInFlightBytes, 64<<10, 1<<30)
+	f.bytes("hub.maxHeldBytes", h.MaxHeldBytes, 16<<20, 1<<40)
 	f.duration("hub.coalesce", h.Coalesce, 0, time.Minute)
 	f.port("join.port", c.Join.Port)
 	f.duration("join.certificateLife", c.Join.CertificateLife, 10*time.Minute, 366*24*time.Hour)

@@ -1,0 +1,240 @@
+package hub
+
+import (
+	"context"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tether-edge/tether/common/object"
+	"github.com/tether-edge/tether/common/session"
+	"github.com/tether-edge/tether/common/transport"
+	"github.com/tether-edge/tether/common/wire"
+)
+
+// nothing is a cluster without objects, whose API server takes all that it is told.
+type nothing struct {
+	applied chan *wire.Write
+	call    func(node string) *wire.Reply
+}
+
+func (nothing) Synced() bool { return true }
+func (n nothing) Subscribe(string, func([]object.Key)) (session.View, func()) {
+	return n, func() {}
+}
+func (nothing) ServerRevision(context.Context) (uint64, error)   { return 1, nil }
+func (nothing) List(object.ID, func(object.Key, object.Version)) {}
+func (nothing) Get(object.Key) (object.Item, bool)               { return object.Item{}, false }
+func (nothing) Cause(object.Key, string, string) object.Cause    { return object.CauseDeleted }
+func (nothing) Pending(object.Key) bool                          { return false }
+func (nothing) Revision(object.ID) uint64                        { return 1 }
+func (nothing) NodeUID() string                                  { return "" }
+func (nothing) Kinds() []object.ID                               { return []object.ID{object.Pods} }
+func (nothing) Connected(_, _, _ string, _ transport.Protocol)   {}
+func (nothing) Disconnected(string, string)                      {}
+func (nothing) Alive(_, _ string, _, _ time.Duration)            {}
+func (nothing) Restored(string, object.Key, uint64, uint64)      {}
+func (n nothing) Apply(_ context.Context, _ string, w *wire.Write) *wire.Result {
+	n.applied <- w
+	return &wire.Result{Code: 200, Final: true}
+}
+
+func (n nothing) Call(_ context.Context, node string, _ *wire.Call) *wire.Reply { return n.call(node) }
+
+// slowWorld is a hub in a bubble of testing/synctest, which tests let edges into over pipes that hold nothing.
+type slowWorld struct {
+	t *testing.T
+	*Hub
+	ctx context.Context
+}
+
+func newSlowWorld(t *testing.T, world nothing, cfg Config) slowWorld {
+	cfg.HandshakeTimeout, cfg.MaxSessions = time.Minute, 100
+	h := New(cfg, Deps{Caches: world, Upstream: world, Nodes: world, Log: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry()})
+	return slowWorld{t, h, t.Context()}
+}
+
+// edge is the edge's end of a session.
+type edge struct {
+	t *testing.T
+	transport.Stream
+}
+
+// connect begins a session of the node, up to its Hello.
+func (w slowWorld) connect(node string) edge {
+	cert := &x509.Certificate{Subject: pkix.Name{CommonName: "system:node:" + node, Organization: []string{"system:nodes"}}}
+	e, end := transport.Pipe(cert, nil)
+	go w.accept(w.ctx, end, func() {})
+	edge := edge{w.t, e}
+	edge.send(&wire.Frame{Body: &wire.Frame_Hello{Hello: &wire.Hello{Versions: []uint32{wire.Version}, Node: node, Store: "s", PingIntervalMs: 15_000}}})
+	return edge
+}
+
+func (e edge) send(f *wire.Frame) {
+	e.t.Helper()
+	b, err := wire.Append(nil, f)
+	if err == nil {
+		_, err = e.Write(b)
+	}
+	if err != nil {
+		e.t.Fatal(err)
+	}
+}
+
+// drain reads until the session ends, and counts the replies.
+func (e edge) drain(replies *atomic.Int64) {
+	for {
+		f, err := wire.Read(e, wire.MaxFrame)
+		if err != nil {
+			return
+		}
+		if f.GetReply() != nil {
+			replies.Add(1)
+		}
+	}
+}
+
+// TestAnEdgeOnAThinLinkIsNotTakenForDead: 368 KiB take 46 s, three pings and a second, at 64 kbit/s; an object may have more.
+func TestAnEdgeOnAThinLinkIsNotTakenForDead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		world := nothing{applied: make(chan *wire.Write, 1)}
+		h := newSlowWorld(t, world, Config{})
+		edge := h.connect("thin")
+		go edge.drain(new(atomic.Int64))
+		rest, err := wire.Append(nil, &wire.Frame{Body: &wire.Frame_Write{Write: &wire.Write{Id: 1, Kind: "pods", Namespace: "a", Name: "b", Op: wire.Op_OP_OVERLAY, Body: make([]byte, 100_000)}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for len(rest) > 0 {
+			n := min(len(rest), 8_000)
+			if _, err := edge.Write(rest[:n]); err != nil {
+				t.Fatalf("with %d bytes of the frame to come: %v", len(rest), err)
+			}
+			rest = rest[n:]
+			<-time.After(10 * time.Second)
+		}
+		synctest.Wait()
+		select {
+		case w := <-world.applied:
+			if len(w.Body) != 100_000 {
+				t.Errorf("%d bytes arrived", len(w.Body))
+			}
+		default:
+			t.Error("the write did not arrive")
+		}
+		// One that says nothing at all is still noticed.
+		<-time.After(47 * time.Second)
+		synctest.Wait()
+		if n := h.Count(); n != 0 {
+			t.Errorf("%d sessions after three pings were missed, want none", n)
+		}
+		_ = edge.Close()
+		h.open.Wait()
+	})
+}
+
+// TestRepliesThatNobodyReadsAreBoundedInTheSum: many edges that ask for much and read nothing hold a budget, and keep nobody
+// else waiting.
+func TestRepliesThatNobodyReadsAreBoundedInTheSum(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const edges, each, size, budget = 8, 30, 256 << 10, 3 << 20
+		world := nothing{call: func(node string) *wire.Reply {
+			if node == "small" {
+				return &wire.Reply{Code: 200}
+			}
+			return &wire.Reply{Code: 200, Body: make([]byte, size)}
+		}}
+		h := newSlowWorld(t, world, Config{MaxHeldBytes: budget})
+		ask := func(e edge, n int) {
+			for i := range n {
+				e.send(&wire.Frame{Body: &wire.Frame_Call{Call: &wire.Call{Id: uint64(i + 1), Verb: "get", Kind: "pods", Name: "a"}}})
+			}
+		}
+		var all []edge
+		var asking sync.WaitGroup
+		for i := range edges {
+			e := h.connect(fmt.Sprintf("greedy-%d", i))
+			all = append(all, e)
+			if _, err := wire.Read(e, wire.MaxFrame); err != nil { // the Welcome
+				t.Fatal(err)
+			}
+			asking.Go(func() { ask(e, each) })
+		}
+		synctest.Wait()
+		if held, limit := h.budget.used.Load(), int64(budget+edges*size); held < budget || held > limit {
+			t.Errorf("the hub holds %d bytes that nobody reads, expected %d to %d: the budget, and a reply more for each edge", held, budget, limit)
+		}
+		small := h.connect("small")
+		var served atomic.Int64
+		go small.drain(&served)
+		ask(small, 3)
+		synctest.Wait()
+		if n := served.Load(); n != 3 {
+			t.Errorf("an edge that asks for little got %d replies of 3", n)
+		}
+		counts := make([]atomic.Int64, edges)
+		for i, e := range all {
+			go e.drain(&counts[i])
+		}
+		asking.Wait()
+		synctest.Wait()
+		for i := range counts {
+			if n := counts[i].Load(); n != each {
+				t.Errorf("edge %d got %d replies of %d once it reads", i, n, each)
+			}
+		}
+		if held := h.budget.used.Load(); held != 0 {
+			t.Errorf("%d bytes are taken for held when all is read", held)
+		}
+		for _, e := range append(all, small) {
+			_ = e.Close()
+		}
+		h.open.Wait()
+	})
+}
+
+// TestAnEdgeThatWaitedForTheBudgetGoesOnOnceOthersFreeIt: nothing of its own has to move for that.
+func TestAnEdgeThatWaitedForTheBudgetGoesOnOnceOthersFreeIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const budget = 256 << 10
+		world := nothing{applied: make(chan *wire.Write), call: func(string) *wire.Reply {
+			return &wire.Reply{Code: 200, Body: make([]byte, budget)}
+		}}
+		h := newSlowWorld(t, world, Config{MaxHeldBytes: budget})
+		greedy, waits := h.connect("greedy"), h.connect("waits")
+		go waits.drain(new(atomic.Int64))
+		if _, err := wire.Read(greedy, wire.MaxFrame); err != nil { // the Welcome
+			t.Fatal(err)
+		}
+		write := func(name string) {
+			waits.send(&wire.Frame{Body: &wire.Frame_Write{Write: &wire.Write{Id: uint64(len(name)), Kind: "pods", Namespace: "a", Name: name, Op: wire.Op_OP_OVERLAY, Body: make([]byte, 2*share)}}})
+		}
+		write("b")
+		greedy.send(&wire.Frame{Body: &wire.Frame_Call{Call: &wire.Call{Id: 1, Verb: "get", Kind: "pods", Name: "a"}}})
+		synctest.Wait()
+		write("bb")
+		synctest.Wait()
+		if held := h.budget.used.Load(); held != budget+2*share {
+			t.Errorf("%d bytes are held while the budget is used up, want %d: the second write is not to be taken", held, budget+2*share)
+		}
+		go greedy.drain(new(atomic.Int64))
+		synctest.Wait()
+		if held := h.budget.used.Load(); held != 4*share {
+			t.Errorf("%d bytes are held once the other edge reads, want %d: both writes", held, 4*share)
+		}
+		<-world.applied
+		<-world.applied
+		for _, e := range []edge{greedy, waits} {
+			_ = e.Close()
+		}
+		h.open.Wait()
+	})
+}

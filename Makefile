@@ -166,7 +166,7 @@ chaos-docs: $(STATE)/bin/chaos ## write the results in docs/reliability.jsonl in
 # SCENARIO=NAME,NAME runs those alone; OPTIONS are further flags, such as OPTIONS=--small.
 NODES ?= 10000
 .PHONY: fleet
-fleet: build $(STATE)/bin/fleet ## put simulated edges through idle, storm, rollout and more, into .tether/fleet.json and tables: NODES=n SCENARIO=name,name (root)
+fleet: build $(STATE)/bin/fleet ## put simulated edges through idle, storm, rollout and more, into .tether/fleet and tables: NODES=n SCENARIO=name,name (root)
 	@TETHER_BIN=$(BIN) $(STATE)/bin/fleet --commit $(COMMIT) --nodes $(NODES) $(if $(SCENARIO),--scenarios $(SCENARIO)) $(OPTIONS)
 
 .PHONY: ci

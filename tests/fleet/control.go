@@ -39,7 +39,7 @@ func (f *Fleet) Commits(q Question) Commits {
 
 // Handler lets another process steer the fleet, in JSON: GET /status answers with Status; POST /grow?edges=N with Grown once
 // all N edges are there, which then live until ctx ends; POST /drop?edges=N with how many connections it ended; POST
-// /beat?what=W&interval=D&for=D with how many reports edges made; GET /commits, a Question in its query, with Commits; GET
+// /stall?edges=N&for=D with the names of those that read nothing from now on; POST /beat?what=W&interval=D&for=D with how many reports edges made; GET /commits, a Question in its query, with Commits; GET
 // /sessions and /counts with what Sessions and Counts return.
 func (f *Fleet) Handler(ctx context.Context) http.Handler {
 	mux := http.NewServeMux()
@@ -73,6 +73,14 @@ func (f *Fleet) Handler(ctx context.Context) http.Handler {
 			return nil, err
 		}
 		return f.Drop(n), nil
+	})
+	handle("POST /stall", func(_ context.Context, q query) (any, error) {
+		n, err := q.number("edges")
+		if err != nil {
+			return nil, err
+		}
+		d, err := q.duration("for")
+		return f.Stall(n, d), err
 	})
 	handle("POST /beat", func(ctx context.Context, q query) (any, error) {
 		interval, err := q.duration("interval")

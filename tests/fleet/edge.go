@@ -29,10 +29,11 @@ type edge struct {
 	// over is closed when the fleet ends; it is set before the link starts.
 	over <-chan struct{}
 
-	mu sync.Mutex // guards streams
+	mu sync.Mutex // guards what follows
 	// streams were made since the last session ended: the present one's, and those of attempts that came too late, which the
 	// link has closed.
 	streams []transport.Stream
+	stalled time.Time // until when it reads nothing
 }
 
 func (f *Fleet) newEdge(name string) (*edge, error) {
@@ -82,7 +83,7 @@ func (e *edge) dial(ctx context.Context, way link.Way) (s transport.Stream, err 
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.streams = append(e.streams, s)
-	return s, nil
+	return stalling{s, e}, nil
 }
 
 // drop ends the edge's connection, and is false where it has none.

@@ -248,6 +248,45 @@ func TestDroppedEdgesComeBackAndNothingIsCountedTwice(t *testing.T) {
 	}
 }
 
+// TestAStalledEdgeReadsNothingForSoLongAndTheOthersGoOn, and its session lasts.
+func TestAStalledEdgeReadsNothingForSoLongAndTheOthersGoOn(t *testing.T) {
+	h := newHub(t)
+	f, ctx, _ := h.newFleet(t)
+	node := func(i int, label string) *corev1.Node {
+		return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: Name("sim", i), UID: "u", Labels: map[string]string{"a": label}}}
+	}
+	for i := range 2 {
+		h.api.Put(node(i, "before"))
+	}
+	if _, err := f.Grow(ctx, 2); err != nil {
+		t.Fatal(err)
+	}
+	const lasts = time.Second // three pings and a second are 1.6 s
+	until := time.Now().Add(lasts)
+	stalled := f.Stall(1, lasts)
+	if len(stalled) != 1 {
+		t.Fatalf("expected one edge to stall, found %q", stalled)
+	}
+	_, v := h.api.Put(node(0, "after"))
+	h.api.Put(node(1, "after"))
+	q := Question{Kind: object.Nodes, Revision: v.RV} // each edge has one Node, and the second change is of a later revision
+	var c Commits
+	cluster.Eventually(t, patience, "both to commit", func() error {
+		if c = f.Commits(q); c.Missing > 0 {
+			return errCount(c.Missing)
+		}
+		return nil
+	})
+	for name, at := range c.At {
+		if late := !time.Unix(0, at).Before(until); late != (name == stalled[0]) {
+			t.Errorf("%s committed %s after the stall's end, of which %q were to stall", name, time.Unix(0, at).Sub(until), stalled)
+		}
+	}
+	if s := f.Status(); s.Lost != 0 {
+		t.Errorf("%d sessions were lost, want none", s.Lost)
+	}
+}
+
 // TestConnectionsThatEdgesLeaveAreCounted: what a storm costs beyond its sessions.
 func TestConnectionsThatEdgesLeaveAreCounted(t *testing.T) {
 	h := newHub(t)

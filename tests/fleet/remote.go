@@ -44,6 +44,10 @@ func (r *Remote) Drop(ctx context.Context, n int) (dropped int, err error) {
 	return dropped, r.ask(ctx, http.MethodPost, "/drop", url.Values{"edges": {strconv.Itoa(n)}}, &dropped)
 }
 
+func (r *Remote) Stall(ctx context.Context, n int, d time.Duration) (names []string, err error) {
+	return names, r.ask(ctx, http.MethodPost, "/stall", url.Values{"edges": {strconv.Itoa(n)}, "for": {d.String()}}, &names)
+}
+
 func (r *Remote) Beat(ctx context.Context, what string, interval, d time.Duration) (n int, err error) {
 	return n, r.ask(ctx, http.MethodPost, "/beat", url.Values{"what": {what}, "interval": {interval.String()}, "for": {d.String()}}, &n)
 }

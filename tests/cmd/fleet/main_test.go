@@ -26,8 +26,11 @@ func TestWrongArgumentsAreNamed(t *testing.T) {
 }
 
 func TestArgumentsSayWhatToRun(t *testing.T) {
-	cfg, results, err := parse(strings.Fields("--nodes 500 --scenarios idle,storm --protocol quic --small --out a.json"), io.Discard)
-	if err != nil || cfg.Nodes != 500 || len(cfg.Scenarios) != 2 || cfg.Protocol != "quic" || !cfg.Small || results != "a.json" {
-		t.Errorf("found %+v, %q, %v", cfg, results, err)
+	cfg, o, err := parse(strings.Fields("--nodes 500 --scenarios idle,storm --protocol quic --small --out a"), io.Discard)
+	if err != nil || cfg.Nodes != 500 || len(cfg.Scenarios) != 2 || cfg.Protocol != "quic" || !cfg.Small || o.results != "a" || !o.measure {
+		t.Errorf("found %+v, %+v, %v", cfg, o, err)
+	}
+	if _, o, err = parse(strings.Fields("--scenarios none --write-docs page.md"), io.Discard); err != nil || o.measure || o.docs != "page.md" {
+		t.Errorf("found %+v, %v", o, err)
 	}
 }

@@ -15,11 +15,10 @@ func churn(ctx context.Context, w *world) error {
 	if err := w.rest(ctx, w.pick(30*time.Second, time.Second)); err != nil {
 		return err
 	}
-	lasts, each, sample := 10*time.Minute, w.cfg.Nodes/100, 10*time.Second
+	lasts, each, sample := 10*time.Minute, float64(w.cfg.Nodes)/100, 10*time.Second
 	if w.cfg.Small {
-		lasts, each, sample = 5*time.Second, w.cfg.Nodes/10, time.Second
+		lasts, each, sample = 5*time.Second, float64(w.cfg.Nodes)/10, time.Second
 	}
-	each = max(each, len(w.fleets))
 	begun, err := w.memory(ctx)
 	if err != nil {
 		return err
@@ -30,9 +29,15 @@ func churn(ctx context.Context, w *world) error {
 	}
 	var minutes, resident []float64
 	dropped, start, sampled, said := 0, time.Now(), time.Now(), time.Now()
-	for time.Since(start) < lasts {
-		for _, p := range w.fleets {
-			n, err := p.Drop(ctx, each/len(w.fleets))
+	w.profile(ctx, time.Minute)
+	for asked := 0; time.Since(start) < lasts; {
+		// As many as are due by now: what a second's work takes is no pause.
+		due := int(each*(1+time.Since(start).Seconds())) - asked
+		asked += due
+		for i, p := range w.fleets {
+			share := due / (len(w.fleets) - i)
+			due -= share
+			n, err := p.Drop(ctx, share)
 			if err != nil {
 				return err
 			}
@@ -78,7 +83,7 @@ func churn(ctx context.Context, w *world) error {
 	if err != nil {
 		return err
 	}
-	w.figure("connections ended", "", float64(dropped))
+	w.figure("connections ended", "", float64(dropped), fmt.Sprintf("%.1f a second; an edge that had none when its turn came is passed over", float64(dropped)/lasts.Seconds()))
 	w.promise("sessions lost beyond those", "", float64(s.Lost-before.Lost-dropped), w.silent())
 	if !w.cfg.Small {
 		w.target("memory of the hub grows", "MiB/min", slope(minutes, resident), 1, fmt.Sprintf("least squares over %d samples, the first third left out; %.0f MiB at first, %.0f at last",

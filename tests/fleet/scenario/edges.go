@@ -181,10 +181,10 @@ func (w *world) status(ctx context.Context) (all fleet.Status, err error) {
 }
 
 // silent is how many sessions may end though nobody ended them: none, but for small runs, in which edges ping so often that a
-// machine with other work has no time for some. A storm would be of all.
+// machine with other work may have no time for a few.
 func (w *world) silent() float64 {
 	if w.cfg.Small {
-		return float64(w.cfg.Nodes) / 5
+		return float64(w.cfg.Nodes) / 20
 	}
 	return 0
 }

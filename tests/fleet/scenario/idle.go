@@ -69,6 +69,7 @@ func idle(ctx context.Context, w *world) error {
 		return err
 	}
 	w.target("sessions lost while idle", "", float64(s.Lost), 0, "a machine that has no time for pings loses some")
+	w.profile(ctx, rest/2) // nothing is read any more
 	between := float64(sizes[1] - sizes[0])
 	w.figure(fmt.Sprintf("memory of one more session, from %d to %d", sizes[0], sizes[1]), "KiB", (stands[1].resident-stands[0].resident)/1024/between)
 	return nil

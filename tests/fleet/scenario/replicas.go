@@ -214,8 +214,12 @@ func (w *world) moved(ctx context.Context, but *hub) (n float64, err error) {
 	return n, nil
 }
 
-// even waits until no hub has a tenth more than an even share, but for a few: then none sends edges away.
+// even waits until no hub has a tenth more than an even share, but for a few: then none sends edges away. A small run does not: of few
+// edges the hubs take a minute each time to see that the load is uneven by more than chance.
 func (w *world) even(ctx context.Context, when string) error {
+	if w.cfg.Small {
+		return nil
+	}
 	start := time.Now()
 	err := w.until(ctx, "the hubs to be loaded evenly", func(ctx context.Context) error {
 		s, err := w.status(ctx)

@@ -30,12 +30,29 @@ type Figure struct {
 // missed reports whether the figure is beyond its limit.
 func (f Figure) missed() bool { return f.Limit != nil && !(f.Value <= *f.Limit) } // also where it is no number
 
+// verdict shows the limit, and whether it was met.
+func (f Figure) verdict() (limit, verdict string) {
+	if f.Limit == nil {
+		return "", ""
+	}
+	verdict = "met"
+	if f.missed() {
+		verdict = "MISSED"
+	}
+	if f.Promise {
+		verdict += ", promise"
+	}
+	return "<= " + number(*f.Limit), verdict
+}
+
 // Outcome is what one scenario showed.
 type Outcome struct {
 	Scenario string   `json:"scenario"`
 	Seconds  float64  `json:"seconds"`
 	Load     string   `json:"load"` // the machine's load average over 1 minute at the end
 	Figures  []Figure `json:"figures"`
+	// Profile are the functions in which the first hub spent its processor time, as pprof shows them.
+	Profile string `json:"profile,omitempty"`
 	// Failure is why it did not come to its end.
 	Failure string `json:"failure,omitempty"`
 }
@@ -47,6 +64,8 @@ type Result struct {
 	Machine  string             `json:"machine"`
 	Nodes    int                `json:"nodes"`
 	Protocol transport.Protocol `json:"protocol"`
+	// Listeners says that each node had its port for its kubelet.
+	Listeners bool `json:"listeners,omitempty"`
 	// Small runs have short rests and small loads: their figures prove that the scenarios work, and nothing else.
 	Small    bool      `json:"small,omitempty"`
 	Outcomes []Outcome `json:"outcomes"`
@@ -67,20 +86,33 @@ func (r *Result) Missed() (all, promises int) {
 	return all, promises
 }
 
-// Save writes the result as JSON, in one step.
-func (r *Result) Save(path string) error {
-	text, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return fmt.Errorf("encode the results: %w", err)
-	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+// Save writes a JSON file for each scenario into the directory, each in one step: SCENARIO-PROTOCOL-NODES.json, with -listeners and
+// -small where they apply. A later run of the same kind takes its place; the others stay.
+func (r *Result) Save(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("write the results: %w", err)
 	}
-	if err := os.WriteFile(path+".new", append(text, '\n'), 0o644); err != nil {
-		return fmt.Errorf("write the results: %w", err)
-	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return fmt.Errorf("write the results: %w", err)
+	for _, o := range r.Outcomes {
+		one := *r
+		one.Outcomes = []Outcome{o}
+		text, err := json.MarshalIndent(one, "", "  ")
+		if err != nil {
+			return fmt.Errorf("encode the results: %w", err)
+		}
+		name := fmt.Sprintf("%s-%s-%d", o.Scenario, r.Protocol, r.Nodes)
+		if r.Listeners {
+			name += "-listeners"
+		}
+		if r.Small {
+			name += "-small"
+		}
+		path := filepath.Join(dir, name+".json")
+		if err := os.WriteFile(path+".new", append(text, '\n'), 0o644); err != nil {
+			return fmt.Errorf("write the results: %w", err)
+		}
+		if err := os.Rename(path+".new", path); err != nil {
+			return fmt.Errorf("write the results: %w", err)
+		}
 	}
 	return nil
 }
@@ -90,16 +122,7 @@ func (o *Outcome) Table(out io.Writer) {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "\n%s\tVALUE\tLIMIT\tUNIT\t\n", o.Scenario)
 	for _, f := range o.Figures {
-		limit, verdict := "", ""
-		if f.Limit != nil {
-			limit, verdict = "<= "+number(*f.Limit), "met"
-			if f.missed() {
-				verdict = "MISSED"
-			}
-			if f.Promise {
-				verdict += ", promise"
-			}
-		}
+		limit, verdict := f.verdict()
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", f.What, number(f.Value), limit, f.Unit, verdict)
 	}
 	_ = w.Flush() // of a table that is cut short a person sees that

@@ -2,10 +2,11 @@ package scenario
 
 import (
 	"bytes"
-	"encoding/json"
+	"fmt"
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -30,20 +31,62 @@ func TestLimitsThatAreMissedAreCounted(t *testing.T) {
 	}
 }
 
-func TestResultsAreSavedWhole(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "new", "fleet.json")
+func TestResultsAreSavedWholeAndOneScenarioTakesNoOthersPlace(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "new")
 	limit := 3.0
-	r := &Result{Commit: "c", Nodes: 5, Outcomes: []Outcome{{Scenario: "s", Figures: []Figure{{What: "w", Unit: "u", Value: 1.5, Limit: &limit, Promise: true}}}}}
-	if err := r.Save(path); err != nil {
-		t.Fatal(err)
+	figures := []Figure{{What: "w", Unit: "u", Value: 1.5, Limit: &limit, Promise: true, Note: "a|b"}}
+	for _, r := range []*Result{
+		{Commit: "old", Nodes: 5, Protocol: "websocket", Outcomes: []Outcome{{Scenario: "storm", Figures: figures}, {Scenario: "idle", Figures: figures}}},
+		{Commit: "new", Nodes: 5, Protocol: "websocket", Outcomes: []Outcome{{Scenario: "storm", Figures: figures, Profile: "flat"}}},
+		{Commit: "new", Nodes: 5, Protocol: "quic", Outcomes: []Outcome{{Scenario: "storm"}}},
+		{Commit: "new", Nodes: 5, Protocol: "websocket", Listeners: true, Outcomes: []Outcome{{Scenario: "storm"}}},
+		{Commit: "tiny", Nodes: 5, Protocol: "websocket", Small: true, Outcomes: []Outcome{{Scenario: "storm", Figures: figures}}},
+	} {
+		if err := r.Save(dir); err != nil {
+			t.Fatal(err)
+		}
 	}
-	text, err := os.ReadFile(path)
+	back, err := Load(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var back Result
-	if err := json.Unmarshal(text, &back); err != nil || len(back.Outcomes) != 1 || *back.Outcomes[0].Figures[0].Limit != 3 || !back.Outcomes[0].Figures[0].Promise || back.Nodes != 5 {
-		t.Errorf("expected what was saved, found %+v, %v", back, err)
+	var got []string
+	for _, r := range back {
+		got = append(got, fmt.Sprint(r.Outcomes[0].Scenario, " ", r.Protocol, " ", r.Commit, " ", r.Listeners, r.Small))
+	}
+	if len(got) != 5 || got[0] != "idle websocket old false false" || got[4] != "storm quic new false false" || !slices.Contains(got, "storm websocket new false false") {
+		t.Errorf("expected five, idle first and the newer storm in the place of the older, found %q", got)
+	}
+	if f := back[0].Outcomes[0].Figures[0]; *f.Limit != 3 || !f.Promise || f.Value != 1.5 {
+		t.Errorf("expected what was saved, found %+v", f)
+	}
+
+	page := filepath.Join(dir, "page.md")
+	if err := os.WriteFile(page, []byte("before\n"+docsBegin+"\nstale\n"+docsEnd+"\nafter\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := WriteDocs(page, back); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"before\n", "\nafter\n", "**idle**, 5 edges over websocket; commit old", "with a port for each kubelet", "| w | 1.50 | <= 3 | u | met, promise | a\\|b |", "```\nflat\n```"} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("expected %q in the page, found:\n%s", want, text)
+		}
+	}
+	for _, never := range []string{"stale", "tiny"} {
+		if strings.Contains(string(text), never) {
+			t.Errorf("expected no %q in the page, found:\n%s", never, text)
+		}
+	}
+	if err := os.WriteFile(page, []byte(docsBegin), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := WriteDocs(page, back); err == nil || !strings.Contains(err.Error(), "found not both") {
+		t.Errorf("a page without its end: %v", err)
 	}
 }
 

@@ -36,6 +36,7 @@ func rollout(ctx context.Context, w *world) error {
 		return err
 	}
 	sets := w.Admin.AppsV1().DaemonSets(namespace)
+	w.profile(ctx, 20*time.Second)
 	applied := time.Now()
 	if _, err := sets.Create(ctx, daemonSet(name), metav1.CreateOptions{}); err != nil {
 		return fmt.Errorf("make the DaemonSet: %w", err)

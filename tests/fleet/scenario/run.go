@@ -37,6 +37,8 @@ type Config struct {
 	Base string
 	// Out is told of progress, and shown each outcome.
 	Out io.Writer
+	// Profiles is a directory for CPU profiles of the hub; empty for none.
+	Profiles string
 	// Commit is what is measured, for the results.
 	Commit string
 }
@@ -51,7 +53,7 @@ func all() []named {
 	return []named{
 		{"idle", "edges connect and rest", idle},
 		{"storm", "all edges lose the hub at once: it is killed, and then a switch dies", storm},
-		{"secret", "a ConfigMap and a Secret that every node uses change", secret},
+		{"secret", "a ConfigMap and a Secret that every node uses change, also while some edges read nothing", secret},
 		{"rollout", "a DaemonSet over every node", rollout},
 		{"churn", "edges drop and come back", churn},
 		{"status", "heartbeats, and pods whose status changes", status},
@@ -91,7 +93,7 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	if machine, err = host.Install(ctx, machine, cfg.Out, os.Stderr); err != nil {
 		return nil, err
 	}
-	r := &Result{Commit: cfg.Commit, At: time.Now().UTC().Truncate(time.Second), Nodes: cfg.Nodes, Protocol: cfg.Protocol, Small: cfg.Small,
+	r := &Result{Commit: cfg.Commit, At: time.Now().UTC().Truncate(time.Second), Nodes: cfg.Nodes, Protocol: cfg.Protocol, Listeners: cfg.Listeners, Small: cfg.Small,
 		Machine: fmt.Sprintf("%d cores, %s", runtime.NumCPU(), machine.PrettyName)}
 	w, err := newWorld(ctx, cfg, machine)
 	if err != nil {
@@ -121,6 +123,11 @@ func (w *world) play(ctx context.Context, s named, r *Result) error {
 	err := s.run(ctx, w)
 	o := w.outcome
 	o.Seconds, o.Load = time.Since(w.began).Seconds(), load()
+	if w.profiled != nil {
+		p := <-w.profiled
+		w.profiled, o.Profile = nil, p.text
+		err = errors.Join(err, p.err)
+	}
 	if err != nil {
 		o.Failure = err.Error()
 		err = fmt.Errorf("%s: %w", s.name, err)

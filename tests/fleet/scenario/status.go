@@ -33,6 +33,7 @@ func status(ctx context.Context, w *world) error {
 	if err != nil {
 		return err
 	}
+	w.profile(ctx, time.Minute)
 	start := time.Now()
 	var podBeats, nodeBeats int
 	group, gctx := errgroup.WithContext(ctx)

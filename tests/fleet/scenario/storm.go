@@ -126,6 +126,7 @@ func (w *world) switchDies(ctx context.Context) error {
 	if err := w.heal(ctx); err != nil {
 		return err
 	}
+	w.profile(ctx, 10*time.Second)
 	if err := w.comeBack(ctx, "switch dead", time.Now(), steady, before.Dials, earlier.sum("tether_hub_abandoned_total")); err != nil {
 		return err
 	}

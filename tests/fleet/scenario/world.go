@@ -28,8 +28,9 @@ type world struct {
 	fleets []*process
 	pki    string
 
-	outcome *Outcome  // of the scenario that runs
-	began   time.Time // when it did
+	outcome  *Outcome        // of the scenario that runs
+	began    time.Time       // when it did
+	profiled <-chan profiled // what its profile comes from, if one is under way
 }
 
 // hub is one CloudCore.

@@ -205,7 +205,7 @@ func (c *CloudCore) serveEdges(ctx context.Context) error {
 		return errors.Join(err, listener.Close())
 	}
 	h := hub.New(hub.Config{MaxHandshakes: c.cfg.Hub.MaxHandshakes, HandshakeTimeout: c.cfg.Hub.HandshakeTimeout.Std(),
-		MaxSessions: c.cfg.Hub.MaxSessions, MaxInFlightBytes: int(c.cfg.Hub.MaxInFlightBytes), MaxHeldBytes: int64(c.cfg.Hub.MaxHeldBytes),
+		MaxSessions: c.cfg.Hub.MaxSessions, ConnectRate: c.cfg.Hub.ConnectRate, MaxInFlightBytes: int(c.cfg.Hub.MaxInFlightBytes), MaxHeldBytes: int64(c.cfg.Hub.MaxHeldBytes),
 		Coalesce: c.cfg.Hub.Coalesce.Std(), Epoch: epoch, Address: c.address(), Features: c.features()},
 		hub.Deps{Listener: listener, Packets: packets, ResetKey: &reset, Identity: c.trusted, Clients: c.trusted, Revoked: c.trusted.Revoked, Caches: c.caches(), Upstream: c.up,
 			Nodes: c.nodes, Log: c.deps.Log.With("part", "hub"), Now: c.deps.Now, Registry: c.reg})

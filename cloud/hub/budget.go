@@ -65,8 +65,11 @@ func (b *budget) leave(c *conn) {
 	delete(b.waiting, c)
 }
 
-// held is what the hub holds for the edge, in bytes. Called with mu held, as are all below.
-func (c *conn) held() int { return c.asked + c.owed + c.machine.Held() }
+// Nobody knows how large a reply will be: room is kept for one of the size of the last, which the first is taken to have.
+const firstReply, leastReply = 256 << 10, 4 << 10
+
+// held is what the hub holds for the edge, in bytes, and what it keeps room for. Called with mu held, as are all below.
+func (c *conn) held() int { return c.asked + c.owed + c.asking*c.expect + c.machine.Held() }
 
 // account tells the budget what changed.
 func (c *conn) account() {
@@ -86,7 +89,13 @@ func (c *conn) full() bool {
 	return n >= maxHeld || n >= share && c.hub.budget.wait(c)
 }
 
-// mayAsk reports whether another request of the edge may be made, whose reply nobody knows the size of.
+// mayAsk reports whether another request of the edge may be made.
 func (c *conn) mayAsk() bool {
-	return c.asking < maxAsking && c.owed < maxHeld && (c.asking == 0 && c.owed == 0 || !c.hub.budget.wait(c))
+	if c.asking == 0 && c.owed == 0 {
+		return true
+	}
+	return c.asking < maxAsking && c.owed+(c.asking+1)*c.expect <= maxHeld && !c.hub.budget.wait(c)
 }
+
+// replied notes the size of a reply.
+func (c *conn) replied(size int) { c.expect = max(size, c.expect/2, leastReply) }

@@ -56,6 +56,7 @@ type conn struct {
 	calls    int           // under way
 	asked    int           // bytes of these
 	asking   int           // calls that are with the API server
+	expect   int           // bytes of a reply to one of these
 	counted  int           // what the budget knows to be held
 	owed     int           // bytes of replies in queue and being written
 	room     *sync.Cond    // signalled when queue, calls or writes shrink or the session ends
@@ -70,7 +71,7 @@ type conn struct {
 
 func (h *Hub) newConn(node string, s transport.Stream, hello *wire.Hello, log *slog.Logger) *conn {
 	id := fmt.Sprintf("%s-%d", h.instance, h.serial.Add(1))
-	c := &conn{hub: h, node: node, id: id, store: hello.Store, process: hello.Process, software: hello.Software, stream: s, log: log.With("session", id), done: make(chan struct{})}
+	c := &conn{hub: h, node: node, id: id, store: hello.Store, process: hello.Process, software: hello.Software, stream: s, log: log.With("session", id), done: make(chan struct{}), expect: firstReply}
 	c.room = sync.NewCond(&c.mu)
 	return c
 }
@@ -362,12 +363,14 @@ func (c *conn) call(m *wire.Call) {
 		c.room.Wait() // the edge reads its replies before it gets more
 	}
 	c.asking++
+	c.account()
 	c.mu.Unlock()
 	r := c.hub.deps.Upstream.Call(c.ctx, c.node, m)
 	r.Id = m.Id
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.asking--
+	c.replied(len(r.Body))
 	c.owed += len(r.Body)
 	c.calls--
 	c.asked -= len(m.Body)

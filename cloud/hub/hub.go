@@ -65,6 +65,8 @@ type Config struct {
 	HandshakeTimeout time.Duration
 	MaxSessions      int
 	MaxInFlightBytes int
+	// ConnectRate is how many sessions may begin in a second; 0 is no bound.
+	ConnectRate float64
 	// MaxHeldBytes is the budget of all sessions together; see budget.
 	MaxHeldBytes int64
 	Coalesce     time.Duration
@@ -100,6 +102,8 @@ type Hub struct {
 	deps    Deps
 	metrics *metrics
 	budget  *budget
+	// admission paces new sessions.
+	admission *admission
 	// instance tells this hub's sessions from those of other replicas and of earlier starts.
 	instance string
 	serial   atomic.Uint64
@@ -126,7 +130,8 @@ func New(cfg Config, deps Deps) *Hub {
 	if deps.Now == nil {
 		deps.Now = time.Now
 	}
-	h := &Hub{cfg: cfg, deps: deps, budget: newBudget(cmp.Or(cfg.MaxHeldBytes, 256<<20)), instance: fmt.Sprintf("%08x", rand.Uint32()), sessions: map[string]*conn{}, moved: map[string]time.Time{}, epoch: cfg.Epoch}
+	h := &Hub{cfg: cfg, deps: deps, budget: newBudget(cmp.Or(cfg.MaxHeldBytes, 256<<20)), admission: newAdmission(cfg.ConnectRate),
+		instance: fmt.Sprintf("%08x", rand.Uint32()), sessions: map[string]*conn{}, moved: map[string]time.Time{}, epoch: cfg.Epoch}
 	h.metrics = newMetrics(deps.Registry, h.countBy, h.budget)
 	return h
 }
@@ -165,30 +170,6 @@ func (h *Hub) serve(ctx context.Context, srv *transport.Server) error {
 	err := srv.Serve(ctx, h.deps.Listener)
 	cancel()
 	return errors.Join(err, <-overQUIC)
-}
-
-// admit says how long an edge should stay away; 0 lets it in. A node that has a session takes nobody's place.
-func (h *Hub) admit(peer *x509.Certificate) time.Duration {
-	switch {
-	case !h.deps.Caches.Synced():
-		h.metrics.refused.WithLabelValues("not_ready").Inc()
-		return time.Second
-	case h.Count() >= h.cfg.MaxSessions && !h.has(peer):
-		h.metrics.refused.WithLabelValues("overloaded").Inc()
-		return spread(time.Minute)
-	}
-	return 0
-}
-
-// has reports whether there is a session of the peer's node, as one whose end was not noticed yet.
-func (h *Hub) has(peer *x509.Certificate) bool {
-	if peer == nil {
-		return false
-	}
-	node, err := pki.NodeName(peer)
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return err == nil && h.sessions[node] != nil
 }
 
 // spread returns a time between half of d and d, so that edges sent away do not return together.

@@ -172,6 +172,25 @@ func TestAServerThatSaysNotNowIsNotHammered(t *testing.T) {
 	within(t, 5*time.Second, "the edge connects once the hub is ready", e.up)
 }
 
+// Edges that come faster than the hub lets them in are told when to come, and come then: over either protocol, which tell it in ways of
+// their own.
+func TestEdgesThatComeTooFastAreToldWhenToComeAndAreLetInThen(t *testing.T) {
+	const rate, edges = 2, 10
+	w := newWorld(t, func(c *hub.Config) { c.ConnectRate = rate })
+	began := time.Now()
+	var all []*edge
+	for i := range edges {
+		all = append(all, w.join(fmt.Sprintf("edge-%d", i), edgeConfig{}))
+	}
+	for _, e := range all {
+		eventually(t, "every edge is up", e.up)
+	}
+	// The first two seconds' worth goes at once: what was saved, and what is due; an edge may come a second before its time.
+	if took, least := time.Since(began), (edges/rate-3)*time.Second; took < least {
+		t.Errorf("%d edges were let in within %s, at %d a second, want %s or more", edges, took, rate, least)
+	}
+}
+
 func TestAFullHubTurnsEdgesAway(t *testing.T) {
 	w := newWorld(t, func(c *hub.Config) { c.MaxSessions = 1 })
 	first := w.join("edge-1", edgeConfig{})

@@ -47,6 +47,9 @@ type Hub struct {
 	HandshakeTimeout Duration `json:"handshakeTimeout"`
 	// MaxSessions bounds the edges connected at one time; further ones are told to come back.
 	MaxSessions int `json:"maxSessions"`
+	// ConnectRate is how many sessions may begin in a second, a second's worth more after rest. Beyond it an edge is told when to come
+	// back, and is let in then. 0 is no bound.
+	ConnectRate float64 `json:"connectRate"`
 	// Balance lets a CloudCore that has more than its share of the edges send some away, one by one, so that they connect to others.
 	Balance bool `json:"balance"`
 	// MaxInFlightBytes bounds what one session may have sent and not yet seen acknowledged.
@@ -124,6 +127,7 @@ func DefaultCloudCore() *CloudCore {
 			MaxHandshakes:      256,
 			HandshakeTimeout:   Duration(30 * time.Second),
 			MaxSessions:        10000,
+			ConnectRate:        1000,
 			Balance:            true,
 			MaxInFlightBytes:   1 << 20,
 			MaxHeldBytes:       256 << 20,
@@ -155,6 +159,9 @@ func (c *CloudCore) Validate() error {
 	f.between("hub.maxHandshakes", h.MaxHandshakes, 1, 100_000)
 	f.duration("hub.handshakeTimeout", h.HandshakeTimeout, time.Second, 5*time.Minute)
 	f.between("hub.maxSessions", h.MaxSessions, 1, 1_000_000)
+	if h.ConnectRate != 0 {
+		f.rate("hub.connectRate", h.ConnectRate)
+	}
 	// One object may be 1.5 MiB in etcd's default; a window below 64 KiB would only cost round trips.
 	f.bytes("hub.maxInFlightBytes", h.MaxInFlightBytes, 64<<10, 1<<30)
 	f.bytes("hub.maxHeldBytes", h.MaxHeldBytes, 16<<20, 1<<40)

@@ -3,6 +3,7 @@ package mqtt
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -25,6 +26,7 @@ type broker struct {
 	gate     *gate
 	journal  *journal
 	retained *retained
+	wills    *wills
 	answerer *answerer
 	metrics  *metrics
 	log      *slog.Logger
@@ -44,6 +46,7 @@ func newBroker(cfg Broker, node string, users *Users, mem Memory, a *answerer) *
 		gate:     newGate(cfg.Limits, a.metrics),
 		journal:  newJournal(mem, a.log, a.metrics),
 		retained: &retained{limit: cfg.Limits.RetainedBytes, metrics: a.metrics, sizes: map[string]int{}},
+		wills:    newWills(),
 	}
 	b.plain = &listener{id: "plain", addr: cfg.Listen, gate: b.gate, over: b.disown, log: a.log}
 	return b
@@ -104,10 +107,16 @@ func (b *broker) serve(ctx context.Context, ready func(addr string)) error {
 		stopWriting()
 		writer.Wait()
 	}()
-	if err := b.server.Serve(); err != nil {
+	if err := errors.Join(b.loadWills(), b.server.Serve()); err != nil {
 		_ = b.server.Close()
 		return fmt.Errorf("load what was kept: %w", err)
 	}
+	var willing sync.WaitGroup
+	willing.Go(func() { b.publishWills(working) })
+	defer func() { // before what they publish can no longer be stored
+		stop()
+		willing.Wait()
+	}()
 	ready(b.plain.Address())
 	<-ctx.Done()
 	return b.server.Close()

@@ -43,6 +43,8 @@ type Broker struct {
 	Users                        []User
 	// MoreUsers: SetUsers brings some, now or later. Without it, and without Users, whoever may come without a name may come with one.
 	MoreUsers bool
+	// WillGrace is how long clients have to come back after the broker ended out of order, before their wills are published (30 s).
+	WillGrace time.Duration
 	Limits    Limits
 }
 

@@ -42,8 +42,9 @@ type conn struct {
 	process int
 	// subscribing is set while a SUBSCRIBE is judged.
 	subscribing atomic.Bool
-	// group is what the message being read changes; of the goroutine that reads.
+	// group is what the message being read changes, and will what is to be published at the end; of the goroutine that reads.
 	group *group
+	will  *willRecord
 
 	mu     sync.Mutex // guards the fields below
 	wake   *sync.Cond

@@ -103,12 +103,6 @@ func (h *hook) OnRetainedExpired(topic string) {
 	h.b.journal.add(Change{Bucket: bucketRetained, Key: topic})
 }
 
-// OnWill leaves a will unretained for which there is no room. OnConnect has judged its topic.
-func (h *hook) OnWill(_ *mochi.Client, will mochi.Will) (mochi.Will, error) {
-	will.Retain = will.Retain && h.b.mayRetain(will.TopicName, len(will.Payload))
-	return will, nil
-}
-
 // OnQosPublish is asked before a message to cl is sent, from any goroutine, and before one from cl is acknowledged.
 func (h *hook) OnQosPublish(cl *mochi.Client, pk packets.Packet, _ int64, _ int) {
 	switch pk.FixedHeader.Type {
@@ -149,6 +143,8 @@ func (h *hook) OnPacketEncode(cl *mochi.Client, pk packets.Packet) packets.Packe
 	}
 	switch pk.FixedHeader.Type {
 	case packets.Publish:
+		// The library leaves user properties out for who wants no words about problems: these are what clients tell each other.
+		pk.Mods.DisallowProblemInfo = false
 		if tooLarge(pk) {
 			h.b.pass(cl, pk)
 			return pk

@@ -27,7 +27,7 @@ func (h *hook) Provides(m byte) bool {
 	switch m {
 	case mochi.OnConnect, mochi.OnConnectAuthenticate, mochi.OnSessionEstablished, mochi.OnDisconnect, mochi.OnClientExpired,
 		mochi.OnACLCheck, mochi.OnSubscribe, mochi.OnSubscribed, mochi.OnUnsubscribed, mochi.OnPublish, mochi.OnPublishDropped,
-		mochi.OnPacketIDExhausted, mochi.OnRetainMessage, mochi.OnRetainedExpired, mochi.OnWill, mochi.OnPacketRead, mochi.OnPacketEncode,
+		mochi.OnPacketIDExhausted, mochi.OnRetainMessage, mochi.OnRetainedExpired, mochi.OnPacketRead, mochi.OnPacketEncode,
 		mochi.OnQosPublish, mochi.OnQosComplete, mochi.OnQosDropped,
 		mochi.StoredClients, mochi.StoredSubscriptions, mochi.StoredInflightMessages, mochi.StoredRetainedMessages, mochi.StoredSysInfo:
 		return true
@@ -71,6 +71,7 @@ func (h *hook) OnConnect(cl *mochi.Client, pk packets.Packet) error {
 	if w := cl.Properties.Will; w.Flag != 0 && !h.b.mayPublish(cl, w.TopicName) {
 		return refuse("will", packets.ErrNotAuthorized)
 	}
+	c.will = takeWill(cl, pk)
 	if existing, ok := h.b.server.Clients.Get(cl.ID); ok && string(existing.Properties.Username) != user {
 		return refuse("taken", packets.ErrClientIdentifierNotValid) // it would get what waits for another user
 	}
@@ -224,7 +225,7 @@ func inOrder(cl *mochi.Client) {
 }
 
 // OnSessionEstablished stores the session, or that there is none any more.
-func (h *hook) OnSessionEstablished(cl *mochi.Client, _ packets.Packet) {
+func (h *hook) OnSessionEstablished(cl *mochi.Client, pk packets.Packet) {
 	s := h.b.session(cl.ID)
 	h.b.mu.Lock()
 	was := s.durable
@@ -241,6 +242,7 @@ func (h *hook) OnSessionEstablished(cl *mochi.Client, _ packets.Packet) {
 		h.b.journal.add(Change{Bucket: bucketSessions, Key: cl.ID})
 	}
 	c := cl.Net.Conn.(*conn)
+	h.b.established(cl.ID, c.will, pk.Connect.Clean)
 	h.b.adopt(cl, c)
 	c.establish()
 	if users := h.b.users.now.Load(); c.banned(users) { // they changed while it was let in
@@ -337,8 +339,17 @@ func (b *broker) send(cl *mochi.Client, pk packets.Packet) {
 	}
 }
 
-// OnDisconnect ends a session that does not outlive its connection. At start it is called for loaded sessions too.
+// OnDisconnect ends a session that does not outlive its connection, and has its will published. At start it is called for loaded
+// sessions too.
 func (h *hook) OnDisconnect(cl *mochi.Client, _ error, expire bool) {
+	if c, ok := cl.Net.Conn.(*conn); ok && c.will != nil {
+		expiry := cl.Properties.Props.SessionExpiryInterval
+		if expire {
+			expiry = 0
+		}
+		// The error is nil also where the server has ended the connection of a client that it was busy with.
+		h.b.disconnected(cl.ID, c.will, errors.Is(cl.StopCause(), packets.CodeDisconnect), expiry)
+	}
 	if expire && !cl.IsTakenOver() {
 		h.b.end(cl)
 	}

@@ -17,6 +17,7 @@ const (
 	bucketSubscriptions = "mqtt/subscriptions"
 	bucketInflight      = "mqtt/inflight"
 	bucketRetained      = "mqtt/retained"
+	bucketWills         = "mqtt/wills"
 )
 
 // inflightRecord is a message under way to a client, or the note that one from it was taken.

@@ -2,13 +2,18 @@ package hub
 
 import (
 	"crypto/x509"
+	"maps"
+	"math/rand/v2"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
+	"golang.org/x/time/rate"
 
 	"github.com/tether-edge/tether/common/pki"
 )
 
-// admit says how long an edge should stay away; 0 lets it in. A node that has a session takes nobody's place.
+// admit says how long an edge should stay away; 0 lets it in. A node that has a session takes no place of a full hub.
 func (h *Hub) admit(peer *x509.Certificate) time.Duration {
 	switch {
 	case !h.deps.Caches.Synced():
@@ -29,6 +34,18 @@ func (h *Hub) admit(peer *x509.Certificate) time.Duration {
 	return wait
 }
 
+// waitingRoom returns how many connections may wait for their handshake: what is left of three quarters of the files that the process may
+// have, since an edge that is turned away comes again at once, with ten thousand others. Each is a file, as a session is.
+func (h *Hub) waitingRoom() func() int {
+	const least, most = 1 << 10, 1 << 16
+	files := uint64(4 * most)
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err == nil { // it fails for no resource that there is
+		files = min(files, limit.Cur)
+	}
+	return func() int { return max(least, min(most, int(files/4*3)-h.Count())) }
+}
+
 // has reports whether there is a session of the peer's node, as one whose end was not noticed yet.
 func (h *Hub) has(peer *x509.Certificate) bool {
 	if peer == nil {
@@ -40,74 +57,54 @@ func (h *Hub) has(peer *x509.Certificate) bool {
 	return err == nil && h.sessions[node] != nil
 }
 
-// admission bounds the rate of new sessions: each brings reads, a claim of its node and often a status. An edge that comes too early gets
-// an appointment, at which it is let in whoever else comes then: so each is sent away once at most, and the last of a storm knows when
-// it is its turn.
+// admission bounds the rate of new sessions: each brings reads, a claim of its node and often a status. Who comes beyond it is told when to
+// come back: at random within the time that those take who were told so before, and have not come in.
 type admission struct {
-	each time.Duration // between two, 0 for no bound
+	bucket *rate.Limiter // nil for no bound
 
-	// mu guards all below.
-	mu       sync.Mutex
-	next     time.Time            // the first time that nobody has
-	promised map[string]time.Time // by node
-	pruned   time.Time
+	mu     sync.Mutex // guards what follows
+	away   map[string]time.Time
+	pruned time.Time
 }
 
 const (
-	// admissionBurst is how much of time that nobody used is kept.
-	admissionBurst = time.Second
-	// early is how much before its time an edge is let in: it is told whole seconds.
-	early = time.Second
-	// admissionGrace is how long an appointment is kept for an edge that does not come.
-	admissionGrace = time.Minute
+	// mostAway bounds what an edge is told: an operator who starts another CloudCore must not wait for long.
+	mostAway = time.Minute
+	// forgetAway is when an edge that was told so and did not come back is forgotten.
+	forgetAway = 2 * mostAway
 )
 
-// newAdmission lets that many in a second; 0 is no bound.
-func newAdmission(rate float64) *admission {
-	a := &admission{promised: map[string]time.Time{}}
-	if rate > 0 {
-		a.each = time.Duration(float64(time.Second) / rate)
+// newAdmission lets that many in a second, and a second's worth more at once after rest; 0 is no bound.
+func newAdmission(perSecond float64) *admission {
+	a := &admission{away: map[string]time.Time{}}
+	if perSecond > 0 {
+		a.bucket = rate.NewLimiter(rate.Limit(perSecond), max(1, int(perSecond)))
 	}
 	return a
 }
 
-// ask returns 0 if the node may connect now, or how long it is until it may.
+// ask returns 0 if the node may connect now, or how long to stay away.
 func (a *admission) ask(node string, now time.Time) time.Duration {
+	if a.bucket == nil {
+		return 0
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.each == 0 {
+	if a.bucket.AllowN(now, 1) {
+		delete(a.away, node)
 		return 0
 	}
 	a.prune(now)
-	if at, ok := a.promised[node]; ok {
-		if wait := at.Sub(now); wait > early {
-			return wait
-		}
-		delete(a.promised, node)
-		return 0
-	}
-	// A clock that was set back must not close the hub for as long.
-	if earliest := now.Add(-admissionBurst); a.next.Before(earliest) || len(a.promised) == 0 && a.next.After(now.Add(a.each)) {
-		a.next = earliest
-	}
-	at := a.next
-	a.next = at.Add(a.each)
-	if !at.After(now) {
-		return 0
-	}
-	a.promised[node] = at
-	return at.Sub(now)
+	a.away[node] = now
+	within := min(mostAway-time.Second, time.Duration(float64(len(a.away))/float64(a.bucket.Limit())*float64(time.Second)))
+	return time.Second + time.Duration(rand.Int64N(int64(within)+1))
 }
 
-// prune forgets the appointments that were missed. Called with mu held.
+// prune forgets who did not come back. Called with mu held.
 func (a *admission) prune(now time.Time) {
-	if d := now.Sub(a.pruned); d >= 0 && d < admissionGrace {
+	if d := now.Sub(a.pruned); d >= 0 && d < mostAway {
 		return
 	}
 	a.pruned = now
-	for node, at := range a.promised {
-		if d := at.Sub(now); d < -admissionGrace || d > time.Hour {
-			delete(a.promised, node)
-		}
-	}
+	maps.DeleteFunc(a.away, func(_ string, told time.Time) bool { d := now.Sub(told); return d < 0 || d > forgetAway })
 }

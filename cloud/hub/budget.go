@@ -1,12 +1,16 @@
 package hub
 
 import (
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
+	"time"
+
+	"github.com/tether-edge/tether/common/wire"
 )
 
-// A budget bounds what all edges together make the hub hold: writes and requests until they are answered, and replies until
-// they are read. While it is used up, an edge that is owed more than its share is read no further; the others go on.
+// A budget bounds what all edges together make the hub hold. There is one for what comes, writes and requests until they are answered,
+// and one for replies until they are read: edges that do not read must not keep those waiting that write.
 type budget struct {
 	limit int64
 	used  atomic.Int64
@@ -16,13 +20,37 @@ type budget struct {
 	waiting map[*conn]bool
 }
 
-// share is what each edge may have beside the budget, in bytes: a flood of some edges must not keep the others waiting.
-const share = 16 << 10
+// small is the size of what needs no room in a budget, in bytes: a flood of large things must not keep heartbeats waiting, nor the
+// writes that nodes make most. Each edge may have maxWrites of them.
+const small = 16 << 10
 
 func newBudget(limit int64) *budget { return &budget{limit: limit, waiting: map[*conn]bool{}} }
 
-// spent reports that the budget is used up.
-func (b *budget) spent() bool { return b.used.Load() >= b.limit }
+// spent reports that the budget is used up, and has c woken once it is not.
+func (b *budget) spent(c *conn) bool {
+	if b.used.Load() < b.limit {
+		return false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.used.Load() < b.limit {
+		return false
+	}
+	b.waiting[c] = true
+	return true
+}
+
+// take notes that n bytes more are held for c, unless the budget is used up: then c is woken once it is not.
+func (b *budget) take(c *conn, n int) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.used.Load() >= b.limit {
+		b.waiting[c] = true
+		return false
+	}
+	b.used.Add(int64(n))
+	return true
+}
 
 // add notes that n bytes more are held, or less.
 func (b *budget) add(n int) {
@@ -47,17 +75,6 @@ func (b *budget) add(n int) {
 	}()
 }
 
-// wait has c woken once there is room. It reports false if there is some.
-func (b *budget) wait(c *conn) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if !b.spent() {
-		return false
-	}
-	b.waiting[c] = true
-	return true
-}
-
 // leave forgets a session that has ended.
 func (b *budget) leave(c *conn) {
 	b.mu.Lock()
@@ -68,25 +85,26 @@ func (b *budget) leave(c *conn) {
 // Nobody knows how large a reply will be: room is kept for one of the size of the last, which the first is taken to have.
 const firstReply, leastReply = 256 << 10, 4 << 10
 
-// held is what the hub holds for the edge, in bytes, and what it keeps room for. Called with mu held, as are all below.
-func (c *conn) held() int { return c.asked + c.owed + c.asking*c.expect + c.machine.Held() }
+// came is what the hub holds of what the edge sent, in bytes, with what is being read. Called with mu held, as are all below.
+func (c *conn) came() int { return c.asked + c.machine.Held() + c.reading }
 
-// account tells the budget what changed.
+// replies is what the edge has not read, and what room is kept for.
+func (c *conn) replies() int { return c.owed + c.asking*c.expect }
+
+// account tells the budgets what changed. What ends with the session is let go once it has.
 func (c *conn) account() {
-	n := 0
-	if !c.over {
-		n = c.held()
+	came, replies := c.came(), c.replies()
+	if c.over {
+		came, replies = 0, 0
 	}
-	if n != c.counted {
-		c.hub.budget.add(n - c.counted)
-		c.counted = n
+	if came != c.counted {
+		c.hub.arriving.add(came - c.counted)
+		c.counted = came
 	}
-}
-
-// full reports that so much is held for the edge that nothing more is read from it.
-func (c *conn) full() bool {
-	n := c.held()
-	return n >= maxHeld || n >= share && c.hub.budget.wait(c)
+	if replies != c.promised {
+		c.hub.replies.add(replies - c.promised)
+		c.promised = replies
+	}
 }
 
 // mayAsk reports whether another request of the edge may be made.
@@ -94,8 +112,68 @@ func (c *conn) mayAsk() bool {
 	if c.asking == 0 && c.owed == 0 {
 		return true
 	}
-	return c.asking < maxAsking && c.owed+(c.asking+1)*c.expect <= maxHeld && !c.hub.budget.wait(c)
+	return c.asking < maxAsking && c.owed+(c.asking+1)*c.expect <= maxHeld && !c.hub.replies.spent(c)
 }
 
 // replied notes the size of a reply.
 func (c *conn) replied(size int) { c.expect = max(size, c.expect/2, leastReply) }
+
+// wait waits until ok, or the session ends, which it reports by false. What the edge says meanwhile is not heard: so that neither end
+// takes the other for dead, the hub talks to it.
+func (c *conn) wait(ok func() bool) bool {
+	var talk *time.Timer
+	for !c.over && c.ending == nil && !ok() {
+		c.machine.Heard(c.hub.deps.Now()) // it is the hub that keeps the edge waiting
+		if talk == nil {
+			talk = time.AfterFunc(talkEvery, func() {
+				c.mu.Lock()
+				defer c.mu.Unlock()
+				if c.waiting && len(c.queue) < maxQueued {
+					c.queue = append(c.queue, &wire.Frame{Body: &wire.Frame_Ping{Ping: &wire.Ping{Id: rand.Uint64() | 1<<63, LeaseAgeMs: -1}}})
+					c.kick()
+				}
+				talk.Reset(talkEvery)
+				c.room.Broadcast() // for Heard
+			})
+			defer talk.Stop()
+		}
+		c.waiting = true
+		c.room.Wait()
+		c.waiting = false
+	}
+	return !c.over && c.ending == nil
+}
+
+// talkEvery is how often an edge that is kept waiting hears from the hub: more than once between two of its pings.
+const talkEvery = 5 * time.Second
+
+// reserve waits until there is room for a frame of that size that is about to be read. Called without mu, by the reader.
+func (c *conn) reserve(size int) bool {
+	if size <= small {
+		return true
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.wait(func() bool { return c.grow(size) })
+}
+
+// grow notes that what is being read takes that much, if there is room.
+func (c *conn) grow(size int) bool {
+	if !c.hub.arriving.take(c, size-c.reading) {
+		return false
+	}
+	c.counted += size - c.reading
+	c.reading = size
+	return true
+}
+
+// opened is what a frame takes that an edge sends, decompressed: of the kinds that wait for an answer.
+func opened(f *wire.Frame) int {
+	switch b := f.Body.(type) {
+	case *wire.Frame_Write:
+		return wire.OpenSize(b.Write.GetBody(), b.Write.GetCompression())
+	case *wire.Frame_Call:
+		return len(b.Call.GetBody())
+	}
+	return 0
+}

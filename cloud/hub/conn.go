@@ -18,9 +18,9 @@ import (
 	"github.com/tether-edge/tether/common/wire"
 )
 
-// maxQueued bounds the frames that wait for a slow edge, maxCalls its calls without an answer, maxAsking those of them that are
-// with the API server, maxHeld the bytes of its
-// calls and writes without one, decompressed: beyond any of them nothing more is read from it. A budget bounds the sum of all.
+// maxQueued bounds the frames that wait for a slow edge, maxCalls its calls without an answer, maxAsking those of them that are with the
+// API server, maxHeld the bytes of its calls and writes without one, decompressed: beyond any of them nothing more is read from it.
+// Budgets bound the sum of all.
 const (
 	maxQueued = 64
 	maxCalls  = 64
@@ -46,6 +46,8 @@ type conn struct {
 	tunnel   tunnel
 	// bytes counts what was heard, so that one who looks twice knows whether anything was.
 	bytes atomic.Uint64
+	// last is when, as the time since the hub began.
+	last atomic.Int64
 
 	// mu guards all below.
 	mu       sync.Mutex
@@ -57,14 +59,16 @@ type conn struct {
 	asked    int           // bytes of these
 	asking   int           // calls that are with the API server
 	expect   int           // bytes of a reply to one of these
-	counted  int           // what the budget knows to be held
-	owed     int           // bytes of replies in queue and being written
-	room     *sync.Cond    // signalled when queue, calls or writes shrink or the session ends
-	flushing bool          // a goroutine writes
-	timer    *time.Timer   // next Poll
-	pong     uint64        // the id of the last one
-	came     uint64        // of bytes, when the machine was last told
-	waiting  bool          // the reader waits for room: what the edge says meanwhile is not heard
+	reading  int           // bytes of the frame that is being read, where it is large
+	counted  int           // of what came, and promised of replies: what the budgets know
+	promised int
+	owed     int         // bytes of replies in queue and being written
+	room     *sync.Cond  // signalled when queue, calls or writes shrink or the session ends
+	flushing bool        // a goroutine writes
+	timer    *time.Timer // next Poll
+	pong     uint64      // the id of the last one
+	told     int64       // of last, what the machine knows
+	waiting  bool        // the reader waits for room: what the edge says meanwhile is not heard
 	ending   *session.Close
 	over     bool
 }
@@ -93,7 +97,7 @@ func (c *conn) run(ctx context.Context, hello *wire.Frame) {
 	err := c.receive(hello)
 	for err == nil {
 		var f *wire.Frame
-		if f, err = wire.Read(heard{c}, wire.MaxFrame); err == nil {
+		if f, err = wire.ReadReserving(heard{c}, wire.MaxFrame, c.reserve); err == nil {
 			err = c.receive(f)
 		}
 	}
@@ -111,6 +115,7 @@ type heard struct{ c *conn }
 func (h heard) Read(p []byte) (int, error) {
 	n, err := h.c.stream.Read(p)
 	h.c.bytes.Add(uint64(n))
+	h.c.last.Store(int64(h.c.hub.deps.Now().Sub(h.c.hub.began)))
 	return n, err
 }
 
@@ -119,7 +124,8 @@ func (c *conn) finish(err error) {
 	c.mu.Lock()
 	c.over = true
 	c.account()
-	c.hub.budget.leave(c)
+	c.hub.arriving.leave(c)
+	c.hub.replies.leave(c)
 	if c.timer != nil {
 		c.timer.Stop()
 	}
@@ -151,12 +157,11 @@ func (c *conn) receive(f *wire.Frame) error {
 	c.hub.metrics.frames.WithLabelValues("in", wire.Name(f)).Inc()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for (len(c.queue) >= maxQueued || c.calls >= maxCalls || c.full()) && !c.over && c.ending == nil {
-		c.machine.Heard(c.hub.deps.Now()) // it is the hub that keeps the edge waiting
-		c.waiting = true
-		c.room.Wait()
-		c.waiting = false
-	}
+	size := opened(f)
+	c.wait(func() bool {
+		return len(c.queue) < maxQueued && c.calls < maxCalls && c.came()-c.reading < maxHeld && c.owed < maxHeld &&
+			(size <= max(small, c.reading) || c.grow(size))
+	})
 	now := c.hub.deps.Now()
 	if pong, ok := f.Body.(*wire.Frame_Pong); ok {
 		c.pong = pong.Pong.GetId()
@@ -167,6 +172,7 @@ func (c *conn) receive(f *wire.Frame) error {
 		return err
 	}
 	c.handle(effects)
+	c.reading = 0
 	c.account()
 	c.kick()
 	return nil
@@ -272,9 +278,12 @@ func (c *conn) next() (frames []*wire.Frame, bye *session.Close) {
 	}
 	if len(c.queue) == 0 {
 		now := c.hub.deps.Now()
-		if n := c.bytes.Load(); n != c.came {
-			c.came = n
-			c.machine.Heard(now) // of a frame that is still coming
+		if at := c.last.Load(); at != c.told {
+			c.told = at
+			c.machine.Heard(c.hub.began.Add(time.Duration(at))) // of a frame that is still coming
+		}
+		if c.waiting {
+			c.machine.Heard(now)
 		}
 		effects, next := c.machine.Poll(now)
 		c.handle(effects)
@@ -359,8 +368,15 @@ func (c *conn) write(w *wire.Write) {
 
 func (c *conn) call(m *wire.Call) {
 	c.mu.Lock()
-	for !c.mayAsk() && !c.over && c.ending == nil {
+	for !c.over && c.ending == nil && !c.mayAsk() {
 		c.room.Wait() // the edge reads its replies before it gets more
+	}
+	if c.over || c.ending != nil { // nobody hears the reply
+		c.calls--
+		c.asked -= len(m.Body)
+		c.account()
+		c.mu.Unlock()
+		return
 	}
 	c.asking++
 	c.account()
@@ -470,8 +486,8 @@ func (c *conn) answers(ctx context.Context, wait time.Duration) bool {
 	id := rand.Uint64() | 1<<63 // none of the machine's, which count
 	c.queue = append(c.queue, &wire.Frame{Body: &wire.Frame_Ping{Ping: &wire.Ping{Id: id, LeaseAgeMs: -1}}})
 	c.kick()
-	for c.pong != id && !c.over && ctx.Err() == nil && time.Now().Before(until) {
+	for c.pong != id && !c.waiting && !c.over && ctx.Err() == nil && time.Now().Before(until) {
 		c.room.Wait()
 	}
-	return c.pong == id && !c.over
+	return (c.pong == id || c.waiting) && !c.over // its answer is not read while the hub keeps it waiting
 }

@@ -67,7 +67,7 @@ type Config struct {
 	MaxInFlightBytes int
 	// ConnectRate is how many sessions may begin in a second; 0 is no bound.
 	ConnectRate float64
-	// MaxHeldBytes is the budget of all sessions together; see budget.
+	// MaxHeldBytes is for all sessions together, half for what they send and half for what they are sent; see budget.
 	MaxHeldBytes int64
 	Coalesce     time.Duration
 	// Epoch names the cluster's history; see wire.Welcome.
@@ -101,9 +101,10 @@ type Hub struct {
 	cfg     Config
 	deps    Deps
 	metrics *metrics
-	budget  *budget
-	// admission paces new sessions.
-	admission *admission
+	began   time.Time
+	// arriving is for what edges send, replies for what they are sent: see budget.
+	arriving, replies *budget
+	admission         *admission
 	// instance tells this hub's sessions from those of other replicas and of earlier starts.
 	instance string
 	serial   atomic.Uint64
@@ -130,9 +131,11 @@ func New(cfg Config, deps Deps) *Hub {
 	if deps.Now == nil {
 		deps.Now = time.Now
 	}
-	h := &Hub{cfg: cfg, deps: deps, budget: newBudget(cmp.Or(cfg.MaxHeldBytes, 256<<20)), admission: newAdmission(cfg.ConnectRate),
+	h := &Hub{cfg: cfg, deps: deps, began: deps.Now(), admission: newAdmission(cfg.ConnectRate),
 		instance: fmt.Sprintf("%08x", rand.Uint32()), sessions: map[string]*conn{}, moved: map[string]time.Time{}, epoch: cfg.Epoch}
-	h.metrics = newMetrics(deps.Registry, h.countBy, h.budget)
+	held := cmp.Or(cfg.MaxHeldBytes, 256<<20)
+	h.arriving, h.replies = newBudget(held/2), newBudget(held/2)
+	h.metrics = newMetrics(deps.Registry, h.countBy, map[string]*budget{"writes": h.arriving, "replies": h.replies})
 	return h
 }
 
@@ -144,7 +147,7 @@ func (h *Hub) Start(ctx context.Context) error {
 	srv := transport.NewServer(transport.ServerConfig{
 		TLS:           pki.ServerTLS(h.deps.Identity, h.deps.Clients, h.deps.Now),
 		MaxHandshakes: h.cfg.MaxHandshakes, HandshakeTimeout: h.cfg.HandshakeTimeout,
-		Admit: h.admit, Tunnel: h.tunnelFor, Revoked: h.revokedPeer, Left: h.metrics.abandoned.Inc, Log: h.deps.Log,
+		Admit: h.admit, Tunnel: h.tunnelFor, Revoked: h.revokedPeer, Waiting: h.waitingRoom(), Left: h.metrics.abandoned.Inc, Log: h.deps.Log,
 	}, func(s transport.Stream, greeted func()) { h.accept(sctx, s, greeted) })
 	err := h.serve(ctx, srv)
 	h.drain()

@@ -18,7 +18,7 @@ type metrics struct {
 	writeSeconds                                         prometheus.Histogram
 }
 
-func newMetrics(reg prometheus.Registerer, sessions func(transport.Protocol) int, b *budget) *metrics {
+func newMetrics(reg prometheus.Registerer, sessions func(transport.Protocol) int, budgets map[string]*budget) *metrics {
 	counter := func(name, help string) prometheus.Counter {
 		return prometheus.NewCounter(prometheus.CounterOpts{Namespace: "tether", Subsystem: "hub", Name: name, Help: help})
 	}
@@ -33,7 +33,7 @@ func newMetrics(reg prometheus.Registerer, sessions func(transport.Protocol) int
 		abandoned: counter("abandoned_total", "Connections that their edges left before the Hello: mostly attempts of which another one was first."),
 		moved:     counter("moved_total", "Sessions ended so that their edges connect to another CloudCore, which has fewer."),
 		items:     counter("sent_items_total", "Objects and deletes sent to edges."),
-		refused:   vec("refused_total", "Connections that were refused or ended for a fault of the edge.", "reason"),
+		refused:   vec("refused_total", "Connections that were refused, told to come later, or ended for a fault of the edge.", "reason"),
 		frames:    vec("frames_total", "Frames by direction and type.", "direction", "type"),
 		writes:    vec("writes_total", "Edge writes applied to the API server.", "op", "code"),
 		dropped: prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "tether", Subsystem: "hub", Name: "edge_dropped_messages",
@@ -45,12 +45,15 @@ func newMetrics(reg prometheus.Registerer, sessions func(transport.Protocol) int
 		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "tether", Subsystem: "hub", Name: "sessions",
 			Help: "Edges connected now.", ConstLabels: prometheus.Labels{"protocol": string(p)}}, func() float64 { return float64(sessions(p)) }))
 	}
-	gauge := func(name, help string, value func() float64) {
-		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "tether", Subsystem: "hub", Name: name, Help: help}, value))
+	for of, b := range budgets {
+		gauge := func(name, help string, value func() float64) {
+			reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "tether", Subsystem: "hub", Name: name, Help: help,
+				ConstLabels: prometheus.Labels{"of": of}}, value))
+		}
+		gauge("held_bytes", "What all edges sent that is not answered yet, decompressed, and replies that they have not read, with room for those that are asked for.",
+			func() float64 { return float64(b.used.Load()) })
+		gauge("held_bytes_limit", "Where nothing large is read or asked for any more (half of hub.maxHeldBytes each).", func() float64 { return float64(b.limit) })
 	}
-	gauge("held_bytes", "Writes, requests and replies of all edges that are not answered or not read yet, decompressed.",
-		func() float64 { return float64(b.used.Load()) })
-	gauge("held_bytes_limit", "Where an edge that has more than its share is read no further (hub.maxHeldBytes).", func() float64 { return float64(b.limit) })
 	reg.MustRegister(m.connects, m.restores, m.abandoned, m.moved, m.streams, m.bytesOut, m.items, m.refused, m.frames, m.writes, m.dropped, m.writeSeconds)
 	return m
 }

@@ -152,7 +152,7 @@ func TestRepliesThatNobodyReadsAreBoundedInTheSum(t *testing.T) {
 			}
 			return &wire.Reply{Code: 200, Body: make([]byte, size)}
 		}}
-		h := newSlowWorld(t, world, Config{MaxHeldBytes: budget})
+		h := newSlowWorld(t, world, Config{MaxHeldBytes: 2 * budget})
 		ask := func(e edge, n int) {
 			for i := range n {
 				e.send(&wire.Frame{Body: &wire.Frame_Call{Call: &wire.Call{Id: uint64(i + 1), Verb: "get", Kind: "pods", Name: "a"}}})
@@ -169,7 +169,7 @@ func TestRepliesThatNobodyReadsAreBoundedInTheSum(t *testing.T) {
 			asking.Go(func() { ask(e, each) })
 		}
 		synctest.Wait()
-		if held, limit := h.budget.used.Load(), int64(budget+edges*size); held < budget || held > limit {
+		if held, limit := h.replies.used.Load(), int64(budget+edges*size); held < budget || held > limit {
 			t.Errorf("the hub holds %d bytes that nobody reads, expected %d to %d: the budget, and a reply more for each edge", held, budget, limit)
 		}
 		small := h.connect("small")
@@ -191,7 +191,7 @@ func TestRepliesThatNobodyReadsAreBoundedInTheSum(t *testing.T) {
 				t.Errorf("edge %d got %d replies of %d once it reads", i, n, each)
 			}
 		}
-		if held := h.budget.used.Load(); held != 0 {
+		if held := h.replies.used.Load(); held != 0 {
 			t.Errorf("%d bytes are taken for held when all is read", held)
 		}
 		for _, e := range append(all, small) {
@@ -201,37 +201,64 @@ func TestRepliesThatNobodyReadsAreBoundedInTheSum(t *testing.T) {
 	})
 }
 
-// TestAnEdgeThatWaitedForTheBudgetGoesOnOnceOthersFreeIt: nothing of its own has to move for that.
+// TestAnEdgeThatWaitedForTheBudgetGoesOnOnceOthersFreeIt: nothing of its own has to move for that, and meanwhile neither end takes the
+// other for dead.
 func TestAnEdgeThatWaitedForTheBudgetGoesOnOnceOthersFreeIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const budget = 256 << 10
-		world := nothing{applied: make(chan *wire.Write), call: func(string) *wire.Reply {
-			return &wire.Reply{Code: 200, Body: make([]byte, budget)}
-		}}
-		h := newSlowWorld(t, world, Config{MaxHeldBytes: budget})
+		world := nothing{applied: make(chan *wire.Write)}
+		h := newSlowWorld(t, world, Config{MaxHeldBytes: 2 * budget})
 		greedy, waits := h.connect("greedy"), h.connect("waits")
-		go waits.drain(new(atomic.Int64))
-		if _, err := wire.Read(greedy, wire.MaxFrame); err != nil { // the Welcome
-			t.Fatal(err)
-		}
-		write := func(name string) {
-			waits.send(&wire.Frame{Body: &wire.Frame_Write{Write: &wire.Write{Id: uint64(len(name)), Kind: "pods", Namespace: "a", Name: name, Op: wire.Op_OP_OVERLAY, Body: make([]byte, 2*share)}}})
-		}
-		write("b")
-		greedy.send(&wire.Frame{Body: &wire.Frame_Call{Call: &wire.Call{Id: 1, Verb: "get", Kind: "pods", Name: "a"}}})
-		synctest.Wait()
-		write("bb")
-		synctest.Wait()
-		if held := h.budget.used.Load(); held != budget+2*share {
-			t.Errorf("%d bytes are held while the budget is used up, want %d: the second write is not to be taken", held, budget+2*share)
-		}
 		go greedy.drain(new(atomic.Int64))
+		heard := make(chan *wire.Frame, 100)
+		go func() {
+			for {
+				f, err := wire.Read(waits, wire.MaxFrame)
+				if err != nil {
+					return
+				}
+				heard <- f
+			}
+		}()
+		write := func(e edge, name string, size int) {
+			e.send(&wire.Frame{Body: &wire.Frame_Write{Write: &wire.Write{Id: uint64(len(name)), Kind: "pods", Namespace: "a", Name: name, Op: wire.Op_OP_OVERLAY, Body: make([]byte, size)}}})
+		}
+		write(greedy, "a", budget)
 		synctest.Wait()
-		if held := h.budget.used.Load(); held != 4*share {
-			t.Errorf("%d bytes are held once the other edge reads, want %d: both writes", held, 4*share)
+		write(waits, "b", 100) // what is small is let through
+		sent := make(chan struct{})
+		go func() { defer close(sent); write(waits, "bb", 2*small) }()
+		synctest.Wait()
+		if held := h.arriving.used.Load(); held != budget+100 {
+			t.Errorf("%d bytes are held while the budget is used up, want %d: nothing large is to be read", held, budget+100)
+		}
+		for len(heard) > 0 {
+			<-heard
+		}
+		for range 8 { // two minutes, in which an edge that is kept waiting cannot ping
+			<-time.After(15 * time.Second)
+			greedy.send(&wire.Frame{Body: &wire.Frame_Ping{Ping: &wire.Ping{Id: 1}}})
+		}
+		synctest.Wait()
+		if n := h.Count(); n != 2 {
+			t.Errorf("%d of 2 sessions are left after two minutes: neither edge is dead", n)
+		}
+		if len(heard) < 8 {
+			t.Errorf("an edge that is kept waiting heard the hub %d times in two minutes, want more than once in 15 s", len(heard))
+		}
+		if w := <-world.applied; w.Name != "a" && w.Name != "b" {
+			t.Errorf("%s was applied", w.Name)
 		}
 		<-world.applied
-		<-world.applied
+		synctest.Wait()
+		<-sent
+		if w := <-world.applied; w.Name != "bb" || len(w.Body) != 2*small {
+			t.Errorf("%s was applied at last", w.Name)
+		}
+		synctest.Wait()
+		if held := h.arriving.used.Load(); held != 0 {
+			t.Errorf("%d bytes are taken for held when all is answered", held)
+		}
 		for _, e := range []edge{greedy, waits} {
 			_ = e.Close()
 		}

@@ -11,7 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxWaiting bounds the connections that were accepted and have no place yet. They cost a socket each and nothing more.
+// maxWaiting bounds the connections that were accepted and have no place yet, where nothing else is said. They cost a socket each and
+// nothing more.
 const maxWaiting = 4096
 
 // A FairListener serves so many connections at once and lets the others wait: those of one address in order, and the
@@ -22,7 +23,7 @@ type FairListener struct {
 	net.Listener
 	places *Places
 	life   time.Duration // of a place
-	room   int           // for those waiting
+	room   func() int    // for those waiting; it does not block
 	left   func()        // if not nil, called for each that its peer left while it waited; it does not block
 
 	mu sync.Mutex // guards all below
@@ -37,10 +38,13 @@ type FairListener struct {
 // NewFairListener returns one that serves most connections at once. It must be closed. A connection has its place until it
 // is closed, which happens after life, whatever it does, unless it has left its place.
 func NewFairListener(l net.Listener, most int, life time.Duration) *FairListener {
-	return newFairListener(l, most, life, maxWaiting, nil)
+	return newFairListener(l, most, life, nil, nil)
 }
 
-func newFairListener(l net.Listener, most int, life time.Duration, room int, left func()) *FairListener {
+func newFairListener(l net.Listener, most int, life time.Duration, room func() int, left func()) *FairListener {
+	if room == nil {
+		room = func() int { return maxWaiting }
+	}
 	f := &FairListener{Listener: l, places: NewPlaces(most), life: life, room: room, left: left, waiting: map[string][]net.Conn{}}
 	f.changed = sync.NewCond(&f.mu)
 	go f.collect()
@@ -82,7 +86,7 @@ func (f *FairListener) add(c net.Conn) {
 		f.turns = append(f.turns, who)
 	}
 	f.waiting[who] = append(f.waiting[who], c)
-	if f.count++; f.count > f.room {
+	if f.count++; f.count > f.room() {
 		f.drop()
 	}
 	f.changed.Signal()

@@ -50,7 +50,7 @@ func (c *crowd) arrive(from string, number int) *visitor {
 func newCrowd(t *testing.T, most, room int) (*crowd, *FairListener) {
 	t.Helper()
 	c := &crowd{arrivals: make(chan net.Conn), failures: make(chan error), closed: make(chan struct{})}
-	f := newFairListener(c, most, time.Hour, room, nil)
+	f := newFairListener(c, most, time.Hour, func() int { return room }, nil)
 	t.Cleanup(func() { _ = f.Close() })
 	return c, f
 }
@@ -184,7 +184,7 @@ func TestAddressesShareAGroup(t *testing.T) {
 func TestAPlaceEndsWhateverItsHolderDoes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := &crowd{arrivals: make(chan net.Conn), failures: make(chan error), closed: make(chan struct{})}
-		f := newFairListener(c, 4, time.Minute, 8, nil)
+		f := newFairListener(c, 4, time.Minute, func() int { return 8 }, nil)
 		defer f.Close()
 		holds, left := c.arrive("10.0.0.1", 1), c.arrive("10.0.0.2", 2)
 		for range 2 {
@@ -218,7 +218,7 @@ func TestWhoHasLeftWhileWaitingCostsNoHandshake(t *testing.T) {
 		t.Fatal(err)
 	}
 	left := 0 // by Accept, which this test calls
-	f := newFairListener(l, 1, time.Hour, maxWaiting, func() { left++ })
+	f := newFairListener(l, 1, time.Hour, nil, func() { left++ })
 	defer f.Close()
 	dial := func(from string) net.Conn {
 		c, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}).Dial("tcp", l.Addr().String())

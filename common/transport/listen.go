@@ -31,6 +31,8 @@ type ServerConfig struct {
 	// Revoked, if not nil, tells a peer that gets no answer over HTTP. Its stream is accepted: who takes it says why it ends,
 	// which a TLS alert cannot.
 	Revoked func(peer *x509.Certificate) bool
+	// Waiting, if not nil, is how many connections over TCP may wait for a place; 4,096 if it is nil. It does not block.
+	Waiting func() int
 	// Left, if not nil, hears of each connection over TCP that its peer closed while it waited for a place. It does not block.
 	Left func()
 	Log  *slog.Logger
@@ -71,7 +73,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	}
 	// One request a connection: with more, who asks for nothing again and again would keep its place.
 	srv.SetKeepAlivesEnabled(false)
-	if err := serveHTTPS(ctx, srv, newFairListener(l, s.cfg.MaxHandshakes, s.cfg.HandshakeTimeout, maxWaiting, s.cfg.Left)); err != nil {
+	if err := serveHTTPS(ctx, srv, newFairListener(l, s.cfg.MaxHandshakes, s.cfg.HandshakeTimeout, s.cfg.Waiting, s.cfg.Left)); err != nil {
 		return fmt.Errorf("serve %s: %w", l.Addr(), err)
 	}
 	return nil
@@ -125,7 +127,7 @@ type connKey struct{}
 
 func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) {
 	if wait := s.cfg.Admit(peer(r.TLS)); wait > 0 {
-		w.Header().Set("Retry-After", strconv.Itoa(int(wait.Round(time.Second)/time.Second)))
+		w.Header().Set("Retry-After", wholeSeconds(wait))
 		http.Error(w, "not now", http.StatusServiceUnavailable)
 		return
 	}
@@ -152,4 +154,9 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) {
 		defer greeted()
 		s.accept(stream, greeted)
 	}()
+}
+
+// wholeSeconds is how long a peer is told to stay away: not less than it should, and never 0, which says nothing.
+func wholeSeconds(d time.Duration) string {
+	return strconv.Itoa(int(max(1, (d+time.Second-1)/time.Second)))
 }

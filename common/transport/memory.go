@@ -30,7 +30,10 @@ func (m *memory) Write(p []byte) (int, error) {
 func (m *memory) WriteAll(chunks [][]byte, each time.Duration) error {
 	m.writing.Lock()
 	defer m.writing.Unlock()
-	return writePieces(m.Conn, chunks, each, &m.deadline, m.Conn.SetWriteDeadline)
+	if err := writePieces(m.Conn, chunks, each, &m.deadline, m.Conn.SetWriteDeadline); err != nil {
+		return err
+	}
+	return m.deadline.begin(time.Time{}, m.Conn.SetWriteDeadline)
 }
 
 func (m *memory) SetWriteDeadline(t time.Time) error {

@@ -9,49 +9,54 @@ import (
 // pieceSize is how much of a WriteAll has a deadline of its own, in bytes: a minute for 64 KiB is 9 kbit/s.
 const pieceSize = 64 << 10
 
-// writeDeadline is the time by which the Writes of a stream are to be through.
+// writeDeadline is the time by which the Writes of a stream are to be through: the caller's, and that of the piece which a WriteAll
+// writes. The earlier holds.
 type writeDeadline struct {
-	// mu guards all below.
-	mu    sync.Mutex
-	at    time.Time
-	times uint64 // it was set
+	// mu guards all below. Zero is none.
+	mu     sync.Mutex
+	caller time.Time
+	piece  time.Time
 }
 
-// set takes a new deadline, which apply gives to the connection.
+// set takes the caller's deadline, and apply gives what holds to the connection.
 func (d *writeDeadline) set(t time.Time, apply func(time.Time) error) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.at, d.times = t, d.times+1
-	return apply(t)
+	d.caller = t
+	return apply(d.holds())
 }
 
-// current returns the deadline, and how many were set up to it.
-func (d *writeDeadline) current() (time.Time, uint64) {
+// begin sets a piece's deadline, zero for none.
+func (d *writeDeadline) begin(t time.Time, apply func(time.Time) error) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.at, d.times
+	d.piece = t
+	return apply(d.holds())
 }
 
-// renew sets t unless another than the one with that number was set meanwhile. apply gets what holds.
-func (d *writeDeadline) renew(number uint64, t time.Time, apply func(time.Time) error) (uint64, error) {
+// current is what holds.
+func (d *writeDeadline) current() time.Time {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.times == number {
-		d.at, d.times, number = t, d.times+1, number+1
+	return d.holds()
+}
+
+// holds is called with mu held.
+func (d *writeDeadline) holds() time.Time {
+	if d.caller.IsZero() || !d.piece.IsZero() && d.piece.Before(d.caller) {
+		return d.piece
 	}
-	return number, apply(d.at)
+	return d.caller
 }
 
-// writePieces writes the chunks, each piece of them with a new deadline, until somebody else sets one.
+// writePieces writes the chunks, each piece of them with a deadline of its own.
 func writePieces(w io.Writer, chunks [][]byte, each time.Duration, d *writeDeadline, apply func(time.Time) error) error {
-	_, number := d.current()
 	left := 0
 	for _, c := range chunks {
 		for len(c) > 0 {
 			if left == 0 {
 				left = pieceSize
-				var err error
-				if number, err = d.renew(number, time.Now().Add(each), apply); err != nil {
+				if err := d.begin(time.Now().Add(each), apply); err != nil {
 					return err
 				}
 			}

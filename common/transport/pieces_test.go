@@ -83,6 +83,11 @@ func TestWriteAllGivesEachPieceItsTime(t *testing.T) {
 		if err := from.WriteAll(chunks, each); err != nil {
 			t.Errorf("a piece every 9 s: %v", err)
 		}
+		<-time.After(2 * each)
+		reading.Go(func() { _, _ = io.ReadFull(to, make([]byte, 1)) })
+		if _, err := from.Write([]byte{1}); err != nil {
+			t.Errorf("a Write long after a WriteAll: %v", err)
+		}
 		began := time.Now()
 		reading.Go(func() { _, _ = io.ReadFull(to, make([]byte, 3*pieceSize)) })
 		if err := from.WriteAll(chunks, each); !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(began) != each {
@@ -106,6 +111,9 @@ func TestWriteAllGivesEachPieceItsTime(t *testing.T) {
 		})
 		if err := from.WriteAll(chunks, each); !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(began) != each {
 			t.Errorf("a deadline that is set meanwhile: %v after %s, want it to hold for the rest and end after %s", err, time.Since(began), each)
+		}
+		if err := from.WriteAll(chunks, each); !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(began) != each {
+			t.Errorf("a deadline that is over already: %v after %s more", err, time.Since(began)-each)
 		}
 		_ = from.Close()
 		reading.Wait()

@@ -122,6 +122,9 @@ func (s *quicStream) WriteAll(chunks [][]byte, each time.Duration) error {
 	if err == nil {
 		err = w.Flush()
 	}
+	if err == nil {
+		err = s.deadline.begin(time.Time{}, s.stream.SetWriteDeadline)
+	}
 	w.Reset(nil)
 	gatherers.Put(w)
 	return s.ended(err)

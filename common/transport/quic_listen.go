@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"strconv"
 	"sync"
 	"time"
 
@@ -166,8 +165,7 @@ func (s *Server) openedQUIC(conn *quic.Conn) (Stream, error) {
 	}
 	state := conn.ConnectionState().TLS
 	if wait := s.cfg.Admit(peer(&state)); wait > 0 {
-		seconds := strconv.Itoa(int(wait.Round(time.Second) / time.Second))
-		return nil, errors.Join(errors.New("not now"), conn.CloseWithError(codeNotNow, seconds))
+		return nil, errors.Join(errors.New("not now"), conn.CloseWithError(codeNotNow, wholeSeconds(wait)))
 	}
 	if _, err := stream.Write([]byte{accepted}); err != nil {
 		return fail(codeGarbage, err)

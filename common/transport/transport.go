@@ -19,8 +19,7 @@ import (
 type Stream interface {
 	io.ReadWriteCloser
 	// WriteAll writes the chunks as one Write of them all would, without putting them together. Each pieceSize bytes have the time
-	// each to go: what takes long because it is much is no fault of the peer's. A write deadline that is set meanwhile holds for
-	// the whole rest.
+	// each to go: what takes long because it is much is no fault of the peer's. A write deadline holds for all of it.
 	WriteAll(chunks [][]byte, each time.Duration) error
 	// SetReadDeadline and SetWriteDeadline make a Read or Write that is still blocked at t fail. Zero means never.
 	SetReadDeadline(t time.Time) error

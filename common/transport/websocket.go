@@ -86,8 +86,7 @@ func ended(err error) error {
 func (s *webSocket) Write(p []byte) (int, error) {
 	s.writing.Lock()
 	defer s.writing.Unlock()
-	t, _ := s.deadline.current()
-	if err := s.ws.SetWriteDeadline(t); err != nil {
+	if err := s.ws.SetWriteDeadline(s.deadline.current()); err != nil {
 		return 0, err
 	}
 	if err := s.ws.WriteMessage(websocket.BinaryMessage, p); err != nil {
@@ -107,7 +106,10 @@ func (s *webSocket) WriteAll(chunks [][]byte, each time.Duration) error {
 	if err := writePieces(w, chunks, each, &s.deadline, s.ws.SetWriteDeadline); err != nil {
 		return err
 	}
-	return w.Close()
+	if err := w.Close(); err != nil {
+		return err
+	}
+	return s.deadline.begin(time.Time{}, s.ws.NetConn().SetWriteDeadline)
 }
 
 func (s *webSocket) Close() error {

@@ -43,6 +43,14 @@ func Append(buf []byte, f *Frame) ([]byte, error) {
 // Read reads one frame of at most limit bytes. It returns io.EOF where the stream ends between frames. Memory grows
 // with the bytes that arrive, not with the size that the prefix claims.
 func Read(r io.Reader, limit int) (*Frame, error) {
+	return ReadReserving(r, limit, func(int) bool { return true })
+}
+
+// ErrNoRoom is what ReadReserving returns where there was none.
+var ErrNoRoom = errors.New("there was no room for the frame")
+
+// ReadReserving is Read, which asks for room for a frame of so many bytes before it reads more of it than that. reserve may block.
+func ReadReserving(r io.Reader, limit int, reserve func(size int) bool) (*Frame, error) {
 	var header [headerSize]byte
 	if _, err := io.ReadFull(r, header[:]); err != nil {
 		if errors.Is(err, io.ErrUnexpectedEOF) {
@@ -53,6 +61,9 @@ func Read(r io.Reader, limit int) (*Frame, error) {
 	size := binary.BigEndian.Uint32(header[:])
 	if int64(size) > int64(limit) {
 		return nil, fmt.Errorf("read frame: the prefix says %d bytes, expected at most %d: %w", size, limit, ErrTooLarge)
+	}
+	if !reserve(int(size)) {
+		return nil, ErrNoRoom
 	}
 	var body []byte
 	if size <= 16<<10 {

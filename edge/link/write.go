@@ -67,11 +67,7 @@ func (w *writer) run(ctx context.Context) {
 			}
 		}
 		if err == nil && buf.Len() > 0 {
-			each := time.Minute
-			if stopping {
-				each = time.Second
-			}
-			err = w.stream.WriteAll(buf.Chunks(), each)
+			err = w.stream.WriteAll(buf.Chunks(), time.Minute)
 			w.metrics.bytesOut.Add(float64(buf.Len()))
 		}
 		if err != nil {

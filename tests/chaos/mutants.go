@@ -42,7 +42,7 @@ func Mutants() []Mutant {
 			Edit{"edge/store/writer.go", "level := \"NORMAL\"\n\tif full {", "level := \"NORMAL\"\n\tif false {"}),
 		cloud("cache-synced", "Edges are let in, and compared with the cluster, only once every cache is filled.", []string{"cloud-cold"},
 			Edit{"cloud/cloudcore/cloudcore.go", "if err := c.cache.WaitSynced(ctx); err != nil {\n\t\treturn nil\n\t}\n\tepoch := c.prepare(ctx)", "epoch := c.prepare(ctx)"},
-			Edit{"cloud/hub/hub.go", "case !h.deps.Caches.Synced():", "case false:"},
+			Edit{"cloud/hub/admission.go", "case !h.deps.Caches.Synced():", "case false:"},
 			// Without the two alone the next one in line holds: a hub sends and deletes nothing where the edge has seen more than its
 			// cache. Where the Nodes are not listed either, what is missing counts as lost with its Node, and is kept.
 			Edit{"common/session/hub_send.go", "(!visible || item.Version.RV < e.sent.RV) && seen < e.sent.RV {", "(!visible || item.Version.RV < e.sent.RV) && seen > 0 && seen < e.sent.RV {"}),

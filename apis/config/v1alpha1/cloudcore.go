@@ -48,14 +48,14 @@ type Hub struct {
 	// MaxSessions bounds the edges connected at one time; further ones are told to come back.
 	MaxSessions int `json:"maxSessions"`
 	// ConnectRate is how many sessions may begin in a second, a second's worth more after rest. Beyond it an edge is told when to come
-	// back, and is let in then. 0 is no bound.
+	// back. 0 is no bound.
 	ConnectRate float64 `json:"connectRate"`
 	// Balance lets a CloudCore that has more than its share of the edges send some away, one by one, so that they connect to others.
 	Balance bool `json:"balance"`
 	// MaxInFlightBytes bounds what one session may have sent and not yet seen acknowledged.
 	MaxInFlightBytes Bytes `json:"maxInFlightBytes"`
-	// MaxHeldBytes bounds what all sessions together have that is not answered or not read yet: writes, requests and replies. Beyond
-	// it no more is read from an edge that has more than 16 KiB of it.
+	// MaxHeldBytes bounds what all sessions together have that is not answered or not read yet, half for writes and requests and half for
+	// replies. Beyond it no frame of more than 16 KiB is read.
 	MaxHeldBytes Bytes `json:"maxHeldBytes"`
 	// Coalesce is the least time between two versions of one object on one session. The first goes at once.
 	Coalesce Duration `json:"coalesce"`

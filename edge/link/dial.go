@@ -17,6 +17,9 @@ const (
 	// attemptLife is how long one attempt may take: TCP and TLS need about four round trips, and a satellite link
 	// with heavy loss takes its time for each.
 	attemptLife = 30 * time.Second
+	// queuedLife is how long one may take that the server has taken, and has not spoken on yet: with ten thousand edges it may be some time
+	// until its turn comes, and who gives it up goes to the end of the queue.
+	queuedLife = 90 * time.Second
 	// Between two attempts pass attemptMin to attemptMax, at random, so that the edges of a site do not come together.
 	attemptMin, attemptMax = 500 * time.Millisecond, 3 * time.Second
 	// quickAttempts is how many first attempts follow each other three times as fast: most servers that are gone are back,
@@ -27,6 +30,8 @@ const (
 	// queued is how long a server that took the connection, and has not spoken yet, is left in peace, about: it is busy with the edges
 	// that came before, and another connection would only wait behind this one. It doubles with each.
 	queued = 3 * time.Second
+	// mostPeace is the most that a server is left in peace.
+	mostPeace = 30 * time.Second
 )
 
 type attempt struct {
@@ -47,8 +52,10 @@ type race struct {
 	// dialled holds the attempts under way to each server, and latest when the last one to it began.
 	dialled map[string][]*atomic.Bool
 	latest  map[string]time.Time
-	// peace is what a server that has taken one connection is given.
-	peace time.Duration
+	// peace is what a server that has taken one connection is given, doubled for each that it closed again while others wait: it has more
+	// of them than it can keep.
+	peace   time.Duration
+	crowded map[string]int
 	// pending is what is left of the race to the present server.
 	pending []Way
 	// quic: QUIC was tried; busy: a server that answers had no room for it, which says nothing of UDP.
@@ -65,7 +72,7 @@ const verdict = 5 * time.Second
 // attempt that was refused, since that will not change at once, and else only when ctx is done.
 func (l *Link) connect(ctx context.Context) (transport.Stream, Way, error) {
 	actx, cancel := context.WithCancel(ctx)
-	r := &race{l: l, ctx: actx, results: make(chan attempt), open: map[transport.Protocol]int{}, dialled: map[string][]*atomic.Bool{}, latest: map[string]time.Time{}, peace: queued/2 + rand.N(queued)}
+	r := &race{l: l, ctx: actx, results: make(chan attempt), open: map[transport.Protocol]int{}, dialled: map[string][]*atomic.Bool{}, latest: map[string]time.Time{}, crowded: map[string]int{}, peace: queued/2 + rand.N(queued)}
 	// Attempts that lose are ended, and waited for so that none is left behind.
 	defer func() {
 		cancel()
@@ -135,7 +142,7 @@ func (r *race) choose() (next []Way, wait time.Duration) {
 		if n == 0 {
 			return next, 0
 		}
-		left := time.Until(r.latest[server].Add(r.peace << (n - 1)))
+		left := time.Until(r.latest[server].Add(min(r.peace<<min(n-1+r.crowded[server], 8), mostPeace)))
 		if left <= 0 {
 			return next, 0
 		}
@@ -159,6 +166,9 @@ func (r *race) taken(server string) int {
 func (r *race) over(a attempt) {
 	r.open[a.way.Protocol]--
 	r.dialled[a.way.Server] = slices.DeleteFunc(r.dialled[a.way.Server], func(b *atomic.Bool) bool { return b == a.reached })
+	if a.reached.Load() && errors.Is(a.err, transport.ErrRefused) && r.taken(a.way.Server) > 0 {
+		r.crowded[a.way.Server]++
+	}
 }
 
 func (r *race) dial(way Way) {
@@ -170,8 +180,15 @@ func (r *race) dial(way Way) {
 	r.quic = r.quic || way.Protocol == transport.QUIC
 	r.l.metrics.attempts.WithLabelValues(string(way.Protocol)).Inc()
 	go func() {
-		ctx, stop := context.WithTimeout(r.ctx, attemptLife)
+		ctx, stop := context.WithTimeout(r.ctx, queuedLife)
 		defer stop()
+		// One that the server has not taken by then is given up.
+		unreached := time.AfterFunc(attemptLife, func() {
+			if !reached.Load() {
+				stop()
+			}
+		})
+		defer unreached.Stop()
 		// TLS begins where TCP stands, through a proxy if there is one. QUIC has nothing before it.
 		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{TLSHandshakeStart: func() { reached.Store(true) }})
 		stream, err := r.l.deps.Dial(ctx, way)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http/httptrace"
 	"strings"
 	"sync"
@@ -137,6 +138,43 @@ func TestAServerThatTookAConnectionIsLeftInPeace(t *testing.T) {
 			stop()
 		})
 	}
+}
+
+// TestAServerThatClosesWhatItTookWhileOneWaitsIsLeftInPeaceForLonger: it has more connections than it can keep. Ten thousand edges that
+// each tried again every three seconds kept one so busy with closing them that it came to nothing else.
+func TestAServerThatClosesWhatItTookWhileOneWaitsIsLeftInPeaceForLonger(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		n, waited := 0, time.Duration(0)
+		_, stop := start(t, &fakeStore{}, func(ctx context.Context, way Way) (transport.Stream, error) {
+			if way.Server != "one:1" {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+			mu.Lock()
+			n++
+			first := n == 1
+			mu.Unlock()
+			httptrace.ContextClientTrace(ctx).TLSHandshakeStart()
+			if !first {
+				return nil, &transport.RefusedError{Err: io.EOF}
+			}
+			began := time.Now()
+			<-ctx.Done()
+			waited = time.Since(began)
+			return nil, ctx.Err()
+		})
+		time.Sleep(queuedLife - time.Second) // fake
+		mu.Lock()
+		if n < 4 || n > 10 {
+			t.Errorf("%d attempts in %s at a server that closes all but the first, want 4 to 10", n, queuedLife)
+		}
+		mu.Unlock()
+		stop()
+		if waited < queuedLife-2*time.Second {
+			t.Errorf("the one that waits for its turn was given up after %s, want %s", waited, queuedLife)
+		}
+	})
 }
 
 // dials counts tries with their times, and answers each by the same error.

@@ -74,7 +74,10 @@ func (d *description) device(o *v1beta1.Device, s *v1beta1.DeviceStatus, now tim
 	rows = [][]string{{"Property", "Desired", "Reported", "Age"}}
 	twins := s.Status.Twins
 	if o.Status != nil { // at the gateway it has what is desired now, whether the mapper has seen it or not
-		twins = o.Status.Twins
+		twins = nil
+		for _, t := range o.Status.Twins {
+			twins = append(twins, v1beta1.Twin(t))
+		}
 	}
 	for _, t := range twins {
 		rows = append(rows, []string{t.PropertyName, valueText(t.ObservedDesired), valueText(t.Reported), reportedAge(t.Reported, now)})

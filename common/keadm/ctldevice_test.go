@@ -23,7 +23,8 @@ func TestDescribeTellsOfADevice(t *testing.T) {
 		switch r.URL.Path {
 		case "/apis/devices.kubeedge.io/v1beta1/namespaces/plant/devices/pump-1":
 			twins[0].ObservedDesired = &v1beta1.TwinProperty{Value: "7"} // which no mapper has seen
-			answerWith(t, w, v1beta1.Device{ObjectMeta: m, Status: &v1beta1.LegacyStatus{Twins: twins}, Spec: v1beta1.DeviceSpec{DeviceModelRef: &v1beta1.ModelReference{Name: "pump"},
+			legacy := []v1beta1.LegacyTwin{v1beta1.LegacyTwin(twins[0]), v1beta1.LegacyTwin(twins[1])}
+			answerWith(t, w, v1beta1.Device{ObjectMeta: m, Status: &v1beta1.LegacyStatus{Twins: legacy}, Spec: v1beta1.DeviceSpec{DeviceModelRef: &v1beta1.ModelReference{Name: "pump"},
 				Methods: []v1beta1.DeviceMethod{{Name: "start", PropertyNames: []string{"speed"}}}}})
 		case "/apis/devices.kubeedge.io/v1beta1/namespaces/plant/devicestatuses/pump-1":
 			answerWith(t, w, v1beta1.DeviceStatus{ObjectMeta: m, Status: v1beta1.DeviceStatusStatus{State: "online", Twins: twins, Conditions: []metav1.Condition{{Type: v1beta1.ConditionMapperConnected, Status: metav1.ConditionFalse, Reason: "MapperAway", Message: "it does not answer"}}}})

@@ -94,7 +94,10 @@ func (s *Server) withTwins(o object.Object) object.Object {
 	if d.Status == nil {
 		d.Status = &v1beta1.LegacyStatus{}
 	}
-	d.Status.Twins = s.deps.Devices.Twins(d.Namespace, d.Name)
+	d.Status.Twins = nil
+	for _, t := range s.deps.Devices.Twins(d.Namespace, d.Name) {
+		d.Status.Twins = append(d.Status.Twins, v1beta1.LegacyTwin(t))
+	}
 	d.Status.State, d.Status.LastOnlineTime = now.Status.State, now.Status.LastOnlineTime
 	return d
 }
@@ -151,7 +154,7 @@ const (
 )
 
 // twinsText is what properties have, and what they are to have where that is another.
-func twinsText(twins []v1beta1.Twin, most int) string {
+func twinsText(twins []v1beta1.LegacyTwin, most int) string {
 	var said []string
 	for _, t := range twins[:min(len(twins), most)] {
 		text := t.PropertyName + "=" + short(t.Reported)

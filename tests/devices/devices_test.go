@@ -104,13 +104,36 @@ func (w *world) accepted(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
+				want := sent.DeepCopy()
+				withDefaults(want.Object)
 				for _, part := range []string{"spec", "status"} {
-					if !reflect.DeepEqual(sent.Object[part], kept.Object[part]) {
+					if !reflect.DeepEqual(want.Object[part], kept.Object[part]) {
 						t.Errorf("%s was sent as\n%v\nand is kept as\n%v", part, sent.Object[part], kept.Object[part])
 					}
 				}
 				throughTypes(t, kept)
 			})
+		}
+	}
+}
+
+// withDefaults adds what the API server adds to an object as it was sent.
+func withDefaults(o map[string]any) {
+	fill := func(m map[string]any, field string, value any) {
+		if _, ok := m[field]; !ok {
+			m[field] = value
+		}
+	}
+	spec, _ := o["spec"].(map[string]any)
+	if report, ok := spec["stateReport"].(map[string]any); ok {
+		fill(report, "reportToCloud", true)
+	}
+	properties, _ := spec["properties"].([]any)
+	for _, p := range properties {
+		if o["kind"] == v1beta1.DeviceModelKind {
+			fill(p.(map[string]any), "accessMode", string(v1beta1.ReadWrite))
+		} else {
+			fill(p.(map[string]any), "reportToCloud", true)
 		}
 	}
 }
@@ -221,7 +244,7 @@ var refusals = []struct{ kind, body, says string }{
 	{"Device", `{properties: [{name: a, pushMethod: {mqtt: {qos: 3}}}]}`, `pushMethod.mqtt.qos in body should be less than or equal to 2`},
 	{"Device", `{properties: [{name: a, pushMethod: {mqtt: {qos: -1}}}]}`, `pushMethod.mqtt.qos in body should be greater than or equal to 0`},
 	{"Device", `{properties: [{name: a, pushMethod: {http: {port: 65536}}}]}`, `pushMethod.http.port in body should be less than or equal to 65535`},
-	{"Device", `{properties: [{name: a, pushMethod: {http: {port: 0}}}]}`, `pushMethod.http.port in body should be greater than or equal to 1`},
+	{"Device", `{properties: [{name: a, pushMethod: {http: {port: -1}}}]}`, `pushMethod.http.port in body should be greater than or equal to 0`},
 	{"Device", `{properties: [{name: a, pushMethod: {http: {timeout: -1}}}]}`, `pushMethod.http.timeout in body should be greater than or equal to 0`},
 	{"Device", `{properties: [{name: a, pushMethod: {dbMethod: {redis: {redisClientConfig: {db: -1}}}}}]}`, `redisClientConfig.db in body should be greater than or equal to 0`},
 	{"Device", `{properties: [{name: a, pushMethod: {dbMethod: {redis: {redisClientConfig: {poolsize: -1}}}}}]}`, `redisClientConfig.poolsize in body should be greater than or equal to 0`},
@@ -312,7 +335,7 @@ func (w *world) merged(t *testing.T) {
 	apply("two", "b", "2")
 	out := apply("one", "a", "3")
 	properties, _, err := unstructured.NestedSlice(out.Object, "spec", "properties")
-	if got := fmt.Sprint(properties); err != nil || got != "[map[desired:map[value:3] name:a] map[desired:map[value:2] name:b]]" {
+	if got := fmt.Sprint(properties); err != nil || got != "[map[desired:map[value:3] name:a reportToCloud:true] map[desired:map[value:2] name:b reportToCloud:true]]" {
 		t.Errorf("the properties are %v, %v", got, err)
 	}
 }

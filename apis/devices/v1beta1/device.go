@@ -99,8 +99,9 @@ type DeviceProperty struct {
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	ReportCycle int64 `json:"reportCycle,omitempty"`
-	// Whether it is shown in the DeviceStatus. Absent is true; false keeps it at the edge.
+	// Whether it is shown in the DeviceStatus; false keeps it at the edge.
 	// +optional
+	// +kubebuilder:default=true
 	ReportToCloud *bool `json:"reportToCloud,omitempty"`
 	// How the mapper reaches the property in this device; more exact than what the model says.
 	// +optional
@@ -137,8 +138,9 @@ type DeviceMethod struct {
 
 // StateReport is whether and how often a device's state is reported.
 type StateReport struct {
-	// Whether the state is shown in the DeviceStatus. Absent is true; false keeps it at the edge.
+	// Whether the state is shown in the DeviceStatus; false keeps it at the edge.
 	// +optional
+	// +kubebuilder:default=true
 	ReportToCloud *bool `json:"reportToCloud,omitempty"`
 	// The least milliseconds between two states that the DeviceStatus shows, and between two reports of the mapper. 0 or absent sets no bound.
 	// +optional
@@ -146,12 +148,25 @@ type StateReport struct {
 	ReportCycle int64 `json:"reportCycle,omitempty"`
 }
 
+// LegacyTwin is one property in a LegacyStatus.
+type LegacyTwin struct {
+	// The property's name.
+	// +optional
+	PropertyName string `json:"propertyName,omitempty"`
+	// The desired value that the mapper had seen last.
+	// +optional
+	ObservedDesired *TwinProperty `json:"observedDesired,omitempty"`
+	// The value that the device had last.
+	// +optional
+	Reported *TwinProperty `json:"reported,omitempty"`
+}
+
 // LegacyStatus is the status that Device objects had before DeviceStatus existed.
 type LegacyStatus struct {
 	// What the properties had, and what was desired of them.
 	// +optional
 	// +listType=atomic
-	Twins []Twin `json:"twins,omitempty"`
+	Twins []LegacyTwin `json:"twins,omitempty"`
 	// What the mapper said of the device.
 	// +optional
 	State string `json:"state,omitempty"`

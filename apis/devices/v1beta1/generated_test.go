@@ -83,14 +83,16 @@ func (c comments) description(of string) string {
 	return strings.Join(words, " ")
 }
 
-// rules are the markers that a schema repeats: "maxItems" -> "1000", and the one rule of CEL that a type may have.
+// rules are the markers that a schema repeats: "maxItems" -> "1000", "default" -> "true", and the one rule of CEL that a type may have.
 func (c comments) rules(of string) map[string]string {
 	out := map[string]string{}
 	for line := range strings.Lines(c[of]) {
-		marker, ok := strings.CutPrefix(strings.TrimSpace(line), "+kubebuilder:validation:")
-		if !ok {
+		marker, ok := strings.CutPrefix(strings.TrimSpace(line), "+kubebuilder:")
+		validation, validates := strings.CutPrefix(marker, "validation:")
+		if !ok || !validates && !strings.HasPrefix(marker, "default=") {
 			continue
 		}
+		marker = validation
 		if rule, ok := strings.CutPrefix(marker, `XValidation:rule="`); ok {
 			rule, _, _ = strings.Cut(rule, `"`)
 			marker = "X-kubernetes-validations=" + rule

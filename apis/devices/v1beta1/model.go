@@ -62,8 +62,9 @@ type ModelProperty struct {
 	// mapper handles itself. Nothing is checked where it is absent.
 	// +optional
 	Type PropertyType `json:"type,omitempty"`
-	// Whether it may be set (ReadWrite) or only read (ReadOnly). Absent is ReadWrite.
+	// Whether it may be set (ReadWrite) or only read (ReadOnly).
 	// +optional
+	// +kubebuilder:default=ReadWrite
 	AccessMode AccessMode `json:"accessMode,omitempty"`
 	// The least value that may be desired, of an INT, FLOAT or DOUBLE, written as its values are.
 	// +optional

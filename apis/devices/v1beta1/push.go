@@ -28,9 +28,9 @@ type PushMethodHTTP struct {
 	// Scheme and host, such as "http://192.0.2.8".
 	// +optional
 	HostName string `json:"hostName,omitempty"`
-	// The port of the host, 1 to 65535.
+	// The port of the host, 1 to 65535. 0 or absent is that of the scheme.
 	// +optional
-	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=65535
 	Port int64 `json:"port,omitempty"`
 	// The path, with its first slash.

@@ -258,6 +258,30 @@ func (s *step) makeRoom() {
 	}
 }
 
+// yield removes what clients reported by themselves, the last by name first, where it leaves no room for what is reported of the Device's
+// own properties: a client that fills the twin must not silence the mapper.
+func (s *step) yield() {
+	own := false
+	for _, p := range s.next {
+		own = own || p != nil && p.Own
+	}
+	_, _, reported := s.sizes()
+	if !own || reported <= v1beta1.MaxReportedBytes {
+		return
+	}
+	for _, name := range slices.Backward(s.t.Names()) {
+		p := s.t.properties[name]
+		if _, touched := s.next[name]; touched || p.Own || p.Reported == nil {
+			continue
+		}
+		s.lost(name, p)
+		s.remove(name)
+		if reported -= len(p.Reported.text()); reported <= v1beta1.MaxReportedBytes {
+			return
+		}
+	}
+}
+
 // lost notes what a client desired or reported and is no more.
 func (s *step) lost(name string, p *Property) {
 	c := Conflict{Property: name, Won: p.Cloud.text(), Why: "the Device needs the room"}
@@ -275,6 +299,7 @@ func (s *step) done() (Changes, error) {
 		s.commit()
 		return s.changes, nil
 	}
+	s.yield()
 	count, desired, reported := s.sizes()
 	switch {
 	case count > v1beta1.MaxProperties:

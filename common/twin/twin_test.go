@@ -285,6 +285,31 @@ func TestClientsMakeRoomForTheDevice(t *testing.T) {
 	}
 }
 
+// TestClientsMakeRoomForWhatTheDeviceReports: a client that fills a twin with properties of its own does not silence the mapper.
+func TestClientsMakeRoomForWhatTheDeviceReports(t *testing.T) {
+	l := &life{t, New(nil)}
+	l.declare(wants("p", "1"), wants("q", "1"))
+	half := strings.Repeat("x", v1beta1.MaxReportedBytes/2)
+	l.apply(map[string]Update{"a": report(half), "z": report(half)})
+	c := l.apply(map[string]Update{"p": report("5")})
+	if got := l.twin.Property("p").Reported.text(); got != "5" || l.twin.Property("z") != nil || l.twin.Property("a") == nil {
+		t.Errorf("%q is reported, and the properties are %v: want 5, and the last of the client's gone", got, l.twin.Names())
+	}
+	if want := []Conflict{{Property: "z", Lost: half, Why: "the Device needs the room"}}; !slices.Equal(c.Conflicts, want) {
+		t.Errorf("%d conflicts, want one that tells of z", len(c.Conflicts))
+	}
+	// A client's own have no such right, neither has what would not fit anyway.
+	l.apply(map[string]Update{"z": report(half[:len(half)-1])})
+	for _, u := range []map[string]Update{{"b": report("5")}, {"p": report(half + half + "x")}} {
+		if _, err := l.twin.Apply(u, l.twin.Last().Next(time.Now())); !errors.Is(err, ErrTooLong) {
+			t.Errorf("%v, expected %v", err, ErrTooLong)
+		}
+		if len(l.twin.Names()) != 4 || l.twin.Property("p").Reported.text() != "5" {
+			t.Errorf("a refused report left %v", l.twin.Names())
+		}
+	}
+}
+
 // What was observed counts as desired, and is the first to go: nobody who reports is refused for it.
 func TestWhatWasObservedMakesRoomForWhatIsDesired(t *testing.T) {
 	long := strings.Repeat("5", v1beta1.MaxDesiredBytes*2/3)

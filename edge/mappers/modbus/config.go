@@ -159,6 +159,15 @@ func (t *target) line(s serial) error {
 	return err
 }
 
+// settings are those that all devices on a serial line must have in common; empty for TCP.
+func (t *target) settings() string {
+	if t.Speed == 0 {
+		return ""
+	}
+	parity := map[uint]string{lib.PARITY_NONE: "N", lib.PARITY_EVEN: "E", lib.PARITY_ODD: "O"}[t.Parity]
+	return fmt.Sprintf("%d baud %d%s%d", t.Speed, t.DataBits, parity, t.StopBits)
+}
+
 // visitor is a property's visitors.configData.
 type visitor struct {
 	Register       string  `json:"register"`

@@ -28,6 +28,7 @@ func New() *Modbus { return &Modbus{buses: map[string]*bus{}} }
 // bus is one line or one server.
 type bus struct {
 	users  int
+	line   string        // its settings
 	turn   chan struct{} // holds one while somebody speaks, who owns:
 	client *lib.ModbusClient
 	open   bool
@@ -55,8 +56,11 @@ func (m *Modbus) Open(ctx context.Context, d mapper.Device) (mapper.Driver, erro
 			m.mu.Unlock()
 			return nil, err
 		}
-		b = &bus{turn: make(chan struct{}, 1), client: client}
+		b = &bus{turn: make(chan struct{}, 1), client: client, line: t.settings()}
 		m.buses[t.URL] = b
+	} else if b.line != t.settings() {
+		m.mu.Unlock()
+		return nil, fmt.Errorf("%s: expected the settings of the other devices on it, %s, found %s", t.URL, b.line, t.settings())
 	}
 	b.users++
 	m.mu.Unlock()

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 
@@ -81,6 +82,10 @@ func TestADeviceOnASerialLine(t *testing.T) {
 		return open(t, m, fmt.Sprintf(`{"communicateType": "rtu", "serialPort": %q, "baudRate": 9600, "parity": "even", "slaveID": %d, "timeout": 200}`, path, slave))
 	}
 	there, absent := open2(17), open2(18)
+	other := mapper.Device{Config: mapper.Config(fmt.Sprintf(`{"serialPort": %q, "baudRate": 19200, "parity": "even", "slaveID": 19}`, path))}
+	if _, err := m.Open(t.Context(), other); err == nil || !strings.Contains(err.Error(), "9600 baud 8E1") || !strings.Contains(err.Error(), "19200 baud 8E1") {
+		t.Errorf("a device with other settings of the same line: %v, want an error with both", err)
+	}
 	property := mapper.Property{Type: "INT", Config: mapper.Config(`{"register": "HoldingRegister", "limit": 1}`)}
 	read := func(want string) {
 		t.Helper()

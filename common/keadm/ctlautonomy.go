@@ -35,6 +35,7 @@ var effects = map[string]string{
 	"stops-pods":        "stops pods",
 	"cannot-return":     "the node cannot come back by itself",
 	"loses-reports":     "events are lost",
+	"as-asked":          "it ends as it asks to",
 	"refused-elsewhere": "others may refuse it",
 }
 

@@ -29,7 +29,7 @@ func announcements(j *Judgement, told []Cause) (events []Event, now []Cause) {
 				mine = append(mine, l)
 			}
 		}
-		there := len(mine) > 0 && a.effect != RefusedElsewhere
+		there := len(mine) > 0 && a.effect != RefusedElsewhere && a.effect != AsAsked
 		switch {
 		case there && !known:
 			events = append(events, Event{true, string(a.cause), cutTo(sentence(a.cause, mine), maxEvent)})

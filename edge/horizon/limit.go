@@ -13,6 +13,7 @@ const (
 	StopsPods        Effect = "stops-pods"        // a pod stops, or does not start again
 	CannotReturn     Effect = "cannot-return"     // the node comes back to the cluster with a person's help only
 	LosesReports     Effect = "loses-reports"     // events for the cloud are dropped, oldest first; states are not
+	AsAsked          Effect = "as-asked"          // a pod stops that is to stop there
 	RefusedElsewhere Effect = "refused-elsewhere" // others, who check what a pod shows them, may refuse it
 )
 
@@ -33,6 +34,7 @@ const (
 	StoreFills      Cause = "StoreFills"
 	OutboxFills     Cause = "OutboxFills"
 	TokenEnds       Cause = "TokenEnds"
+	Fence           Cause = "Fence"
 )
 
 // about is what people are told of a cause.
@@ -50,6 +52,7 @@ var causes = []about{
 		"mend the pull secret, have it pulled once, or set imagePullPolicy: IfNotPresent; images.fallBack has to be on"},
 	{TokenMissing, StopsPods, "has no token stored: the pod does not start again without the cloud", "leave the link up until the pod runs"},
 	{DiskFills, StopsPods, "fills up: the kubelet will evict pods", "free or add space, or find what grows"},
+	{Fence, AsAsked, "ends after steward.fenceAfter without the cloud, as it asks for", "set a longer steward.fenceAfter, or take tether.io/fence off the pod"},
 	{CertificateEnds, CannotReturn, "can no longer be exchanged for a new one after that: the node then has to join again with a token",
 		"leave the link up for the renewal, or set a longer join.renewalGrace in CloudCore's configuration before the next one"},
 	{LogsCanFill, StopsPods, "has too little space for all logs that its containers may keep: the kubelet may come to evict pods", "add space, or have the containers log less"},

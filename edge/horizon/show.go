@@ -53,7 +53,9 @@ func show(j *Judgement, before Shown, quiet time.Duration) Shown {
 		next.Status, next.Reason, next.Message = corev1.ConditionFalse, string(near[0].Cause), message(near)
 	}
 	changed := next.Status != before.Status || next.Reason != before.Reason
-	if changed || quiet >= restless && moved(j, before.Until) {
+	// What has ended was to end later: who reads the annotation alone must not be told of a time that is still to come.
+	passed := j.Now && before.Until != j.stamp(before.Until)
+	if changed || passed || quiet >= restless && moved(j, before.Until) {
 		next.Until = j.stamp(before.Until)
 	}
 	return next

@@ -41,6 +41,12 @@ func TestWhatTheNodeShows(t *testing.T) {
 	if j = ending(30*time.Hour + time.Minute); show(&j, Shown{}, 0).Until != "2030-06-02T18:00:00Z" {
 		t.Errorf("what is near is said to the hour: %+v", show(&j, Shown{}, 0))
 	}
+	// What was to end later has ended: that is said at once, however short ago something else was.
+	j = ending(30*time.Hour, missing("a/b"))
+	before := Shown{Status: corev1.ConditionFalse, Reason: "ImageMissing", Until: noon.Add(60 * time.Hour).UTC().Format(time.RFC3339)}
+	if s = show(&j, before, 0); s.Until != "2030-06-01T12:00:00Z" {
+		t.Errorf("shows %s while something has ended already", s.Until)
+	}
 	if j = Judge(Snapshot{At: noon}, atLeast); show(&j, Shown{}, 0).Until != Unbounded {
 		t.Errorf("nothing ends: %+v", show(&j, Shown{}, 0))
 	}

@@ -151,6 +151,8 @@ type record struct {
 	// ping is the session's ping interval, kubelet the time of the last sign that the kubelet renews.
 	ping    time.Duration
 	kubelet time.Time
+	// heard is when the edge last said something here; zero if it never did.
+	heard time.Time
 	// stale: the kubelet's renewals stopped, and that was logged.
 	stale bool
 	// due is when the next renewal is wanted.
@@ -281,7 +283,7 @@ func (k *Keeper) Connected(node, session, address string, protocol transport.Pro
 	r.known = r.known && !r.removed // somebody may have taken that back
 	// Its Node may have gone while nobody was here to see it, and a kubelet whose store has the Node registers none.
 	defer k.nodes.Add(node)
-	r.ping, r.kubelet = 0, now
+	r.ping, r.kubelet, r.heard = 0, now, now
 	k.mu.Unlock()
 	k.leases.Add(node)
 }
@@ -329,7 +331,7 @@ func (k *Keeper) Alive(node, session string, leaseAge, pingInterval time.Duratio
 		k.mu.Unlock()
 		return
 	}
-	r.ping = pingInterval
+	r.ping, r.heard = pingInterval, now
 	if leaseAge >= 0 {
 		r.kubelet = now.Add(-leaseAge)
 	}
@@ -378,11 +380,16 @@ func (k *Keeper) record(node string) *record {
 	return r
 }
 
-// LastHeard is when a node was last known to be well: the last renewal of its Lease. Zero if that is not known.
+// LastHeard is when a node last said that it is alive: here, or, where another CloudCore has held it since, by its Lease, which may have
+// been renewed for some time after that. Zero if that is not known.
 func (k *Keeper) LastHeard(node string) time.Time {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if r := k.records[node]; r != nil {
+		// This CloudCore goes on renewing while the edge may only be slow: that is no word of the edge's.
+		if !r.heard.IsZero() && r.renewed.Sub(r.heard) < r.ping+k.cfg.KubeletGrace+k.cfg.Duration {
+			return r.heard
+		}
 		return r.renewed
 	}
 	return time.Time{}

@@ -95,6 +95,37 @@ func counter(t *testing.T, c prometheus.Metric) float64 {
 	return m.GetCounter().GetValue()
 }
 
+// TestWhenANodeWasLastHeardOfIsItsOwnWord: a Lease that CloudCore goes on renewing for a while says nothing of the edge.
+func TestWhenANodeWasLastHeardOfIsItsOwnWord(t *testing.T) {
+	k, clock := newKeeper(t, nil)
+	if at := k.LastHeard("n1"); !at.IsZero() {
+		t.Errorf("a node that nobody knows was heard of at %s", at)
+	}
+	k.Connected("n1", "s1", "a:1", transport.WebSocket)
+	clock.now = clock.now.Add(10 * time.Second)
+	k.Alive("n1", "s1", 0, 15*time.Second)
+	last := clock.now
+	for range 3 { // within the ping interval and the grace
+		clock.now = clock.now.Add(16 * time.Second)
+		renew(t, k)
+	}
+	if at := k.LastHeard("n1"); !at.Equal(last) {
+		t.Errorf("last heard of at %s, want %s", at, last)
+	}
+	k.Disconnected("n1", "s1")
+	if at := k.LastHeard("n1"); !at.Equal(last) {
+		t.Errorf("once its session is over: last heard of at %s, want %s", at, last)
+	}
+	// Another CloudCore has held it since.
+	later := clock.now.Add(10 * time.Minute)
+	k.mu.Lock()
+	k.records["n1"].renewed = later
+	k.mu.Unlock()
+	if at := k.LastHeard("n1"); !at.Equal(later) {
+		t.Errorf("held elsewhere since: last heard of at %s, want %s", at, later)
+	}
+}
+
 func TestALeaseIsRenewedAtOnceAndThenEvery15To20Seconds(t *testing.T) {
 	k, clock := newKeeper(t, nil)
 	k.Connected("n1", "s1", "a:1", transport.WebSocket)

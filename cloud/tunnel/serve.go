@@ -124,12 +124,14 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	allowed, err := s.allowed(r.Context(), attrs)
 	if err != nil {
 		s.m.requests.WithLabelValues("error").Inc()
+		dismiss(w)
 		s.deps.Log.Warn("cannot learn what a caller of a kubelet may do", "node", node, "user", caller.User.GetName(), "error", err)
 		http.Error(w, "Internal Error: the rights of the caller could not be looked up", http.StatusInternalServerError)
 		return
 	}
 	if !allowed {
 		s.m.requests.WithLabelValues("forbidden").Inc()
+		dismiss(w) // it would keep a file of CloudCore's, and there are as many as somebody likes
 		var subresources []string
 		for _, a := range attrs {
 			subresources = append(subresources, a.GetSubresource())
@@ -241,7 +243,8 @@ func (d doubting) RoundTrip(r *http.Request) (*http.Response, error) {
 func (s *Server) failed(w http.ResponseWriter, r *http.Request, err error) {
 	node, _ := r.Context().Value(nodeKey{}).(string)
 	if r.Context().Err() != nil {
-		return // the caller is gone
+		// The caller is gone, or says no more and still reads: without a word net/http would tell it that all is well.
+		panic(http.ErrAbortHandler)
 	}
 	s.m.requests.WithLabelValues("failed").Inc()
 	// kubectl before 1.36 reads a text as YAML, and of one that is a map, "a: b", it shows nothing. Behind a quoted word it is

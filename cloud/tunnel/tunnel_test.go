@@ -310,6 +310,46 @@ func TestAStrangerIsDismissed(t *testing.T) {
 	}
 }
 
+// TestWhoHasNoRightKeepsNoConnection: it would keep a file of CloudCore's, which all nodes share.
+func TestWhoHasNoRightKeepsNoConnection(t *testing.T) {
+	n := newNodes()
+	n.edge("a", "")
+	w := newWorld(t, n, firstPort+82, firstPort+83)
+	for token, want := range map[string]string{"nobody": "HTTP/1.1 403 ", "unknown": "HTTP/1.1 500 "} {
+		c, err := tls.Dial("tcp", fmt.Sprint("127.0.0.1:", w.ready("a")), &tls.Config{InsecureSkipVerify: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		fmt.Fprintf(c, "GET /pods HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n\r\n", token)
+		_ = c.SetDeadline(time.Now().Add(handshakeTimeout))
+		if b, err := io.ReadAll(c); err != nil || !strings.HasPrefix(string(b), want) {
+			t.Errorf("%s: got %q, then %v; expected %s and the end", token, b, err, want)
+		}
+	}
+}
+
+// TestACallerThatSaysNoMoreIsNotToldThatAllIsWell: one that closes its half gets the answer or none, not an empty one.
+func TestACallerThatSaysNoMoreIsNotToldThatAllIsWell(t *testing.T) {
+	n := newNodes()
+	n.edge("a", "")
+	w := newWorld(t, n, firstPort+84, firstPort+85)
+	c, err := tls.Dial("tcp", fmt.Sprint("127.0.0.1:", w.ready("a")), &tls.Config{InsecureSkipVerify: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Fprint(c, "GET /slow HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer get/proxy\r\n\r\n")
+	eventually(t, "the edge is asked", func() bool { return len(w.requests()) == 1 })
+	if err := c.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	_ = c.SetDeadline(time.Now().Add(handshakeTimeout))
+	if b, _ := io.ReadAll(c); len(b) > 0 {
+		t.Errorf("got %q for a request that the kubelet has not answered", b)
+	}
+}
+
 // Connections that say nothing, on any port, keep those of other addresses out of none.
 func TestStrangersHoldUpNobody(t *testing.T) {
 	n := newNodes()

@@ -30,8 +30,11 @@ func Load(dir string) ([]*Result, error) {
 			return nil, fmt.Errorf("read the results: %w", err)
 		}
 		r := &Result{}
-		if err := json.Unmarshal(text, r); err != nil || len(r.Outcomes) != 1 {
-			return nil, fmt.Errorf("read the results: expected those of one scenario in %s: %w", f, err)
+		if err := json.Unmarshal(text, r); err != nil {
+			return nil, fmt.Errorf("read the results in %s: %w", f, err)
+		}
+		if len(r.Outcomes) != 1 {
+			return nil, fmt.Errorf("read the results: expected those of one scenario in %s, found %d", f, len(r.Outcomes))
 		}
 		all = append(all, r)
 	}

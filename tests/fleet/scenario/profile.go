@@ -50,9 +50,12 @@ func takeProfile(ctx context.Context, url, path string) (string, error) {
 		return "", fmt.Errorf("take a profile: %w", err)
 	}
 	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return "", fmt.Errorf("take a profile: %s", response.Status)
+	}
 	content, err := io.ReadAll(response.Body)
-	if err != nil || response.StatusCode != http.StatusOK {
-		return "", fmt.Errorf("take a profile: %s, %w", response.Status, err)
+	if err != nil {
+		return "", fmt.Errorf("take a profile: %w", err)
 	}
 	if err := os.WriteFile(path, content, 0o644); err != nil {
 		return "", fmt.Errorf("save a profile: %w", err)

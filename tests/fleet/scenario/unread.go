@@ -19,12 +19,12 @@ const unreadMost = 64 << 10
 // is in the middle of another version, and the others get every one.
 func unread(ctx context.Context, w *world) error {
 	const versions = 3
-	size, stalled := 256<<10, w.cfg.Nodes/10
+	size, stalled := 256<<10, max(1, w.cfg.Nodes/10)
 	if w.cfg.Small {
 		size, stalled = 900<<10, w.cfg.Nodes/2
 	}
-	// Less than three pings: a stalled edge is still connected.
-	lasts := 2*w.cfg.PingInterval + w.cfg.PingInterval/2
+	// An edge gives up three pings and a second after the last answer, which may be a ping old when the stall begins.
+	lasts := 2*w.cfg.PingInterval - time.Second
 	if err := w.settled(ctx, w.cfg.Nodes); err != nil {
 		return err
 	}

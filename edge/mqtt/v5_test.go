@@ -148,7 +148,7 @@ func TestAWillOfMQTT5(t *testing.T) {
 			c.WillProperties = &paho5.WillProperties{WillDelayInterval: seconds(delay), User: paho5.UserProperties{{Key: "k", Value: "v"}}}
 		}
 	}
-	back, clean, away := dial5(t, r.Address(), "back", will(1)), dial5(t, r.Address(), "clean", will(3600)), dial5(t, r.Address(), "away", will(1))
+	back, clean, away := dial5(t, r.Address(), "back", will(20)), dial5(t, r.Address(), "clean", will(3600)), dial5(t, r.Address(), "away", will(1))
 	back.vanish()
 	back = dial5(t, r.Address(), "back", session5)
 	away.vanish()

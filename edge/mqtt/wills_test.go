@@ -26,7 +26,7 @@ func TestAWillOutlivesAPowerCut(t *testing.T) {
 	image := mem.image()
 	r.stop()
 
-	r = start(t, image, func(c *Config) { c.Broker.WillGrace = time.Second })
+	r = start(t, image, func(c *Config) { c.Broker.WillGrace = 4 * time.Second })
 	watch = dial(t, lasting(r.Address(), "watch"))
 	dial(t, options(r.Address(), "back"))
 	other := dial(t, willing(r.Address(), "other"))

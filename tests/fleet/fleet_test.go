@@ -156,7 +156,12 @@ func newHub(t *testing.T) *realHub {
 // newFleet returns a fleet whose edges end with the test.
 func (h *realHub) newFleet(t *testing.T) (*Fleet, context.Context, context.CancelFunc) {
 	t.Helper()
-	f, err := New(Config{Servers: []link.Server{{WebSocket: h.address}}, Host: "127.0.0.1", Prefix: "sim", PingInterval: 200 * time.Millisecond, Starts: 8},
+	return h.newFleetThatPings(t, 200*time.Millisecond)
+}
+
+func (h *realHub) newFleetThatPings(t *testing.T, interval time.Duration) (*Fleet, context.Context, context.CancelFunc) {
+	t.Helper()
+	f, err := New(Config{Servers: []link.Server{{WebSocket: h.address}}, Host: "127.0.0.1", Prefix: "sim", PingInterval: interval, Starts: 8},
 		Deps{CA: h.ca, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Now: time.Now})
 	if err != nil {
 		t.Fatal(err)
@@ -251,7 +256,8 @@ func TestDroppedEdgesComeBackAndNothingIsCountedTwice(t *testing.T) {
 // TestAStalledEdgeReadsNothingForSoLongAndTheOthersGoOn, and its session lasts.
 func TestAStalledEdgeReadsNothingForSoLongAndTheOthersGoOn(t *testing.T) {
 	h := newHub(t)
-	f, ctx, _ := h.newFleet(t)
+	const ping = 2 * time.Second
+	f, ctx, _ := h.newFleetThatPings(t, ping)
 	node := func(i int, label string) *corev1.Node {
 		return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: Name("sim", i), UID: "u", Labels: map[string]string{"a": label}}}
 	}
@@ -261,7 +267,7 @@ func TestAStalledEdgeReadsNothingForSoLongAndTheOthersGoOn(t *testing.T) {
 	if _, err := f.Grow(ctx, 2); err != nil {
 		t.Fatal(err)
 	}
-	const lasts = time.Second // three pings and a second are 1.6 s
+	const lasts = ping + time.Second // an edge gives up three pings and a second after the last answer, which may be a ping old
 	until := time.Now().Add(lasts)
 	stalled := f.Stall(1, lasts)
 	if len(stalled) != 1 {

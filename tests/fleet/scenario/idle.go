@@ -48,6 +48,9 @@ func idle(ctx context.Context, w *world) error {
 		if err != nil {
 			return err
 		}
+		if err := w.still(ctx); err != nil {
+			return err
+		}
 		w.figure(fmt.Sprintf("edges connected, %d", n), "s", took.Seconds(), "from the first dial to the last Welcome, the edges' own work on the same cores included")
 		if err := w.rest(ctx, rest); err != nil {
 			return err
@@ -94,6 +97,28 @@ func (w *world) figureIdle(n int, none, begun, now standing) {
 	w.figure(what("on the wire per session"), "B/min", (now.crossed-begun.crossed)/float64(n)/window.Minutes(), fmt.Sprintf("both directions, headers of TCP and IP included; a ping every %s", w.cfg.PingInterval))
 }
 
+// still waits until the hub has written all that the connecting of edges left to do, Leases apart: for ten seconds, in a small run for one.
+func (w *world) still(ctx context.Context) error {
+	last, since, quiet := -1.0, time.Now(), w.pick(10*time.Second, time.Second)
+	return w.until(ctx, "the hub to have written what connecting left to do", func(ctx context.Context) error {
+		s, err := w.scrape(ctx)
+		if err != nil {
+			return err
+		}
+		n := 0.0
+		for _, verb := range []string{"patch", "create", "update", "delete"} {
+			n += s.sum("tether_api_requests_total", fmt.Sprintf("verb=%q", verb)) - s.sum("tether_api_requests_total", fmt.Sprintf("verb=%q", verb), `resource="leases.coordination.k8s.io"`)
+		}
+		if n != last {
+			last, since = n, time.Now()
+		}
+		if left := quiet - time.Since(since); left > 0 {
+			return fmt.Errorf("it has written %.0f times, the last time less than %s ago", n, quiet)
+		}
+		return nil
+	})
+}
+
 // idleWithoutLeases measures the CPU of a hub whose Leases last longer than the reading. The node controller is stopped meanwhile: it
 // would miss the renewals, and what it then writes into each Node is work of the hub that no idle fleet makes.
 func (w *world) idleWithoutLeases(ctx context.Context, window time.Duration) (err error) {
@@ -124,7 +149,10 @@ func (w *world) idleWithoutLeases(ctx context.Context, window time.Duration) (er
 	if err != nil {
 		return err
 	}
-	if err := w.rest(ctx, window); err != nil { // what connecting left to do
+	if err := w.still(ctx); err != nil {
+		return err
+	}
+	if err := w.rest(ctx, window); err != nil {
 		return err
 	}
 	before, err := w.memory(ctx)

@@ -12,7 +12,7 @@ import (
 // clockFaults set the clock of edgecore, but for its kubelet's, and of nothing else, while the cable is out; the agent is
 // restarted under it, as after a boot without a network.
 func clockFaults() []Fault {
-	const promise = "The link comes back and puts the time right; no event expires by it, and no value of a device loses to one of a wrong time."
+	const promise = "The link comes back and puts the time right; no event that was made since the boot expires by it (of those before, a clock that is ahead takes some for expired, and counts them), and no value of a device loses to one of a wrong time."
 	step := func(name, what string, offset func(now time.Time) time.Duration) Fault {
 		return Fault{Name: name, Class: Edge, What: what, Promise: promise, Least: 8 * time.Second, Most: 20 * time.Second, Forgets: true, Clock: true,
 			begin: func(f *fault) (func() error, error) { return setClock(f, offset(time.Now())) }}

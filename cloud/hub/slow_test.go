@@ -265,3 +265,37 @@ func TestAnEdgeThatWaitedForTheBudgetGoesOnOnceOthersFreeIt(t *testing.T) {
 		h.open.Wait()
 	})
 }
+
+// TestASessionThatHasEndedMakesNoneOfItsWaitingCalls: a switch that dies ends all sessions at once.
+func TestASessionThatHasEndedMakesNoneOfItsWaitingCalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const asked = 30
+		var made atomic.Int64
+		release := make(chan struct{})
+		h := newSlowWorld(t, nothing{call: func(string) *wire.Reply {
+			made.Add(1)
+			<-release
+			return &wire.Reply{Code: 200}
+		}}, Config{})
+		e := h.connect("a")
+		go e.drain(new(atomic.Int64))
+		// The first reply tells that they are small, so that the edge is read on while others are under way.
+		e.send(&wire.Frame{Body: &wire.Frame_Call{Call: &wire.Call{Id: 1, Verb: "get", Kind: "pods", Name: "a"}}})
+		release <- struct{}{}
+		for i := range asked {
+			e.send(&wire.Frame{Body: &wire.Frame_Call{Call: &wire.Call{Id: uint64(i + 2), Verb: "get", Kind: "pods", Name: "a"}}})
+		}
+		synctest.Wait()
+		if n := made.Load() - 1; n != maxAsking {
+			t.Errorf("%d of %d calls are with the API server, want %d", n, asked, maxAsking)
+		}
+		_ = e.Close()
+		synctest.Wait()
+		close(release)
+		synctest.Wait()
+		if n := made.Load() - 1; n != maxAsking {
+			t.Errorf("%d calls were made in all, want %d: none once the session had ended", n, maxAsking)
+		}
+		h.open.Wait()
+	})
+}

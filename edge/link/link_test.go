@@ -145,7 +145,7 @@ func TestAServerThatTookAConnectionIsLeftInPeace(t *testing.T) {
 func TestAServerThatClosesWhatItTookWhileOneWaitsIsLeftInPeaceForLonger(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
-		n, waited := 0, time.Duration(0)
+		n, waited := 0, make(chan time.Duration, 1)
 		_, stop := start(t, &fakeStore{}, func(ctx context.Context, way Way) (transport.Stream, error) {
 			if way.Server != "one:1" {
 				<-ctx.Done()
@@ -161,19 +161,18 @@ func TestAServerThatClosesWhatItTookWhileOneWaitsIsLeftInPeaceForLonger(t *testi
 			}
 			began := time.Now()
 			<-ctx.Done()
-			waited = time.Since(began)
+			waited <- time.Since(began)
 			return nil, ctx.Err()
 		})
-		time.Sleep(queuedLife - time.Second) // fake
+		if life := <-waited; life != queuedLife {
+			t.Errorf("the one that waits for its turn was given up after %s, want %s", life, queuedLife)
+		}
 		mu.Lock()
 		if n < 4 || n > 10 {
 			t.Errorf("%d attempts in %s at a server that closes all but the first, want 4 to 10", n, queuedLife)
 		}
 		mu.Unlock()
 		stop()
-		if waited < queuedLife-2*time.Second {
-			t.Errorf("the one that waits for its turn was given up after %s, want %s", waited, queuedLife)
-		}
 	})
 }
 

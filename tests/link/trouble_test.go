@@ -185,7 +185,7 @@ func TestEdgesThatComeTooFastAreToldWhenToComeAndAreLetInThen(t *testing.T) {
 	for _, e := range all {
 		eventually(t, "every edge is up", e.up)
 	}
-	// The first two seconds' worth goes at once: what was saved, and what is due; an edge may come a second before its time.
+	// A second's worth goes at once, the rest at the rate.
 	if took, least := time.Since(began), (edges/rate-3)*time.Second; took < least {
 		t.Errorf("%d edges were let in within %s, at %d a second, want %s or more", edges, took, rate, least)
 	}

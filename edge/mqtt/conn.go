@@ -15,8 +15,8 @@ import (
 	"github.com/tether-edge/tether/common/localsocket"
 )
 
-// A conn is a client's connection whose Write never blocks. The broker's library writes while it holds a lock that every
-// publisher to this client needs, so that one client that does not read would stop all who publish to it. Here a
+// A conn is a client's connection whose Write never blocks, and is given whole packets. The broker's library writes while it holds a
+// lock that every publisher to this client needs, so that one client that does not read would stop all who publish to it. Here a
 // goroutine of the connection's own does the writing, and waitRoom holds back only the goroutine that fetches what is
 // published to this client.
 type conn struct {
@@ -52,9 +52,7 @@ type conn struct {
 	closed bool
 	// established is set once what was queued for the session has been sent again.
 	established bool
-	// unacked are the packet ids that the client has not acknowledged; at most window of them. 0: no bound.
-	unacked map[uint16]bool
-	window  int
+	window      window
 }
 
 const (
@@ -67,7 +65,7 @@ const (
 var errSlow = errors.New("the client does not read what is sent to it")
 
 func newConn(c net.Conn, limits Limits, m *metrics) *conn {
-	nc := &conn{Conn: c, limits: limits, metrics: m, done: make(chan struct{}), gone: make(chan struct{}), unacked: map[uint16]bool{},
+	nc := &conn{Conn: c, limits: limits, metrics: m, done: make(chan struct{}), gone: make(chan struct{}), window: window{unacked: map[uint16]bool{}},
 		msgs:  rate.NewLimiter(rate.Limit(limits.MessageRate), limits.MessageRate),
 		bytes: rate.NewLimiter(rate.Limit(limits.ByteRate), max(limits.ByteRate, limits.Payload)+1<<16)}
 	if a, ok := c.RemoteAddr().(*net.TCPAddr); ok {
@@ -96,12 +94,12 @@ func (c *conn) Write(p []byte) (int, error) {
 		return 0, net.ErrClosed
 	}
 	// What is sent again to a session's new connection comes at once, and is bounded by the queue.
-	if len(c.out) > 2*highWater+2*c.limits.Payload+c.limits.QueueBytes {
+	if len(c.out)+c.window.bytes > 2*highWater+2*c.limits.Payload+c.limits.QueueBytes {
 		c.metrics.cut.WithLabelValues("unread").Inc()
 		c.close()
 		return 0, errSlow
 	}
-	c.out = append(c.out, p...)
+	c.out = c.window.pass(c.out, p)
 	c.wake.Broadcast()
 	return len(p), nil
 }
@@ -148,11 +146,8 @@ func (c *conn) flush() {
 func (c *conn) waitRoom(id uint16, again bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for !c.closed && !again && (!c.established || len(c.out) > highWater || id != 0 && c.window > 0 && len(c.unacked) >= c.window && !c.unacked[id]) {
+	for !c.closed && !again && (!c.established || len(c.out) > highWater || id != 0 && c.window.full(id)) {
 		c.wake.Wait()
-	}
-	if id != 0 {
-		c.unacked[id] = true
 	}
 }
 
@@ -164,10 +159,12 @@ func (c *conn) establish() {
 	c.mu.Unlock()
 }
 
-// acked notes that the client has acknowledged a message.
+// acked notes that the client has acknowledged a message, and sends what waited for that.
 func (c *conn) acked(id uint16) {
 	c.mu.Lock()
-	delete(c.unacked, id)
+	if !c.closed {
+		c.out = c.window.acked(c.out, id)
+	}
 	c.wake.Broadcast()
 	c.mu.Unlock()
 }

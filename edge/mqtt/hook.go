@@ -99,8 +99,8 @@ func (h *hook) OnConnect(cl *mochi.Client, pk packets.Packet) error {
 		c.former, c.orphans = existing, left
 		h.b.mu.Unlock()
 	}
-	// The library's own bookkeeping of what a client can take loses messages and can lock up: conn.waitRoom does it.
-	c.window = int(cl.Properties.Props.ReceiveMaximum)
+	// The library's own bookkeeping of what a client can take loses messages and can lock up: conn.window does it.
+	c.window.size = int(cl.Properties.Props.ReceiveMaximum)
 	cl.Properties.Props.ReceiveMaximum = 0
 	cl.State.Inflight.ResetSendQuota(0)
 	cl.Properties.Props.TopicAliasMaximum = 0

@@ -139,6 +139,7 @@ func TestAMessageThatIsTooLargeForItsClientIsPassedOver(t *testing.T) {
 	if got := strings.Split(out, "\n"); err != nil || !slices.Equal(got, want) {
 		t.Errorf("expected %q, found %q, %v", want, got, err)
 	}
+	eventually(t, "its acknowledgements", func() bool { return r.waiting("small") == 0 })
 	// Again while it is there.
 	heard := untilHeard(t, func() (string, error) { return mosquitto(t, r, args[0], append(args[1:], "-C", "20")...) }, func() {
 		c.publish(t, "a", 1, false, strings.Repeat("large", 100))

@@ -17,19 +17,23 @@ type client5 struct {
 	got  chan *paho5.Publish
 }
 
-// dial5 connects one; change adjusts its CONNECT.
-func dial5(t *testing.T, addr, id string, change func(*paho5.Connect)) *client5 {
+// dial5 connects one; change adjusts its CONNECT, and settings the client.
+func dial5(t *testing.T, addr, id string, change func(*paho5.Connect), settings ...func(*paho5.ClientConfig)) *client5 {
 	t.Helper()
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
 	c := &client5{conn: conn, got: make(chan *paho5.Publish, 1000)}
-	c.Client = paho5.NewClient(paho5.ClientConfig{ClientID: id, Conn: conn, PacketTimeout: 20 * time.Second,
+	config := paho5.ClientConfig{ClientID: id, Conn: conn, PacketTimeout: 20 * time.Second,
 		OnPublishReceived: []func(paho5.PublishReceived) (bool, error){func(p paho5.PublishReceived) (bool, error) {
 			c.got <- p.Packet
 			return true, nil
-		}}})
+		}}}
+	for _, set := range settings {
+		set(&config)
+	}
+	c.Client = paho5.NewClient(config)
 	connect := &paho5.Connect{ClientID: id, KeepAlive: 30, CleanStart: true, Properties: &paho5.ConnectProperties{}}
 	if change != nil {
 		change(connect)

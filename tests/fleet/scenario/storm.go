@@ -9,9 +9,13 @@ import (
 	"time"
 )
 
-// storm takes the hub away from all edges at once, in two ways.
+// storm takes the hub away from all edges at once, in two ways. A fleet that has just joined keeps the control plane busy for minutes, and one
+// that has come back too: that is waited for, since a storm hits a fleet at work.
 func storm(ctx context.Context, w *world) error {
 	if _, err := w.connect(ctx, w.cfg.Nodes); err != nil {
+		return err
+	}
+	if err := w.still(ctx); err != nil {
 		return err
 	}
 	if err := w.rest(ctx, w.pick(30*time.Second, time.Second)); err != nil {
@@ -21,6 +25,9 @@ func storm(ctx context.Context, w *world) error {
 		return fmt.Errorf("the hub is killed: %w", err)
 	}
 	if err := w.settled(ctx, w.cfg.Nodes); err != nil {
+		return err
+	}
+	if err := w.still(ctx); err != nil {
 		return err
 	}
 	if err := w.rest(ctx, w.pick(30*time.Second, time.Second)); err != nil {

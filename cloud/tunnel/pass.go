@@ -73,13 +73,18 @@ func (s *Server) pass(ctx context.Context, c net.Conn) {
 }
 
 // toHolder relays a connection to the holder of the node until it ends, and gives up its place when its caller is no stranger
-// any more. It reports false, and has done nothing, if there is no other holder or no room.
+// any more. It reports false, and has done nothing, if there is no other holder or no room, or the connection has been here before.
 func (s *Server) toHolder(ctx context.Context, c net.Conn, of connOf, first []byte) bool {
 	who := transport.AddressGroup(c.RemoteAddr().String())
 	if !s.passed.Take(who) {
 		return false
 	}
 	defer s.passed.Give(who)
+	left, known := s.circles.enter(first)
+	if known {
+		return false
+	}
+	defer left()
 	holder := s.reach(ctx, of)
 	if holder == nil {
 		return false

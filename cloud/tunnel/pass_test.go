@@ -13,6 +13,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
 // lead has it believe that the CloudCore of that host holds the nodes.
@@ -64,6 +66,44 @@ func TestAnotherCloudCorePassesItsCallersOn(t *testing.T) {
 	if code, body := asked.ask("a", "/pods", "get/proxy"); code != http.StatusBadGateway || !strings.Contains(body, "went away") {
 		t.Errorf("status %d: %s", code, body)
 	}
+}
+
+// Two that take each other for the holder, and see each other come from an address that neither shows: a connection goes round once.
+func TestAConnectionGoesInNoCircle(t *testing.T) {
+	n := newNodes()
+	n.edge("a", "")
+	asked := newWorld(t, n, firstPort+70, firstPort+71)
+	second := newWorldAt(t, n, "127.0.0.2", firstPort+70, firstPort+71)
+	third := newWorldAt(t, n, "127.0.0.4", firstPort+70, firstPort+71)
+	asked.lead("127.0.0.2")
+	second.lead("127.0.0.4")
+	third.lead("127.0.0.2")
+	for _, w := range []*world{asked, second, third} {
+		w.mu.Lock()
+		w.away = true
+		w.mu.Unlock()
+	}
+	port := asked.ready("a")
+	listens(t, "127.0.0.2", port)
+	listens(t, "127.0.0.4", port)
+	for range 2 { // the first leaves nothing behind
+		before := passedOn(asked, second, third)
+		if code, body := asked.ask("a", "/pods", "get/proxy"); code != http.StatusBadGateway {
+			t.Errorf("status %d: %s", code, body)
+		}
+		if got := passedOn(asked, second, third) - before; got != 3 {
+			t.Errorf("it was passed on %v times, expected 3", got)
+		}
+	}
+}
+
+// passedOn is how many connections they have passed on.
+func passedOn(all ...*world) float64 {
+	n := 0.0
+	for _, w := range all {
+		n += testutil.ToFloat64(w.server.m.requests.WithLabelValues("passed"))
+	}
+	return n
 }
 
 // TestACallerFollowsTheNode: an API server keeps its connections, and one of before, which was passed on, still ends at the CloudCore

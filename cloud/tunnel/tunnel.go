@@ -92,6 +92,7 @@ type Server struct {
 	// passing accepts those that are to be passed on, and passed has the places of those that are.
 	passing *merged
 	passed  *transport.Places
+	circles circles
 
 	// mu guards all below.
 	mu    sync.Mutex

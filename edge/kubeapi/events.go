@@ -30,6 +30,9 @@ func (e *events) Create(ctx context.Context, o runtime.Object, _ rest.ValidateOb
 	if err := e.prepareCreate(event); err != nil {
 		return nil, err
 	}
+	if err := e.sayable(event); err != nil {
+		return nil, err
+	}
 	if len(opts.DryRun) > 0 {
 		return event, nil
 	}
@@ -45,6 +48,23 @@ func (e *events) Create(ctx context.Context, o runtime.Object, _ rest.ValidateOb
 		return nil, internal(ctx, "encode", err)
 	}
 	return e.storeCreated(ctx, event, object.Change{Record: rec, Outgoing: out}, e.apply)
+}
+
+// sayable refuses an Event that the cloud would refuse to this node, when whoever made it is long gone: of another source, or not in the
+// namespace of its object.
+func (e *events) sayable(event *corev1.Event) error {
+	node := e.s.cfg.NodeName
+	if event.Source.Host != node || event.ReportingInstance != "" && event.ReportingInstance != node {
+		return forbidden(e.groupResource(), event.Name, "from here Events go out of source.host %q, with it or nothing as reportingInstance: found %q and %q", node, event.Source.Host, event.ReportingInstance)
+	}
+	want := event.InvolvedObject.Namespace
+	if want == "" {
+		want = metav1.NamespaceDefault
+	}
+	if event.Namespace != want {
+		return forbidden(e.groupResource(), event.Name, "an Event about an object in namespace %q belongs into namespace %q", event.InvolvedObject.Namespace, want)
+	}
+	return nil
 }
 
 // outgoing is the message that carries an event up.
@@ -64,6 +84,9 @@ func (e *events) outgoing(key object.Key, event *corev1.Event, op object.Op) ([]
 func (e *events) changeEvent(_ context.Context, rec *object.Record, old, next object.Object) (*object.Change, error) {
 	if apiequality.Semantic.DeepEqual(old, next) {
 		return nil, nil
+	}
+	if err := e.sayable(next.(*corev1.Event)); err != nil {
+		return nil, err
 	}
 	changed, err := e.local(next)
 	if err != nil {

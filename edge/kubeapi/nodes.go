@@ -103,6 +103,9 @@ func (s *Server) nodeOverlay(ctx context.Context, r *resource, rec *object.Recor
 	if bad := append(tethers(old.Labels, next.Labels), tethers(old.Annotations, next.Annotations)...); len(bad) > 0 && !s.isOwn(ctx) {
 		return nil, forbidden(r.groupResource(), old.Name, "the cloud and edgecore own these labels and annotations: %s", strings.Join(bad, ", "))
 	}
+	if !s.isOwn(ctx) && !(apiequality.Semantic.DeepEqual(old.OwnerReferences, next.OwnerReferences) && apiequality.Semantic.DeepEqual(old.Finalizers, next.Finalizers)) {
+		return nil, forbidden(r.groupResource(), old.Name, "ownerReferences and finalizers: %s", cloudOwns)
+	}
 	next.OwnerReferences, next.Finalizers = old.OwnerReferences, old.Finalizers
 	return s.overlayChange(r.kind, rec, old, next, object.PriorityNode)
 }

@@ -297,7 +297,8 @@ func TestRecentEventsAreBounded(t *testing.T) {
 	e := newEnv(t)
 	for i := range eventCapacity + 10 {
 		_, err := e.client.CoreV1().Events("shop").Create(t.Context(),
-			&corev1.Event{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: fmt.Sprintf("e%d", i)}}, metav1.CreateOptions{})
+			&corev1.Event{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: fmt.Sprintf("e%d", i)},
+				InvolvedObject: corev1.ObjectReference{Namespace: "shop"}, Source: corev1.EventSource{Host: node}}, metav1.CreateOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}

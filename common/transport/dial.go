@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"os"
 	"strconv"
@@ -28,11 +29,31 @@ func DialThrough(ctx context.Context, proxy Proxy, address string, config *tls.C
 	progressed := false
 	// Once TLS stands the dialer looks at ctx's deadline alone. One that is given up is waited for by its caller.
 	proceed := func() bool { return true }
+	proxied, _ := proxy.For(address) // the dialer asks, too, and says what is wrong
+	if proxied {
+		// What takes a connection is the proxy. TLS begins where the hub took one.
+		var given context.CancelCauseFunc
+		ctx, given = context.WithCancelCause(ctx)
+		defer given(nil)
+		outer := ctx
+		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{TLSHandshakeStart: func() {
+			if err := Arrived(outer); err != nil {
+				given(err)
+			}
+		}})
+	}
 	dialer := websocket.Dialer{
 		NetDialContext: func(dctx context.Context, network, addr string) (net.Conn, error) {
 			conn, err := (&net.Dialer{KeepAlive: -1}).DialContext(dctx, network, addr)
 			if progressed = err == nil; progressed {
 				proceed = context.AfterFunc(ctx, func() { _ = conn.Close() })
+			}
+			if err == nil && !proxied {
+				if err = Arrived(ctx); err != nil {
+					progressed = false
+					_ = conn.Close()
+					return nil, err
+				}
 			}
 			return conn, err
 		},
@@ -51,6 +72,9 @@ func DialThrough(ctx context.Context, proxy Proxy, address string, config *tls.C
 	}
 	if resp != nil && resp.Body != nil {
 		defer resp.Body.Close()
+	}
+	if cause := context.Cause(ctx); err != nil && cause != nil && !errors.Is(cause, ctx.Err()) {
+		err = cause // the error of Arrived
 	}
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", address, dialError(ctx, err, resp, progressed))

@@ -445,6 +445,45 @@ func proxyFor(t *testing.T) (address string, used *atomic.Int64) {
 	return l.Addr().String(), used
 }
 
+// Who dials hears when the hub took the connection, not only the proxy, and may give it up before it has said anything.
+func TestAnAttemptMayBeGivenUpAsItArrives(t *testing.T) {
+	s := serve(t, nil)
+	address, used := proxyFor(t)
+	config := s.tls(s.node("edge-1", 30*day))
+	proxy, err := ParseProxy("http://u:p@" + address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	enough := errors.New("enough of them")
+	for name, proxy := range map[string]Proxy{"directly": nil, "through a proxy": proxy} {
+		through := int64(0)
+		if proxy != nil {
+			through = 1
+		}
+		before, calls := used.Load(), 0
+		ctx := WithArrival(t.Context(), func() error {
+			if calls++; used.Load() != before+through {
+				t.Errorf("%s: the proxy was used %d times when the hub took the connection, want %d", name, used.Load()-before, through)
+			}
+			return enough
+		})
+		if _, err := DialThrough(ctx, proxy, s.addr, config); !errors.Is(err, enough) || errors.Is(err, ErrRefused) || calls != 1 {
+			t.Errorf("%s: %v after %d calls, want what was said", name, err, calls)
+		}
+	}
+	// The hub takes the next.
+	client, err := Dial(WithArrival(t.Context(), func() error { return nil }), s.addr, config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = client.Close(), (<-s.streams).Close()
+	select {
+	case <-s.streams:
+		t.Error("the hub has a stream of one that was given up")
+	default:
+	}
+}
+
 func TestALinkGoesThroughAProxy(t *testing.T) {
 	s := serve(t, nil)
 	address, used := proxyFor(t)

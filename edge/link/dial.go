@@ -5,9 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net/http/httptrace"
-	"slices"
-	"sync/atomic"
 	"time"
 
 	"github.com/tether-edge/tether/common/transport"
@@ -38,8 +35,8 @@ type attempt struct {
 	stream transport.Stream
 	way    Way
 	err    error
-	// reached tells that the server took the connection: what is left is its turn.
-	reached *atomic.Bool
+	// arrival is nil for QUIC, which has none.
+	arrival *arrival
 }
 
 // race is one connect: the attempts that are under way.
@@ -49,13 +46,11 @@ type race struct {
 	results chan attempt
 	open    map[transport.Protocol]int
 	begun   int
-	// dialled holds the attempts under way to each server, and latest when the last one to it began.
-	dialled map[string][]*atomic.Bool
-	latest  map[string]time.Time
-	// peace is what a server that has taken one connection is given, doubled for each that it closed again while others wait: it has more
-	// of them than it can keep.
-	peace   time.Duration
-	crowded map[string]int
+	// latest is when the last attempt at each server began.
+	latest   map[string]time.Time
+	arrivals *arrivals
+	// peace is what a server that has taken one connection is given.
+	peace time.Duration
 	// pending is what is left of the race to the present server.
 	pending []Way
 	// quic: QUIC was tried; busy: a server that answers had no room for it, which says nothing of UDP.
@@ -72,7 +67,7 @@ const verdict = 5 * time.Second
 // attempt that was refused, since that will not change at once, and else only when ctx is done.
 func (l *Link) connect(ctx context.Context) (transport.Stream, Way, error) {
 	actx, cancel := context.WithCancel(ctx)
-	r := &race{l: l, ctx: actx, results: make(chan attempt), open: map[transport.Protocol]int{}, dialled: map[string][]*atomic.Bool{}, latest: map[string]time.Time{}, crowded: map[string]int{}, peace: queued/2 + rand.N(queued)}
+	r := &race{l: l, ctx: actx, results: make(chan attempt), open: map[transport.Protocol]int{}, latest: map[string]time.Time{}, arrivals: newArrivals(), peace: queued/2 + rand.N(queued)}
 	// Attempts that lose are ended, and waited for so that none is left behind.
 	defer func() {
 		cancel()
@@ -92,7 +87,9 @@ func (l *Link) connect(ctx context.Context) (transport.Stream, Way, error) {
 			if refused := r.refused(a); refused != nil {
 				return nil, refused.way, refused.err
 			}
-			l.note(a.err)
+			if !errors.Is(a.err, errInPeace) {
+				l.note(a.err)
+			}
 			if len(r.pending) > 0 {
 				timer.Reset(0) // WebSocket's turn: QUIC needs no head start any more
 			}
@@ -138,12 +135,8 @@ func (r *race) choose() (next []Way, wait time.Duration) {
 	for range r.l.ways.servers {
 		next = r.l.ways.next()
 		server := next[len(next)-1].Server
-		n := r.taken(server)
-		if n == 0 {
-			return next, 0
-		}
-		left := time.Until(r.latest[server].Add(min(r.peace<<min(n-1+r.crowded[server], 8), mostPeace)))
-		if left <= 0 {
+		left := r.arrivals.left(server, r.latest[server], r.peace)
+		if left == 0 {
 			return next, 0
 		}
 		wait = min(wait, left)
@@ -151,48 +144,49 @@ func (r *race) choose() (next []Way, wait time.Duration) {
 	return nil, wait
 }
 
-// taken is how many connections a server has taken and not spoken on yet.
-func (r *race) taken(server string) int {
-	n := 0
-	for _, reached := range r.dialled[server] {
-		if reached.Load() {
-			n++
-		}
-	}
-	return n
-}
-
 // over takes note of an attempt that has ended.
 func (r *race) over(a attempt) {
 	r.open[a.way.Protocol]--
-	r.dialled[a.way.Server] = slices.DeleteFunc(r.dialled[a.way.Server], func(b *atomic.Bool) bool { return b == a.reached })
-	if a.reached.Load() && errors.Is(a.err, transport.ErrRefused) && r.taken(a.way.Server) > 0 {
-		r.crowded[a.way.Server]++
+	if a.arrival != nil {
+		r.arrivals.over(a.arrival, errors.Is(a.err, transport.ErrRefused))
 	}
 }
 
 func (r *race) dial(way Way) {
-	reached := new(atomic.Bool)
-	r.dialled[way.Server] = append(r.dialled[way.Server], reached)
 	r.latest[way.Server] = time.Now()
 	r.open[way.Protocol]++
 	r.begun++
 	r.quic = r.quic || way.Protocol == transport.QUIC
 	r.l.metrics.attempts.WithLabelValues(string(way.Protocol)).Inc()
+	var this *arrival
+	life := attemptLife
+	if way.Protocol != transport.QUIC {
+		life = queuedLife
+	}
+	ctx, stop := context.WithTimeout(r.ctx, life)
+	ctx, giveUp := context.WithCancelCause(ctx)
+	if way.Protocol != transport.QUIC {
+		this = r.arrivals.begin(way.Server, giveUp)
+	}
 	go func() {
-		ctx, stop := context.WithTimeout(r.ctx, queuedLife)
 		defer stop()
-		// One that the server has not taken by then is given up.
-		unreached := time.AfterFunc(attemptLife, func() {
-			if !reached.Load() {
-				stop()
-			}
-		})
-		defer unreached.Stop()
-		// TLS begins where TCP stands, through a proxy if there is one. QUIC has nothing before it.
-		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{TLSHandshakeStart: func() { reached.Store(true) }})
-		stream, err := r.l.deps.Dial(ctx, way)
-		r.results <- attempt{stream, way, err, reached}
+		at := ctx
+		if this != nil {
+			// One that the server has not taken by then is given up.
+			unreached := time.AfterFunc(attemptLife, func() {
+				if !r.arrivals.reached(this) {
+					stop()
+				}
+			})
+			defer unreached.Stop()
+			at = transport.WithArrival(ctx, func() error { return r.arrivals.arrive(this, r.peace) })
+		}
+		stream, err := r.l.deps.Dial(at, way)
+		if err != nil && errors.Is(context.Cause(ctx), errInPeace) {
+			err = errInPeace
+		}
+		giveUp(nil)
+		r.results <- attempt{stream, way, err, this}
 	}()
 }
 

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http/httptrace"
 	"strings"
 	"sync"
 	"testing"
@@ -122,7 +121,9 @@ func TestAServerThatTookAConnectionIsLeftInPeace(t *testing.T) {
 				dialled[way.Server]++
 				mu.Unlock()
 				if c.busy[way.Server] {
-					httptrace.ContextClientTrace(ctx).TLSHandshakeStart()
+					if err := transport.Arrived(ctx); err != nil {
+						return nil, err
+					}
 				}
 				<-ctx.Done()
 				return nil, ctx.Err()
@@ -140,6 +141,88 @@ func TestAServerThatTookAConnectionIsLeftInPeace(t *testing.T) {
 	}
 }
 
+// Attempts that a dead network held up get through all together when it is back: the server has to do with one of each edge.
+func TestOfAttemptsThatArriveTogetherTheServerSeesOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const outage, turn = 29 * time.Second, time.Second
+		begun := time.Now()
+		var mu sync.Mutex
+		held, ended := 0, 0
+		shaken := make(chan struct{}, maxAttempts)
+		_, stop := start(t, &fakeStore{}, func(ctx context.Context, way Way) (transport.Stream, error) {
+			mu.Lock()
+			held++
+			mu.Unlock()
+			back := time.NewTimer(time.Until(begun.Add(outage)))
+			defer back.Stop()
+			select {
+			case <-back.C:
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+			if err := transport.Arrived(ctx); err != nil {
+				mu.Lock()
+				ended++
+				mu.Unlock()
+				return nil, err
+			}
+			shaken <- struct{}{}
+			<-ctx.Done()
+			return nil, ctx.Err()
+		})
+		time.Sleep(outage + turn) // fake
+		mu.Lock()
+		if n := len(shaken); held < maxAttempts/2 || n != 2 || ended < held-n-1 {
+			t.Errorf("of %d attempts at two servers %d began a handshake and %d ended, want a handshake with each", held, n, ended)
+		}
+		mu.Unlock()
+		stop()
+	})
+}
+
+// Once a server took a connection, those that the network still holds up would only come later than that one.
+func TestOnceAServerTookAConnectionTheOthersAreGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const outage = 20 * time.Second
+		begun := time.Now()
+		var mu sync.Mutex
+		open := map[string]int{}
+		_, stop := start(t, &fakeStore{}, func(ctx context.Context, way Way) (transport.Stream, error) {
+			mu.Lock()
+			open[way.Server]++
+			mu.Unlock()
+			defer func() {
+				mu.Lock()
+				open[way.Server]--
+				mu.Unlock()
+			}()
+			if way.Server == "one:1" && time.Since(begun) >= outage {
+				if err := transport.Arrived(ctx); err != nil {
+					return nil, err
+				}
+			}
+			<-ctx.Done()
+			return nil, ctx.Err()
+		})
+		time.Sleep(outage) // fake
+		mu.Lock()
+		if open["one:1"] < 3 || open["two:1"] < 3 {
+			t.Errorf("attempts under way in the outage: %v, want some at both servers", open)
+		}
+		mu.Unlock()
+		time.Sleep(2 * attemptMax) // fake: one of the next two attempts is at the server that is back
+		mu.Lock()
+		if n := open["one:1"]; n < 1 || n > 3 {
+			t.Errorf("%d attempts are under way at the server that took one, want that one, and no more than begun since", n)
+		}
+		if open["two:1"] < 3 {
+			t.Errorf("%d attempts are under way at the other server, want them to go on", open["two:1"])
+		}
+		mu.Unlock()
+		stop()
+	})
+}
+
 // TestAServerThatClosesWhatItTookWhileOneWaitsIsLeftInPeaceForLonger: it has more connections than it can keep. Ten thousand edges that
 // each tried again every three seconds kept one so busy with closing them that it came to nothing else.
 func TestAServerThatClosesWhatItTookWhileOneWaitsIsLeftInPeaceForLonger(t *testing.T) {
@@ -155,7 +238,9 @@ func TestAServerThatClosesWhatItTookWhileOneWaitsIsLeftInPeaceForLonger(t *testi
 			n++
 			first := n == 1
 			mu.Unlock()
-			httptrace.ContextClientTrace(ctx).TLSHandshakeStart()
+			if err := transport.Arrived(ctx); err != nil {
+				return nil, err
+			}
 			if !first {
 				return nil, &transport.RefusedError{Err: io.EOF}
 			}

@@ -7,7 +7,7 @@ import (
 
 // A Rate is how fast something grows, as far as that can be told.
 type Rate struct {
-	// PerSecond is in bytes; 0 for what does not grow, or has not been watched for long enough.
+	// PerSecond is in bytes, or whatever is counted; 0 for what does not grow, or has not been watched for long enough.
 	PerSecond float64
 	// Reach is how far ahead it may be believed.
 	Reach time.Duration

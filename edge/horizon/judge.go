@@ -48,6 +48,8 @@ type Image struct {
 // A Disk is a file system and what happens when it fills.
 type Disk struct {
 	Path string
+	// Inodes: what follows counts inodes, of files and directories, not bytes.
+	Inodes bool
 	// Free and Total are in bytes; Floor is the free space at which Cause, DiskFills or StoreFills, is there.
 	Free, Total, Floor int64
 	Cause              Cause
@@ -173,13 +175,18 @@ func (j *Judgement) pod(at time.Time, p *Pod) {
 }
 
 func (j *Judgement) disk(at time.Time, d *Disk) {
+	subject, amount := d.Path, mib
+	if d.Inodes {
+		subject += " (inodes)"
+		amount = func(n int64) string { return fmt.Sprint(n) }
+	}
 	if until, ok := d.Growth.until(at, d.Free-d.Floor); ok {
-		l := limit(d.Cause, d.Path).at(at, until)
-		l.Detail = fmt.Sprintf("%s are free, it ends at %s, and it grows by %s an hour", mib(d.Free), mib(d.Floor), mib(int64(d.Growth.PerSecond*3600)))
+		l := limit(d.Cause, subject).at(at, until)
+		l.Detail = fmt.Sprintf("%s are free, it ends at %s, and it grows by %s an hour", amount(d.Free), amount(d.Floor), amount(int64(d.Growth.PerSecond*3600)))
 		j.add(l)
 	} else {
-		l := limit(d.Cause, d.Path)
-		l.Now, l.Detail = true, fmt.Sprintf("%s are free, it ends at %s", mib(d.Free), mib(d.Floor))
+		l := limit(d.Cause, subject)
+		l.Now, l.Detail = true, fmt.Sprintf("%s are free, it ends at %s", amount(d.Free), amount(d.Floor))
 		j.short(l, d.Free, d.Floor+1)
 	}
 	if d.Logs > 0 {

@@ -70,6 +70,9 @@ func TestWhatEndsTheHorizonAndWhatIsListed(t *testing.T) {
 			"48h0m0s DiskFills stops-pods (/d)", 2 * day, false},
 		"one that fills so slowly that nobody can tell": {
 			Snapshot{Disks: []Disk{{Path: "/d", Free: 10 * gib, Total: 10 * gib, Floor: gib, Cause: DiskFills, Growth: growing(gib)}}}, "", -1, true},
+		"inodes that run out": {
+			Snapshot{Disks: []Disk{{Path: "/d", Inodes: true, Free: 100 + 48, Total: 1000, Floor: 100, Cause: DiskFills, Growth: growing(24)}}},
+			"48h0m0s DiskFills stops-pods (/d (inodes))", 2 * day, false},
 		"one that is full": {Snapshot{Disks: []Disk{{Path: "/d", Free: gib, Total: 10 * gib, Floor: gib, Cause: DiskFills}}}, "now DiskFills stops-pods (/d)", 0, false},
 		"the store's floor costs events": {
 			Snapshot{Disks: []Disk{{Path: "/s", Free: 2 * gib, Total: 10 * gib, Floor: gib, Cause: StoreFills, Growth: growing(gib)}}},

@@ -158,7 +158,11 @@ func (w *Watcher) snapshot(ctx context.Context) Snapshot {
 	unread("disks")
 	for i := range s.Disks {
 		d := &s.Disks[i]
-		d.Growth = measure(w.disks, d.Path, diskSeries, at, d.Total-d.Free)
+		name, fresh := d.Path, diskSeries
+		if d.Inodes {
+			name, fresh.noise = name+" (inodes)", inodeNoise
+		}
+		d.Growth = measure(w.disks, name, fresh, at, d.Total-d.Free)
 	}
 	s.Outbox, err = src.Outbox(ctx)
 	unread("outbox")
@@ -191,6 +195,9 @@ var (
 	diskSeries  = series{every: 15 * time.Minute, window: 24 * time.Hour, span: 2 * time.Hour, noise: 16 << 20}
 	queueSeries = series{every: time.Minute, window: 2 * time.Hour, span: 10 * time.Minute, noise: 16 << 10}
 )
+
+// inodeNoise is how many inodes more are no growth.
+const inodeNoise = 1 << 10
 
 // tell shows a judgement at the Node, if there is one and all could be read, and makes Events of what came or went while there is a link to mend it.
 func (w *Watcher) tell(ctx context.Context, j *Judgement) (shown bool, err error) {

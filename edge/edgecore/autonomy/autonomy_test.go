@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -96,25 +98,54 @@ func TestDisksAreHeldAgainstWhatEvicts(t *testing.T) {
 	write("shop_a_1/main/0.log", 1<<20)
 	write("shop_a_1/main/0.log.1", 1<<20)
 	write("shop_b_2/main/0.log", 0)
-	w.cfg.Kubelet.EvictionHard = map[string]string{"nodefs.available": "1Mi", "imagefs.available": "10%"}
-	disks, err := w.sources().Disks(t.Context())
+	w.cfg.Kubelet.EvictionHard = map[string]string{"nodefs.available": "1Mi", "imagefs.available": "10%", "nodefs.inodesFree": "5%", "imagefs.inodesFree": "100"}
+	// without leaves out the inodes, which not every file system has a table of.
+	without := func(disks []horizon.Disk) []horizon.Disk {
+		return slices.DeleteFunc(slices.Clone(disks), func(d horizon.Disk) bool { return d.Inodes })
+	}
+	all, err := w.sources().Disks(t.Context())
+	disks := without(all)
 	if err != nil || len(disks) != 2 {
 		t.Fatalf("found %+v, %v: expected the store's and one for kubelet and images", disks, err)
 	}
 	store, node := disks[0], disks[1]
-	if store.Path != w.cfg.DataDir || store.Cause != horizon.StoreFills || store.Floor != 64<<20 || store.Free <= 0 || store.Total < store.Free {
+	own := filepath.Join(w.cfg.DataDir, "store")
+	if store.Path != own || store.Cause != horizon.StoreFills || store.Floor != 64<<20 || store.Free <= 0 || store.Total < store.Free {
 		t.Errorf("the store's: %+v", store)
 	}
 	if node.Path != w.cfg.Kubelet.RootDir || node.Cause != horizon.DiskFills || node.Floor != int64(0.1*float64(node.Total)) || node.Logs != 98<<20 {
 		t.Errorf("the kubelet's: %+v", node)
 	}
-	w.mounts = []string{"/proc"} // another file system
-	if disks, err = w.sources().Disks(t.Context()); err != nil || len(disks) != 3 || disks[2].Path != "/proc" || disks[1].Floor != 1<<20 {
-		t.Errorf("with images elsewhere: %+v, %v", disks, err)
+	var st unix.Statfs_t
+	if err := unix.Statfs(w.cfg.Kubelet.RootDir, &st); err != nil {
+		t.Fatal(err)
+	}
+	if st.Files > 0 {
+		if len(all) != 3 {
+			t.Fatalf("found %+v, expected its inodes, too", all)
+		}
+		if i := all[2]; i.Path != node.Path || i.Cause != horizon.DiskFills || i.Total != int64(st.Files) || i.Free <= 0 || i.Floor != max(100, int64(0.05*float64(i.Total))) || i.Logs != 0 {
+			t.Errorf("the kubelet's inodes: %+v", i)
+		}
+	}
+	w.mounts = []string{"/proc"} // another file system, without inodes
+	all, err = w.sources().Disks(t.Context())
+	if disks = without(all); err != nil || len(disks) != 3 || disks[2].Path != "/proc" || disks[1].Floor != 1<<20 || all[len(all)-1].Path != "/proc" || all[len(all)-1].Inodes {
+		t.Errorf("with images elsewhere: %+v, %v", all, err)
 	}
 	w.cfg.Kubelet.EvictionHard = map[string]string{}
 	if disks, err = w.sources().Disks(t.Context()); err != nil || disks[1].Floor != 0 {
 		t.Errorf("without eviction: %+v, %v", disks, err)
+	}
+	// A store that is a mount of its own is looked at where it is.
+	if err := os.RemoveAll(own); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/proc", own); err != nil {
+		t.Fatal(err)
+	}
+	if disks, err = w.sources().Disks(t.Context()); err != nil || disks[0].Path != own || disks[0].Total == store.Total {
+		t.Errorf("the store elsewhere: %+v, %v", disks, err)
 	}
 	w.cfg.Kubelet.RootDir = filepath.Join(w.cfg.DataDir, "none")
 	if disks, err = w.sources().Disks(t.Context()); err != nil || len(disks) != 1 {

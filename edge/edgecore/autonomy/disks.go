@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -17,59 +18,84 @@ import (
 )
 
 // Disks returns the file systems of the store, with the store's floor, and those on which the kubelet evicts, with the
-// eviction's. Of several directories on one file system the first whose pods would go counts.
+// eviction's, in bytes and, where they have a table of inodes, in those. Of several directories on one file system the first whose pods
+// would go counts.
 func (s *sources) Disks(ctx context.Context) (disks []horizon.Disk, err error) {
-	store, _, err := statDisk(s.cfg.DataDir)
+	store, err := statDisk(filepath.Join(s.cfg.DataDir, "store")) // a mount of its own, where somebody likes that
+	if errors.Is(err, fs.ErrNotExist) {
+		store, err = statDisk(s.cfg.DataDir)
+	}
 	if err != nil {
 		return nil, err
 	}
-	store.Cause, store.Floor = horizon.StoreFills, int64(s.cfg.Store.FreeSpaceFloor)
-	disks = append(disks, store)
+	store.space.Cause, store.space.Floor = horizon.StoreFills, int64(s.cfg.Store.FreeSpaceFloor)
+	disks = append(disks, store.space)
 
-	nodefs, device, err := statDisk(s.cfg.Kubelet.RootDir)
+	nodefs, err := statDisk(s.cfg.Kubelet.RootDir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return disks, nil // no kubelet has run
 	}
 	if err != nil {
 		return disks, err
 	}
-	nodefs.Cause, nodefs.Floor = horizon.DiskFills, floorOf(s.cfg.Kubelet.EvictionHard["nodefs.available"], nodefs.Total)
-	if nodefs.Logs, err = s.logs(device); err != nil {
+	if nodefs.space.Logs, err = s.logs(nodefs.device); err != nil {
 		return disks, err
 	}
-	byDevice := map[uint64]int{device: len(disks)}
-	disks = append(disks, nodefs)
-
+	all := []fileSystem{nodefs}
+	s.evicts(&all[0], "nodefs")
 	mounts, err := s.deps.Images.Mounts(ctx)
 	for _, mount := range mounts {
-		d, device, err := statDisk(mount)
+		d, err := statDisk(mount)
 		if err != nil {
 			return disks, err
 		}
-		d.Cause, d.Floor = horizon.DiskFills, floorOf(s.cfg.Kubelet.EvictionHard["imagefs.available"], d.Total)
-		if i, ok := byDevice[device]; ok {
-			disks[i].Floor = max(disks[i].Floor, d.Floor)
+		s.evicts(&d, "imagefs")
+		i := slices.IndexFunc(all, func(other fileSystem) bool { return other.device == d.device })
+		if i < 0 {
+			all = append(all, d)
 			continue
 		}
-		byDevice[device] = len(disks)
-		disks = append(disks, d)
+		all[i].space.Floor = max(all[i].space.Floor, d.space.Floor)
+		all[i].inodes.Floor = max(all[i].inodes.Floor, d.inodes.Floor)
+	}
+	for _, f := range all {
+		disks = append(disks, f.space)
+		if f.inodes.Total > 0 {
+			disks = append(disks, f.inodes)
+		}
 	}
 	return disks, err
 }
 
-func statDisk(path string) (d horizon.Disk, device uint64, err error) {
+// evicts sets the floors at which the kubelet evicts, by its signals of a file system.
+func (s *sources) evicts(f *fileSystem, signal string) {
+	f.space.Cause, f.space.Floor = horizon.DiskFills, floorOf(s.cfg.Kubelet.EvictionHard[signal+".available"], f.space.Total)
+	f.inodes.Cause, f.inodes.Floor = horizon.DiskFills, floorOf(s.cfg.Kubelet.EvictionHard[signal+".inodesFree"], f.inodes.Total)
+}
+
+// fileSystem is what is known of one: its bytes, and its inodes, of which there are none in all where they come as they are needed.
+type fileSystem struct {
+	space, inodes horizon.Disk
+	device        uint64
+}
+
+func statDisk(path string) (f fileSystem, err error) {
 	var st unix.Statfs_t
 	var info unix.Stat_t
 	if err = unix.Statfs(path, &st); err == nil {
 		err = unix.Stat(path, &info)
 	}
 	if err != nil {
-		return d, 0, fmt.Errorf("look at the file system of %s: %w", path, err)
+		return f, fmt.Errorf("look at the file system of %s: %w", path, err)
 	}
-	return horizon.Disk{Path: path, Free: int64(st.Bavail) * st.Bsize, Total: int64(st.Blocks) * st.Bsize}, info.Dev, nil
+	return fileSystem{
+		space:  horizon.Disk{Path: path, Free: int64(st.Bavail) * st.Bsize, Total: int64(st.Blocks) * st.Bsize},
+		inodes: horizon.Disk{Path: path, Inodes: true, Free: int64(st.Ffree), Total: int64(st.Files)},
+		device: info.Dev,
+	}, nil
 }
 
-// floorOf is the free space at which the kubelet evicts: a quantity or a share of the whole. Where no such signal is
+// floorOf is the free space, or inodes, at which the kubelet evicts: a quantity or a share of the whole. Where no such signal is
 // configured it is nothing: a disk that is full.
 func floorOf(threshold string, total int64) int64 {
 	if share, ok := strings.CutSuffix(threshold, "%"); ok {

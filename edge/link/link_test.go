@@ -147,7 +147,7 @@ func TestOfAttemptsThatArriveTogetherTheServerSeesOne(t *testing.T) {
 		const outage, turn = 29 * time.Second, time.Second
 		begun := time.Now()
 		var mu sync.Mutex
-		held, ended := 0, 0
+		held := 0
 		shaken := make(chan struct{}, maxAttempts)
 		_, stop := start(t, &fakeStore{}, func(ctx context.Context, way Way) (transport.Stream, error) {
 			mu.Lock()
@@ -161,9 +161,6 @@ func TestOfAttemptsThatArriveTogetherTheServerSeesOne(t *testing.T) {
 				return nil, ctx.Err()
 			}
 			if err := transport.Arrived(ctx); err != nil {
-				mu.Lock()
-				ended++
-				mu.Unlock()
 				return nil, err
 			}
 			shaken <- struct{}{}
@@ -172,8 +169,8 @@ func TestOfAttemptsThatArriveTogetherTheServerSeesOne(t *testing.T) {
 		})
 		time.Sleep(outage + turn) // fake
 		mu.Lock()
-		if n := len(shaken); held < maxAttempts/2 || n != 2 || ended < held-n-1 {
-			t.Errorf("of %d attempts at two servers %d began a handshake and %d ended, want a handshake with each", held, n, ended)
+		if n := len(shaken); held < maxAttempts/2 || n != 2 {
+			t.Errorf("of %d attempts at two servers %d began a handshake, want one with each", held, n)
 		}
 		mu.Unlock()
 		stop()
@@ -183,7 +180,7 @@ func TestOfAttemptsThatArriveTogetherTheServerSeesOne(t *testing.T) {
 // Once a server took a connection, those that the network still holds up would only come later than that one.
 func TestOnceAServerTookAConnectionTheOthersAreGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const outage = 20 * time.Second
+		const outage = 8 * time.Second // fewer than maxAttempts begin in it
 		begun := time.Now()
 		var mu sync.Mutex
 		open := map[string]int{}
@@ -206,13 +203,13 @@ func TestOnceAServerTookAConnectionTheOthersAreGivenUp(t *testing.T) {
 		})
 		time.Sleep(outage) // fake
 		mu.Lock()
-		if open["one:1"] < 3 || open["two:1"] < 3 {
+		if open["one:1"] < 2 || open["two:1"] < 2 {
 			t.Errorf("attempts under way in the outage: %v, want some at both servers", open)
 		}
 		mu.Unlock()
 		time.Sleep(2 * attemptMax) // fake: one of the next two attempts is at the server that is back
 		mu.Lock()
-		if n := open["one:1"]; n < 1 || n > 3 {
+		if n := open["one:1"]; n < 1 || n > 2 {
 			t.Errorf("%d attempts are under way at the server that took one, want that one, and no more than begun since", n)
 		}
 		if open["two:1"] < 3 {

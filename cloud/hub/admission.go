@@ -24,8 +24,8 @@ func (h *Hub) admit(peer *x509.Certificate) time.Duration {
 		return spread(time.Minute)
 	}
 	node, err := pki.NodeName(peer)
-	if err != nil {
-		return 0 // it is told so where there is room for words
+	if err != nil || h.revoked(node, peer) {
+		return 0 // it is told so where there is room for words, and takes nobody's turn
 	}
 	wait := h.admission.ask(node, h.deps.Now())
 	if wait > 0 {
@@ -64,8 +64,19 @@ type admission struct {
 
 	mu     sync.Mutex // guards what follows
 	away   map[string]time.Time
+	let    map[string]letIn
 	pruned time.Time
 }
+
+// letIn is when a node was let in last, and how often within a second: one may try two ways at once, and one that tries all the time must not
+// take the others' turns.
+type letIn struct {
+	at    time.Time
+	times int
+}
+
+// waysAtOnce is how often a node is let in within a second.
+const waysAtOnce = 4
 
 const (
 	// mostAway bounds what an edge is told: an operator who starts another CloudCore must not wait for long.
@@ -76,7 +87,7 @@ const (
 
 // newAdmission lets that many in a second, and a second's worth more at once after rest; 0 is no bound.
 func newAdmission(perSecond float64) *admission {
-	a := &admission{away: map[string]time.Time{}}
+	a := &admission{away: map[string]time.Time{}, let: map[string]letIn{}}
 	if perSecond > 0 {
 		a.bucket = rate.NewLimiter(rate.Limit(perSecond), max(1, int(perSecond)))
 	}
@@ -90,21 +101,37 @@ func (a *admission) ask(node string, now time.Time) time.Duration {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.bucket.AllowN(now, 1) {
-		delete(a.away, node)
+	if l := a.let[node]; now.Sub(l.at) < time.Second && l.times > 0 {
+		if l.times++; l.times > waysAtOnce {
+			return time.Second
+		}
+		a.let[node] = l
 		return 0
 	}
 	a.prune(now)
+	if a.bucket.AllowN(now, 1) {
+		delete(a.away, node)
+		a.let[node] = letIn{now, 1}
+		return 0
+	}
 	a.away[node] = now
 	within := min(mostAway-time.Second, time.Duration(float64(len(a.away))/float64(a.bucket.Limit())*float64(time.Second)))
 	return time.Second + time.Duration(rand.Int64N(int64(within)+1))
 }
 
-// prune forgets who did not come back. Called with mu held.
+// in notes that a node has a session: it stays away no longer.
+func (a *admission) in(node string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.away, node)
+}
+
+// prune forgets who did not come back, and who came long ago. Called with mu held.
 func (a *admission) prune(now time.Time) {
 	if d := now.Sub(a.pruned); d >= 0 && d < mostAway {
 		return
 	}
 	a.pruned = now
+	maps.DeleteFunc(a.let, func(_ string, l letIn) bool { return now.Sub(l.at) >= time.Second })
 	maps.DeleteFunc(a.away, func(_ string, told time.Time) bool { d := now.Sub(told); return d < 0 || d > forgetAway })
 }

@@ -76,3 +76,30 @@ func TestWhoNeverComesBackCostsNothing(t *testing.T) {
 		t.Errorf("without a bound an edge waits %s", wait)
 	}
 }
+
+// TestOneNodeTakesNobodysTurn: it may come over two protocols at once, and where it comes all the time only its own is spent.
+func TestOneNodeTakesNobodysTurn(t *testing.T) {
+	a := newAdmission(10)
+	now := time.Unix(1_700_000_000, 0)
+	in := 0
+	for range 100 {
+		if a.ask("restless", now) == 0 {
+			in++
+		}
+	}
+	if in != waysAtOnce {
+		t.Errorf("a node that asks a hundred times at once is let in %d times, want %d", in, waysAtOnce)
+	}
+	for i := range 9 {
+		if wait := a.ask(fmt.Sprint("edge-", i), now); wait != 0 {
+			t.Fatalf("edge %d of nine has to wait %s beside it", i, wait)
+		}
+	}
+	if wait := a.ask("one too many", now); wait == 0 || len(a.away) != 1 {
+		t.Errorf("the eleventh waits %s, %d are away", wait, len(a.away))
+	}
+	a.in("one too many") // it came over another way
+	if len(a.away) != 0 {
+		t.Errorf("%d are away, and have a session", len(a.away))
+	}
+}

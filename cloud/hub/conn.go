@@ -50,27 +50,30 @@ type conn struct {
 	last atomic.Int64
 
 	// mu guards all below.
-	mu       sync.Mutex
-	machine  *session.Hub
-	welcomed bool
-	tunnels  bool          // both ends have the feature
-	queue    []*wire.Frame // to be written, oldest first
-	calls    int           // under way
-	asked    int           // bytes of these
-	asking   int           // calls that are with the API server
-	expect   int           // bytes of a reply to one of these
-	reading  int           // bytes of the frame that is being read, where it is large
-	counted  int           // of what came, and promised of replies: what the budgets know
-	promised int
-	owed     int         // bytes of replies in queue and being written
-	room     *sync.Cond  // signalled when queue, calls or writes shrink or the session ends
-	flushing bool        // a goroutine writes
-	timer    *time.Timer // next Poll
-	pong     uint64      // the id of the last one
-	told     int64       // of last, what the machine knows
-	waiting  bool        // the reader waits for room: what the edge says meanwhile is not heard
-	ending   *session.Close
-	over     bool
+	mu        sync.Mutex
+	machine   *session.Hub
+	welcomed  bool
+	tunnels   bool          // both ends have the feature
+	queue     []*wire.Frame // to be written, oldest first
+	calls     int           // under way
+	asked     int           // bytes of these
+	asking    int           // calls that are with the API server
+	expect    int           // bytes of a reply to one of these
+	reading   int           // bytes of the frame that is being read, where it is large; pace of them are still to come in time, for the reader alone
+	pace      int
+	counted   int // of what came, and promised of replies: what the budgets know
+	promised  int
+	owed      int         // bytes of replies in queue and being written
+	room      *sync.Cond  // signalled when queue, calls or writes shrink or the session ends
+	flushing  bool        // a goroutine writes
+	timer     *time.Timer // next Poll
+	pong      uint64      // the id of the last one
+	told      int64       // of last, what the machine knows
+	alive     time.Time   // the last ping, and what it said
+	aliveSaid session.Alive
+	waiting   bool // the reader waits for room: what the edge says meanwhile is not heard
+	ending    *session.Close
+	over      bool
 }
 
 func (h *Hub) newConn(node string, s transport.Stream, hello *wire.Hello, log *slog.Logger) *conn {
@@ -113,7 +116,9 @@ func (c *conn) run(ctx context.Context, hello *wire.Frame) {
 type heard struct{ c *conn }
 
 func (h heard) Read(p []byte) (int, error) {
+	h.c.paced()
 	n, err := h.c.stream.Read(p)
+	h.c.pace -= n
 	h.c.bytes.Add(uint64(n))
 	h.c.last.Store(int64(h.c.hub.deps.Now().Sub(h.c.hub.began)))
 	return n, err
@@ -131,7 +136,14 @@ func (c *conn) finish(err error) {
 	}
 	c.room.Broadcast()
 	protocol := errors.Is(err, session.ErrProtocol) || errors.Is(err, wire.ErrGarbage) || errors.Is(err, wire.ErrTooLarge)
+	bye := c.ending
+	if !errors.Is(err, wire.ErrNoRoom) || bye == nil || bye.Reason == wire.Reason_REASON_UNSPECIFIED {
+		bye = nil // it is said by who ends the session, and the reader hears of it by the stream
+	}
 	c.mu.Unlock()
+	if bye != nil {
+		goodbye(c.stream, bye.Reason, bye.Message, c.hub.comeBack(bye.Reason))
+	}
 	if protocol {
 		c.hub.metrics.refused.WithLabelValues("protocol").Inc()
 		goodbye(c.stream, wire.Reason_REASON_PROTOCOL, err.Error(), 0)
@@ -157,10 +169,13 @@ func (c *conn) receive(f *wire.Frame) error {
 	c.hub.metrics.frames.WithLabelValues("in", wire.Name(f)).Inc()
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.reading > 0 {
+		_ = c.stream.SetReadDeadline(time.Time{}) // it fails where the next read does
+	}
 	size := opened(f)
 	c.wait(func() bool {
 		return len(c.queue) < maxQueued && c.calls < maxCalls && c.came()-c.reading < maxHeld && c.owed < maxHeld &&
-			(size <= max(small, c.reading) || c.grow(size))
+			(size <= max(small, c.reading) || c.grow(size, 2*c.hub.arriving.limit))
 	})
 	now := c.hub.deps.Now()
 	if pong, ok := f.Body.(*wire.Frame_Pong); ok {
@@ -281,6 +296,9 @@ func (c *conn) next() (frames []*wire.Frame, bye *session.Close) {
 		if at := c.last.Load(); at != c.told {
 			c.told = at
 			c.machine.Heard(c.hub.began.Add(time.Duration(at))) // of a frame that is still coming
+			if c.reading > 0 {
+				c.vouch()
+			}
 		}
 		if c.waiting {
 			c.machine.Heard(now)
@@ -348,6 +366,7 @@ func (c *conn) handle(effects []session.Effect) {
 		case session.DeclareRestore:
 			go c.hub.restored(c.node, e)
 		case session.Alive:
+			c.alive, c.aliveSaid = c.hub.deps.Now(), e
 			c.hub.deps.Nodes.Alive(c.node, c.id, e.LeaseAge, e.PingInterval)
 			c.hub.metrics.edgeDropped(c.node, e.Dropped)
 		}
@@ -472,8 +491,8 @@ func (c *conn) insists(next *conn) time.Duration {
 }
 
 // answers asks the edge for a sign of life and reports whether it came in time. What else comes may have been on its way since before
-// the edge died.
-func (c *conn) answers(ctx context.Context, wait time.Duration) bool {
+// the edge died. One that the hub keeps waiting is not heard: it counts as there, unless a machine of the same store says that it is the one.
+func (c *conn) answers(ctx context.Context, wait time.Duration, same bool) bool {
 	deadline := time.AfterFunc(wait, func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -486,8 +505,8 @@ func (c *conn) answers(ctx context.Context, wait time.Duration) bool {
 	id := rand.Uint64() | 1<<63 // none of the machine's, which count
 	c.queue = append(c.queue, &wire.Frame{Body: &wire.Frame_Ping{Ping: &wire.Ping{Id: id, LeaseAgeMs: -1}}})
 	c.kick()
-	for c.pong != id && !c.waiting && !c.over && ctx.Err() == nil && time.Now().Before(until) {
+	for c.pong != id && (!c.waiting || same) && !c.over && ctx.Err() == nil && time.Now().Before(until) {
 		c.room.Wait()
 	}
-	return (c.pong == id || c.waiting) && !c.over // its answer is not read while the hub keeps it waiting
+	return (c.pong == id || c.waiting && !same) && !c.over
 }

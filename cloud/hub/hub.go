@@ -134,7 +134,7 @@ func New(cfg Config, deps Deps) *Hub {
 	h := &Hub{cfg: cfg, deps: deps, began: deps.Now(), admission: newAdmission(cfg.ConnectRate),
 		instance: fmt.Sprintf("%08x", rand.Uint32()), sessions: map[string]*conn{}, moved: map[string]time.Time{}, epoch: cfg.Epoch}
 	held := cmp.Or(cfg.MaxHeldBytes, 256<<20)
-	h.arriving, h.replies = newBudget(held/2), newBudget(held/2)
+	h.arriving, h.replies = newBudget(held/4), newBudget(held/2)
 	h.metrics = newMetrics(deps.Registry, h.countBy, map[string]*budget{"writes": h.arriving, "replies": h.replies})
 	return h
 }
@@ -216,7 +216,7 @@ func (h *Hub) Answering(ctx context.Context, node string) *x509.Certificate {
 	h.mu.Lock()
 	c := h.sessions[node]
 	h.mu.Unlock()
-	if c == nil || c.closed() || !c.answers(ctx, strangerDoubt) {
+	if c == nil || c.closed() || !c.answers(ctx, strangerDoubt, false) {
 		return nil
 	}
 	return c.stream.Peer()
@@ -337,10 +337,11 @@ func (h *Hub) take(ctx context.Context, c *conn) bool {
 		if old == nil || old.closed() {
 			h.sessions[c.node] = c
 			h.mu.Unlock()
+			h.admission.in(c.node)
 			return true
 		}
 		h.mu.Unlock()
-		if wait := old.doubt(c); wait > 0 && old.answers(ctx, wait) {
+		if wait := old.doubt(c); wait > 0 && old.answers(ctx, wait, old.store == c.store) {
 			h.metrics.refused.WithLabelValues("duplicate").Inc()
 			c.log.Error("a second edge uses this node's name: refused", "present", old.stream.RemoteAddr(), "session", old.id)
 			goodbye(c.stream, wire.Reason_REASON_REFUSED, fmt.Sprintf("another edge is connected as node %q from %s: "+

@@ -52,7 +52,12 @@ func newMetrics(reg prometheus.Registerer, sessions func(transport.Protocol) int
 		}
 		gauge("held_bytes", "What all edges sent that is not answered yet, decompressed, and replies that they have not read, with room for those that are asked for.",
 			func() float64 { return float64(b.used.Load()) })
-		gauge("held_bytes_limit", "Where nothing large is read or asked for any more (half of hub.maxHeldBytes each).", func() float64 { return float64(b.limit) })
+		gauge("waiting_sessions", "Sessions that wait until less is held.", func() float64 {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			return float64(len(b.waiting))
+		})
+		gauge("held_bytes_limit", "Where nothing large is read any more (a quarter of hub.maxHeldBytes), or asked for (half of it).", func() float64 { return float64(b.limit) })
 	}
 	reg.MustRegister(m.connects, m.restores, m.abandoned, m.moved, m.streams, m.bytesOut, m.items, m.refused, m.frames, m.writes, m.dropped, m.writeSeconds)
 	return m

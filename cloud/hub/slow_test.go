@@ -4,8 +4,11 @@ import (
 	"context"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -24,6 +27,7 @@ import (
 type nothing struct {
 	applied chan *wire.Write
 	call    func(node string) *wire.Reply
+	alive   func(node string, leaseAge time.Duration)
 }
 
 func (nothing) Synced() bool { return true }
@@ -40,8 +44,12 @@ func (nothing) NodeUID() string                                  { return "" }
 func (nothing) Kinds() []object.ID                               { return []object.ID{object.Pods} }
 func (nothing) Connected(_, _, _ string, _ transport.Protocol)   {}
 func (nothing) Disconnected(string, string)                      {}
-func (nothing) Alive(_, _ string, _, _ time.Duration)            {}
-func (nothing) Restored(string, object.Key, uint64, uint64)      {}
+func (n nothing) Alive(node, _ string, leaseAge, _ time.Duration) {
+	if n.alive != nil {
+		n.alive(node, leaseAge)
+	}
+}
+func (nothing) Restored(string, object.Key, uint64, uint64) {}
 func (n nothing) Apply(_ context.Context, _ string, w *wire.Write) *wire.Result {
 	n.applied <- w
 	return &wire.Result{Code: 200, Final: true}
@@ -68,13 +76,13 @@ type edge struct {
 	transport.Stream
 }
 
-// connect begins a session of the node, up to its Hello.
-func (w slowWorld) connect(node string) edge {
+// connect begins a session of the node, up to its Hello, of a process that may have a name.
+func (w slowWorld) connect(node string, process ...string) edge {
 	cert := &x509.Certificate{Subject: pkix.Name{CommonName: "system:node:" + node, Organization: []string{"system:nodes"}}}
 	e, end := transport.Pipe(cert, nil)
 	go w.accept(w.ctx, end, func() {})
 	edge := edge{w.t, e}
-	edge.send(&wire.Frame{Body: &wire.Frame_Hello{Hello: &wire.Hello{Versions: []uint32{wire.Version}, Node: node, Store: "s", PingIntervalMs: 15_000}}})
+	edge.send(&wire.Frame{Body: &wire.Frame_Hello{Hello: &wire.Hello{Versions: []uint32{wire.Version}, Node: node, Store: "s", Process: strings.Join(process, ""), PingIntervalMs: 15_000}}})
 	return edge
 }
 
@@ -85,8 +93,14 @@ func (e edge) send(f *wire.Frame) {
 		_, err = e.Write(b)
 	}
 	if err != nil {
-		e.t.Fatal(err)
+		e.t.Error(err) // it is called by other goroutines, too
 	}
+}
+
+// write sends a write of an object with that body.
+func (e edge) write(id uint64, body []byte, how wire.Compression) {
+	e.t.Helper()
+	e.send(&wire.Frame{Body: &wire.Frame_Write{Write: &wire.Write{Id: id, Kind: "pods", Namespace: "a", Name: fmt.Sprint("pod-", id), Op: wire.Op_OP_OVERLAY, Body: body, Compression: how}}})
 }
 
 // drain reads until the session ends, and counts the replies.
@@ -114,7 +128,7 @@ func TestAnEdgeOnAThinLinkIsNotTakenForDead(t *testing.T) {
 			t.Fatal(err)
 		}
 		for len(rest) > 0 {
-			n := min(len(rest), 8_000)
+			n := min(len(rest), 12_000)
 			if _, err := edge.Write(rest[:n]); err != nil {
 				t.Fatalf("with %d bytes of the frame to come: %v", len(rest), err)
 			}
@@ -295,6 +309,167 @@ func TestASessionThatHasEndedMakesNoneOfItsWaitingCalls(t *testing.T) {
 		synctest.Wait()
 		if n := made.Load() - 1; n != maxAsking {
 			t.Errorf("%d calls were made in all, want %d: none once the session had ended", n, maxAsking)
+		}
+		h.open.Wait()
+	})
+}
+
+// TestAFrameThatDoesNotComeKeepsNobodyWaiting: who announces large frames and sends little of them holds little; who sends more, and then
+// nothing, holds it for a while, and for less while others wait.
+func TestAFrameThatDoesNotComeKeepsNobodyWaiting(t *testing.T) {
+	for sent, within := range map[int]time.Duration{5: 0, wire.Unreserved + 4 + piece: quick + slow} {
+		synctest.Test(t, func(t *testing.T) {
+			const budget = 8 << 20
+			world := nothing{applied: make(chan *wire.Write, 1)}
+			h := newSlowWorld(t, world, Config{MaxHeldBytes: 4 * budget})
+			var idle []edge
+			var trickling sync.WaitGroup
+			for i := range 3 {
+				e := h.connect(fmt.Sprint("idle-", i))
+				go e.drain(new(atomic.Int64))
+				begun := make([]byte, sent)
+				copy(begun, []byte{0, 0x40, 0, 0}) // 4 MiB
+				if _, err := e.Write(begun); err != nil {
+					t.Fatal(err)
+				}
+				trickling.Go(func() { // it is not dead
+					for {
+						<-time.After(20 * time.Second)
+						if _, err := e.Write([]byte{0}); err != nil {
+							return
+						}
+					}
+				})
+				idle = append(idle, e)
+			}
+			synctest.Wait()
+			begun := time.Now()
+			e := h.connect("busy")
+			go e.drain(new(atomic.Int64))
+			go e.write(1, make([]byte, 1<<20), wire.Compression_COMPRESSION_NONE)
+			select {
+			case <-world.applied:
+			case <-time.After(time.Hour): // of the bubble
+			}
+			if took := time.Since(begun); took > within {
+				t.Errorf("after %d bytes of a frame of 4 MiB that does not come, of each of three edges, another edge's write took %s, want %s at most", sent, took, within)
+			}
+			for _, e := range append(idle, e) {
+				_ = e.Close()
+			}
+			trickling.Wait()
+			h.open.Wait()
+		})
+	}
+}
+
+// TestWritesThatOpenToMoreAllGoThrough: each is there before it is known what it opens to, and all together may hold the budget.
+func TestWritesThatOpenToMoreAllGoThrough(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const edges, budget = 16, 256 << 10
+		body := make([]byte, 128<<10)
+		for i := range body[:64<<10] {
+			body[i] = byte(rand.IntN(256))
+		}
+		compressor, err := wire.NewCompressor()
+		if err != nil {
+			t.Fatal(err)
+		}
+		packed, _ := compressor.Compress(body)
+		const how = wire.Compression_COMPRESSION_ZSTD
+		if len(packed) < 2*small || wire.OpenSize(packed, how) < len(body) {
+			t.Fatalf("%d bytes are packed into %d", len(body), len(packed))
+		}
+		world := nothing{applied: make(chan *wire.Write)}
+		h := newSlowWorld(t, world, Config{MaxHeldBytes: 4 * budget})
+		frame, err := wire.Append(nil, &wire.Frame{Body: &wire.Frame_Write{Write: &wire.Write{Id: 1, Kind: "pods", Namespace: "a", Name: "b", Op: wire.Op_OP_OVERLAY, Body: packed, Compression: how}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var all []edge
+		rest := make(chan struct{})
+		for i := range edges {
+			e := h.connect(fmt.Sprint("edge-", i))
+			go e.drain(new(atomic.Int64))
+			go func() {
+				_, err1 := e.Write(frame[:len(frame)-1])
+				<-rest
+				_, err2 := e.Write(frame[len(frame)-1:])
+				if err := errors.Join(err1, err2); err != nil {
+					t.Error(err)
+				}
+			}()
+			all = append(all, e)
+		}
+		synctest.Wait() // as many as there is room for are nearly there
+		close(rest)
+		for i := range edges {
+			synctest.Wait()
+			if held := h.arriving.used.Load(); held > 2*budget+int64(wire.OpenSize(packed, how)) {
+				t.Errorf("%d bytes are held with %d of %d answered, want %d and a body at most", held, i, edges, 2*budget)
+			}
+			select {
+			case <-world.applied:
+			case <-time.After(time.Hour): // of the bubble
+				t.Fatalf("%d of %d writes go through, and then none", i, edges)
+			}
+		}
+		synctest.Wait()
+		if held := h.arriving.used.Load(); held != 0 {
+			t.Errorf("%d bytes are taken for held when all is answered", held)
+		}
+		for _, e := range all {
+			_ = e.Close()
+		}
+		h.open.Wait()
+	})
+}
+
+// TestAnEdgeThatTheHubKeepsWaitingIsAlive: its pings are not read meanwhile, and its node must not become NotReady by that. But it does not stand
+// in the way of the same machine, which connects again.
+func TestAnEdgeThatTheHubKeepsWaitingIsAlive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const budget, age = 256 << 10, 7 * time.Second
+		last := time.Now()
+		var longest time.Duration
+		world := nothing{applied: make(chan *wire.Write), alive: func(node string, leaseAge time.Duration) {
+			if node == "waits" && leaseAge == age {
+				longest, last = max(longest, time.Since(last)), time.Now()
+			}
+		}}
+		h := newSlowWorld(t, world, Config{MaxHeldBytes: 4 * budget})
+		greedy, waits := h.connect("greedy"), h.connect("waits", "first")
+		go greedy.drain(new(atomic.Int64))
+		go waits.drain(new(atomic.Int64))
+		greedy.write(1, make([]byte, budget), wire.Compression_COMPRESSION_NONE)
+		waits.send(&wire.Frame{Body: &wire.Frame_Ping{Ping: &wire.Ping{Id: 1, LeaseAgeMs: age.Milliseconds()}}})
+		synctest.Wait()
+		go func() {
+			b, err := wire.Append(nil, &wire.Frame{Body: &wire.Frame_Write{Write: &wire.Write{Id: 1, Kind: "pods", Namespace: "a", Name: "b", Op: wire.Op_OP_OVERLAY, Body: make([]byte, 2*small)}}})
+			if err != nil {
+				t.Error(err)
+			}
+			_, _ = waits.Write(b) // until the session is replaced
+		}()
+		for range 8 {
+			<-time.After(15 * time.Second)
+			greedy.send(&wire.Frame{Body: &wire.Frame_Ping{Ping: &wire.Ping{Id: 1}}})
+		}
+		synctest.Wait()
+		if longest = max(longest, time.Since(last)); longest > 15*time.Second {
+			t.Errorf("of an edge that is kept waiting nobody heard for %s", longest)
+		}
+		begun := time.Now()
+		again := h.connect("waits", "second")
+		if f, err := wire.Read(again, wire.MaxFrame); err != nil || f.GetWelcome() == nil {
+			t.Errorf("the same machine was told %v, %v", f, err)
+		}
+		if took := time.Since(begun); took > 2*copyDoubt {
+			t.Errorf("that took %s, want %s or so", took, copyDoubt)
+		}
+		<-world.applied
+		for _, e := range []edge{greedy, waits, again} {
+			_ = e.Close()
 		}
 		h.open.Wait()
 	})

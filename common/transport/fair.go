@@ -3,7 +3,6 @@ package transport
 import (
 	"errors"
 	"net"
-	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -29,9 +28,7 @@ type FairListener struct {
 	mu sync.Mutex // guards all below
 	// changed is signalled when a connection came, a place was given back or the listener has ended.
 	changed *sync.Cond
-	waiting map[string][]net.Conn
-	turns   []string // the addresses that have some waiting; the first is next
-	count   int      // of those waiting
+	waiting *waiting
 	ended   error
 }
 
@@ -45,7 +42,7 @@ func newFairListener(l net.Listener, most int, life time.Duration, room func() i
 	if room == nil {
 		room = func() int { return maxWaiting }
 	}
-	f := &FairListener{Listener: l, places: NewPlaces(most), life: life, room: room, left: left, waiting: map[string][]net.Conn{}}
+	f := &FairListener{Listener: l, places: NewPlaces(most), life: life, room: room, left: left, waiting: newWaiting()}
 	f.changed = sync.NewCond(&f.mu)
 	go f.collect()
 	return f
@@ -82,12 +79,9 @@ func (f *FairListener) add(c net.Conn) {
 		_ = c.Close()
 		return
 	}
-	if len(f.waiting[who]) == 0 {
-		f.turns = append(f.turns, who)
-	}
-	f.waiting[who] = append(f.waiting[who], c)
-	if f.count++; f.count > f.room() {
-		f.drop()
+	f.waiting.add(who, c)
+	if f.waiting.count > f.room() {
+		_ = f.waiting.last().Close()
 	}
 	f.changed.Signal()
 }
@@ -96,28 +90,11 @@ func (f *FairListener) add(c net.Conn) {
 func (f *FairListener) relieve() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.count == 0 {
+	if f.waiting.count == 0 {
 		return false
 	}
-	f.drop()
+	_ = f.waiting.last().Close()
 	return true
-}
-
-// drop closes the latest of the address that has the most waiting. It is called with mu held.
-func (f *FairListener) drop() {
-	most := slices.MaxFunc(f.turns, func(a, b string) int { return len(f.waiting[a]) - len(f.waiting[b]) })
-	last := len(f.waiting[most]) - 1
-	_ = f.waiting[most][last].Close()
-	f.remove(most, last)
-}
-
-// remove takes a connection out of those waiting. It is called with mu held.
-func (f *FairListener) remove(who string, i int) {
-	f.count--
-	if f.waiting[who] = slices.Delete(f.waiting[who], i, i+1); len(f.waiting[who]) == 0 {
-		delete(f.waiting, who)
-		f.turns = slices.DeleteFunc(f.turns, func(t string) bool { return t == who })
-	}
 }
 
 // Accept returns the next connection that has a place.
@@ -138,32 +115,32 @@ func (f *FairListener) next() net.Conn {
 	if f.places.free() == 0 {
 		return nil
 	}
-	for i := 0; i < len(f.turns); {
-		who := f.turns[i]
-		if !f.places.Take(who) {
-			i++
+	turns := &f.waiting.turns
+	for turn := turns.Front(); turn != nil; {
+		l := turn.Value.(*line)
+		turn = turn.Next()
+		if !f.places.Take(l.who) {
 			continue
 		}
-		c := f.first(who)
+		c := f.first(l)
 		if c == nil {
-			f.places.Give(who) // and who is in no turn any more
+			f.places.Give(l.who) // and it is in no turn any more
 			continue
 		}
-		if len(f.waiting[who]) > 0 {
-			f.turns = append(slices.Delete(f.turns, i, i+1), who) // its next turn is after all others'
+		if len(l.conns) > 0 {
+			turns.MoveToBack(l.turn) // its next turn is after all others'
 		}
 		over := time.AfterFunc(f.life, func() { _ = c.Close() })
-		return &placed{Conn: c, over: over, leave: sync.OnceFunc(func() { over.Stop(); f.leave(who) })}
+		return &placed{Conn: c, over: over, leave: sync.OnceFunc(func() { over.Stop(); f.leave(l.who) })}
 	}
 	return nil
 }
 
 // first takes the oldest of an address out of those waiting, nil if none is left that its peer has not left. It is called
 // with mu held.
-func (f *FairListener) first(who string) net.Conn {
-	for len(f.waiting[who]) > 0 {
-		c := f.waiting[who][0]
-		f.remove(who, 0)
+func (f *FairListener) first(l *line) net.Conn {
+	for len(l.conns) > 0 {
+		c := f.waiting.first(l)
 		if !hungUp(c) {
 			return c
 		}
@@ -206,12 +183,9 @@ func (f *FairListener) end(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.ended = err
-	for _, all := range f.waiting {
-		for _, c := range all {
-			_ = c.Close()
-		}
+	for _, c := range f.waiting.all() {
+		_ = c.Close()
 	}
-	f.waiting, f.turns, f.count = map[string][]net.Conn{}, nil, 0
 	f.changed.Broadcast()
 }
 

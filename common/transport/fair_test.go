@@ -104,7 +104,7 @@ func TestOneAddressWithManyConnectionsHoldsUpNoOther(t *testing.T) {
 	c.arrive("10.0.0.3", 0)
 	for waiting := 0; waiting < 3; { // until both are known
 		f.mu.Lock()
-		waiting = len(f.turns)
+		waiting = f.waiting.turns.Len()
 		f.mu.Unlock()
 		runtime.Gosched()
 	}
@@ -252,11 +252,11 @@ func TestWhoHasLeftWhileWaitingCostsNoHandshake(t *testing.T) {
 			}
 		}
 	}
-	until("four wait", func() bool { return f.count == 4 })
+	until("four wait", func() bool { return f.waiting.count == 4 })
 	until("three of them have left", func() bool {
 		n := 0
-		for _, all := range f.waiting {
-			for _, c := range all {
+		for _, l := range f.waiting.lines {
+			for _, c := range l.conns {
 				if hungUp(c) {
 					n++
 				}

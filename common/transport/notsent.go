@@ -3,6 +3,7 @@ package transport
 import (
 	"crypto/tls"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -12,7 +13,8 @@ import (
 // all of them on a thin link.
 const notSent = 64 << 10
 
-// boundNotSent sets that bound. Without it the stream works, so a connection of another kind is left as it is.
+// boundNotSent sets that bound, and how long the peer's kernel may be silent to what was sent: nobody else notices where the peer is not
+// listened to for a while. Without them the stream works, so a connection of another kind is left as it is.
 func boundNotSent(c *tls.Conn) {
 	below := c.NetConn()
 	if p, ok := below.(*placed); ok {
@@ -26,5 +28,8 @@ func boundNotSent(c *tls.Conn) {
 	if err != nil {
 		return // closed already
 	}
-	_ = raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, notSent) })
+	_ = raw.Control(func(fd uintptr) {
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, notSent)
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(unacknowledged/time.Millisecond))
+	})
 }

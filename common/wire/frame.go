@@ -49,7 +49,10 @@ func Read(r io.Reader, limit int) (*Frame, error) {
 // ErrNoRoom is what ReadReserving returns where there was none.
 var ErrNoRoom = errors.New("there was no room for the frame")
 
-// ReadReserving is Read, which asks for room for a frame of so many bytes before it reads more of it than that. reserve may block.
+// Unreserved is how much of a frame ReadReserving reads before it asks for room, in bytes: who announces a large frame has sent so much of it.
+const Unreserved = 16 << 10
+
+// ReadReserving is Read, which asks for room for a frame of more than Unreserved bytes before it reads more of it than that. reserve may block.
 func ReadReserving(r io.Reader, limit int, reserve func(size int) bool) (*Frame, error) {
 	var header [headerSize]byte
 	if _, err := io.ReadFull(r, header[:]); err != nil {
@@ -62,18 +65,16 @@ func ReadReserving(r io.Reader, limit int, reserve func(size int) bool) (*Frame,
 	if int64(size) > int64(limit) {
 		return nil, fmt.Errorf("read frame: the prefix says %d bytes, expected at most %d: %w", size, limit, ErrTooLarge)
 	}
-	if !reserve(int(size)) {
-		return nil, ErrNoRoom
+	body := make([]byte, min(size, Unreserved))
+	if _, err := io.ReadFull(r, body); err != nil {
+		return nil, fmt.Errorf("read frame of %d bytes: %w", size, noEOF(err))
 	}
-	var body []byte
-	if size <= 16<<10 {
-		body = make([]byte, size)
-		if _, err := io.ReadFull(r, body); err != nil {
-			return nil, fmt.Errorf("read frame of %d bytes: %w", size, noEOF(err))
+	if size > Unreserved {
+		if !reserve(int(size)) {
+			return nil, ErrNoRoom
 		}
-	} else {
-		var b bytes.Buffer
-		if _, err := io.CopyN(&b, r, int64(size)); err != nil {
+		b := bytes.NewBuffer(body)
+		if _, err := io.CopyN(b, r, int64(size)-Unreserved); err != nil {
 			return nil, fmt.Errorf("read frame of %d bytes: %w", size, noEOF(err))
 		}
 		body = b.Bytes()

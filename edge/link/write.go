@@ -2,6 +2,7 @@ package link
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -42,13 +43,21 @@ func (w *writer) send(f *wire.Frame) {
 	}
 }
 
-func (w *writer) take() []*wire.Frame {
+// next takes the frame to be written next, nil if there is none: a ping or its answer before all others, since they say that this edge is here.
+func (w *writer) next() *wire.Frame {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	q := w.queue
-	w.queue = nil
-	return q
+	if len(w.queue) == 0 {
+		return nil
+	}
+	i := max(0, slices.IndexFunc(w.queue, func(f *wire.Frame) bool { return f.GetPing() != nil || f.GetPong() != nil }))
+	f := w.queue[i]
+	w.queue = slices.Delete(w.queue, i, i+1)
+	return f
 }
+
+// writeSize is how much is written at once, in bytes, but for larger frames: what is urgent waits for no more.
+const writeSize = 64 << 10
 
 // run writes until ctx is done, what was queued until then included.
 func (w *writer) run(ctx context.Context) {
@@ -60,20 +69,22 @@ func (w *writer) run(ctx context.Context) {
 		case <-ctx.Done():
 			stopping = true
 		}
-		var err error
-		for _, f := range w.take() {
-			if err = buf.Append(f); err != nil {
-				break
+		for f := w.next(); f != nil; f = w.next() {
+			var err error
+			for ; f != nil && err == nil; f = w.next() {
+				if err = buf.Append(f); buf.Len() >= writeSize {
+					break
+				}
 			}
+			if err == nil {
+				err = w.stream.WriteAll(buf.Chunks(), time.Minute)
+				w.metrics.bytesOut.Add(float64(buf.Len()))
+			}
+			if err != nil {
+				w.failed <- err
+				return
+			}
+			buf.Reset()
 		}
-		if err == nil && buf.Len() > 0 {
-			err = w.stream.WriteAll(buf.Chunks(), time.Minute)
-			w.metrics.bytesOut.Add(float64(buf.Len()))
-		}
-		if err != nil {
-			w.failed <- err
-			return
-		}
-		buf.Reset()
 	}
 }

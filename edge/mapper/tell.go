@@ -170,6 +170,7 @@ func (m *mapper) give(ctx context.Context, id string, w want, has *known, life i
 			update, err = true, nil
 		}
 		if err != nil {
+			m.refused(id, w.modelID, has, err)
 			return err
 		}
 	}
@@ -179,6 +180,7 @@ func (m *mapper) give(ctx context.Context, id string, w want, has *known, life i
 			_, err := m.api.UpdateDevice(ctx, &dmi.UpdateDeviceRequest{Device: w.device})
 			return err
 		}); err != nil {
+			m.refused(id, w.modelID, has, err)
 			return err
 		}
 	}
@@ -188,6 +190,24 @@ func (m *mapper) give(ctx context.Context, id string, w want, has *known, life i
 		m.sweep()
 	}
 	return nil
+}
+
+// refused notes what the mapper knows after it said no to a device: what it knew before, nothing if that is nil. It may lack the model: KubeEdge's
+// keep those that a registration brought under another name than they look for later. So it is told of that again.
+func (m *mapper) refused(id, modelID string, before *known, err error) {
+	switch status.Code(err) {
+	case codes.DeadlineExceeded, codes.Unavailable, codes.Canceled:
+		return // nobody knows
+	}
+	if errors.Is(err, errAway) {
+		return
+	}
+	m.note(id, before)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if model := m.models[modelID]; model != nil {
+		model.life = unsure
+	}
 }
 
 // note sets what the mapper knows of a device, nil for nothing.
@@ -237,7 +257,7 @@ func (m *mapper) remove(ctx context.Context, namespace, name string, has *known,
 
 // missing says that the mapper does not have what it was asked for. Those of KubeEdge say so in words only.
 func missing(err error) bool {
-	return status.Code(err) == codes.NotFound || status.Code(err) == codes.Unknown && strings.Contains(status.Convert(err).Message(), "not found")
+	return status.Code(err) == codes.NotFound || status.Code(err) == codes.Unknown && (strings.Contains(status.Convert(err).Message(), "not found") || strings.Contains(status.Convert(err).Message(), "not find"))
 }
 
 // sweep puts the models into the queue that no device is of any more.

@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tether-edge/tether/common/object"
 )
 
 type metrics struct {
@@ -13,6 +15,7 @@ type metrics struct {
 	commits  prometheus.Histogram
 	outbox   *prometheus.GaugeVec
 	lost     *prometheus.CounterVec
+	messages *prometheus.CounterVec
 	bad      prometheus.Counter
 	unfit    prometheus.Counter
 	watchers prometheus.Gauge
@@ -45,6 +48,8 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 			Help: "Bytes of writes that wait for the cloud, by class."}, []string{"class"}),
 		lost: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: ns, Subsystem: sub, Name: "lost_messages_total",
 			Help: "Messages that went undelivered, by class and reason."}, []string{"class", "reason"}),
+		messages: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: ns, Subsystem: sub, Name: "messages_total",
+			Help: "Outgoing writes on the disk: found there at start, accepted, answered by the cloud for good, replaced by a newer one of their object; by class. What is left of them was lost, or waits."}, []string{"class", "what"}),
 		bad:      counter("bad_objects_total", "Objects from the cloud that could not be stored."),
 		unfit:    counter("unfit_objects_total", "Objects from the cloud for which the disk had no room."),
 		watchers: gauge("watchers", "Open watches."),
@@ -61,7 +66,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 
 		unreadable: gauge("unreadable_rows", "Stored Secrets and tokens whose key is lost and that the cloud has not sent again."),
 	}
-	m.all = []prometheus.Collector{m.commits, m.outbox, m.lost, m.bad, m.unfit, m.watchers, m.slow, m.damaged, m.salvaged, m.copied, m.copyFail, m.size, m.written, m.hour, m.budget, m.unreadable}
+	m.all = []prometheus.Collector{m.commits, m.outbox, m.lost, m.messages, m.bad, m.unfit, m.watchers, m.slow, m.damaged, m.salvaged, m.copied, m.copyFail, m.size, m.written, m.hour, m.budget, m.unreadable}
 	if r == nil {
 		return m, nil
 	}
@@ -73,6 +78,24 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		}
 	}
 	return m, nil
+}
+
+// found counts what waited at start.
+func (m *metrics) found(writes [classes]int64) {
+	for class, n := range writes {
+		m.messages.WithLabelValues(className(object.Class(class)), "found").Add(float64(n))
+	}
+}
+
+// moved counts what a transaction did to the outbox.
+func (m *metrics) moved(flows *[classes]flow) {
+	for class, f := range flows {
+		for what, n := range map[string]int{"accepted": f.accepted, "answered": f.answered, "replaced": f.replaced} {
+			if n > 0 {
+				m.messages.WithLabelValues(className(object.Class(class)), what).Add(float64(n))
+			}
+		}
+	}
 }
 
 func (m *metrics) unregister() {

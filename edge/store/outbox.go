@@ -89,9 +89,8 @@ func (t *tx) queue(o object.Outgoing) error {
 		return t.queueRemade(o)
 	}
 	if o.Class == object.ClassState {
-		err := t.c.query(supersedeOutgoing, []any{string(o.Key.Kind), o.Key.Namespace, o.Key.Name, int64(o.Op), o.UID}, t.left(o.Class))
-		if err != nil {
-			return wrap("replace a queued write of "+o.Key.String(), err)
+		if err := t.supersede(&o); err != nil {
+			return err
 		}
 	} else if fits, err := t.fit(&o); err != nil || !fits {
 		return err
@@ -101,10 +100,23 @@ func (t *tx) queue(o object.Outgoing) error {
 		return err
 	}
 	t.used[o.Class] += outgoingSize(&o)
+	t.moved[o.Class].accepted++
 	t.heads = append(t.heads, Head{ID: id, Key: o.Key, UID: o.UID, Op: o.Op, Class: o.Class, Priority: o.Priority,
 		Size: outgoingSize(&o), Expires: o.Expires})
 	return nil
 }
+
+// supersede takes out what waits for the same incarnation and operation as o.
+func (t *tx) supersede(o *object.Outgoing) error {
+	before := len(t.gone)
+	err := t.c.query(supersedeOutgoing, []any{string(o.Key.Kind), o.Key.Namespace, o.Key.Name, int64(o.Op), o.UID}, t.left(o.Class))
+	t.moved[o.Class].replaced += len(t.gone) - before
+	return wrap("replace a queued write of "+o.Key.String(), err)
+}
+
+// A flow counts the writes of a class that the database took, and what became of them, but for the losses: those that the cloud answered for
+// good, and those that a newer one of the same object replaced.
+type flow struct{ accepted, answered, replaced int }
 
 // left notes rows (id, size) that leave the outbox.
 func (t *tx) left(class object.Class) func(scan func(...any) error) error {
@@ -274,6 +286,7 @@ func (t *tx) dropOutgoing(id uint64) error {
 	}
 	if class >= 0 {
 		t.used[class] -= size
+		t.moved[class].answered++
 		t.gone = append(t.gone, id)
 		t.c.touch(wornOutbox, 0)
 	}
@@ -367,18 +380,18 @@ func className(c object.Class) string {
 	return "unknown"
 }
 
-// usage reads the bytes queued per class, once at start.
-func usage(c *conn) (used [classes]int64, err error) {
-	err = c.query("SELECT class, sum(size) FROM outbox GROUP BY class", nil, func(scan func(...any) error) error {
-		var class, size int64
-		if err := scan(&class, &size); err != nil {
+// usage reads the bytes queued per class, and in how many writes, once at start.
+func usage(c *conn) (used, found [classes]int64, err error) {
+	err = c.query("SELECT class, sum(size), count(*) FROM outbox GROUP BY class", nil, func(scan func(...any) error) error {
+		var class, size, n int64
+		if err := scan(&class, &size, &n); err != nil {
 			return err
 		}
 		if class < 0 || class >= classes {
 			return errors.Join(fmt.Errorf("outbox: unknown class %d", class), ErrDamaged)
 		}
-		used[class] = size
+		used[class], found[class] = size, n
 		return nil
 	})
-	return used, wrap("read the outbox", err)
+	return used, found, wrap("read the outbox", err)
 }

@@ -3,9 +3,11 @@ package store
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 
@@ -340,5 +342,75 @@ func TestWhatWaitsIsSummedUpByClass(t *testing.T) {
 	}
 	if ev := w[1]; ev.Class != "event" || ev.Count != 2 || ev.Bytes < 20 || ev.Oldest.UnixMilli() != old.Created.UnixMilli() {
 		t.Errorf("events: %+v, expected 2 since %s", ev, old.Created)
+	}
+}
+
+// Whatever becomes of writes, what was found at start and accepted since is what was answered, replaced, lost or waits.
+func TestEveryWriteIsAccountedFor(t *testing.T) {
+	clock := &fakeClock{now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
+	cfg := testConfig(t.TempDir())
+	cfg.EventQuota = 4_000
+	draw := rand.New(rand.NewPCG(1, 2))
+	seen := map[string]float64{}
+	for range 4 {
+		s, stop := running(t, cfg, Deps{Clock: clock})
+		for range 60 {
+			switch draw.IntN(6) {
+			case 0, 1:
+				e := event(fmt.Sprint("e", draw.IntN(1000)), draw.IntN(900))
+				e.Expires = clock.Now().Add(time.Duration(1+draw.IntN(5)) * time.Minute)
+				e.Policy = object.FullPolicy(draw.IntN(2))
+				if err := s.enqueue(t, e); err != nil && !errors.Is(err, object.ErrFull) {
+					t.Fatal(err)
+				}
+			case 2, 3:
+				if err := s.enqueue(t, object.Outgoing{Key: podKey(fmt.Sprint("p", draw.IntN(4))), UID: "u", Op: object.OpDelete, Body: make([]byte, 10)}); err != nil {
+					t.Fatal(err)
+				}
+			case 4:
+				if q := s.queue(t); len(q) > 0 {
+					id := q[draw.IntN(len(q))].ID
+					if err := s.Drop(t.Context(), id, id, 1<<40); err != nil {
+						t.Fatal(err)
+					}
+				}
+			case 5:
+				clock.add(time.Minute)
+				if err := s.expireIfAny(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			waiting, err := s.Waiting(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, class := range []string{"state", "event"} {
+				n := 0.0
+				for _, w := range waiting {
+					if w.Class == class {
+						n = float64(w.Count)
+					}
+				}
+				is := func(what string) float64 {
+					v := testutil.ToFloat64(s.metrics.messages.WithLabelValues(class, what))
+					seen[what] += v
+					return v
+				}
+				lost := func(why string) float64 {
+					v := testutil.ToFloat64(s.metrics.lost.WithLabelValues(class, why))
+					seen[why] += v
+					return v
+				}
+				if in, out := is("found")+is("accepted"), is("answered")+is("replaced")+lost(lostExpired)+lost(lostEvicted)+n; in != out {
+					t.Fatalf("class %s: %v came in, %v are accounted for", class, in, out)
+				}
+			}
+		}
+		stop()
+	}
+	for _, what := range []string{"found", "accepted", "answered", "replaced", lostExpired, lostEvicted} {
+		if seen[what] == 0 {
+			t.Errorf("nothing was %s", what)
+		}
 	}
 }

@@ -36,9 +36,8 @@ func keyOfRemade(o *object.Outgoing) remadeKey { return remadeKey{o.Key, o.UID, 
 // queueRemade queues o in memory when the transaction is published. One that waits on the disk, where a former version of edgecore
 // put it, gives way.
 func (t *tx) queueRemade(o object.Outgoing) error {
-	err := t.c.query(supersedeOutgoing, []any{string(o.Key.Kind), o.Key.Namespace, o.Key.Name, int64(o.Op), o.UID}, t.left(o.Class))
-	if err != nil {
-		return wrap("replace a queued write of "+o.Key.String(), err)
+	if err := t.supersede(&o); err != nil {
+		return err
 	}
 	rv, err := t.rv()
 	if err != nil {

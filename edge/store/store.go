@@ -213,9 +213,11 @@ func (s *Store) load(c *conn, unclean bool) error {
 	s.startRV, s.committed = block, block
 	s.w.next, s.w.limit = block+1, block
 	s.rvLimit.Store(block)
-	if s.w.used, err = usage(c); err != nil {
+	var found [classes]int64
+	if s.w.used, found, err = usage(c); err != nil {
 		return err
 	}
+	s.metrics.found(found)
 	if err := c.query("SELECT class, reason, count FROM losses", nil, func(scan func(...any) error) error {
 		var class, n int64
 		var reason string

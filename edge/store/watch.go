@@ -160,6 +160,7 @@ func (s *Store) publish(t *tx) {
 	for _, l := range t.losses {
 		s.countLoss(l)
 	}
+	s.metrics.moved(&t.moved)
 	t.gone = append(t.gone, s.remade.change(t.remade, t.answered)...)
 	t.used[object.ClassState] += s.remade.size()
 	for class, n := range t.used {

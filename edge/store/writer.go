@@ -226,6 +226,7 @@ type effects struct {
 	heads  []Head
 	gone   []uint64 // ids that left the outbox
 	used   [classes]int64
+	moved  [classes]flow
 	synced []object.ID
 	losses []loss
 	// remade are queued without the disk, answered the ids of those that left.

@@ -61,6 +61,30 @@ func TestWhatADeviceReportsGoesToTheCloud(t *testing.T) {
 	}
 }
 
+// A Device that went to another node and came back, which a node that was cut off meanwhile sees as one change, is spoken for anew: the cloud
+// may show what the other node said.
+func TestADeviceThatWasElsewhereMeanwhileIsSpokenForAnew(t *testing.T) {
+	w := withPump(t, "45")
+	if err := w.engine.Report(t.Context(), "ns", "p", reported("setpoint", "45")); err != nil {
+		t.Fatal(err)
+	}
+	w.store.sent()
+	for _, generation := range []int64{1, 2, 4} {
+		d := pump("p", "45")
+		d.Generation = generation
+		w.store.put(t, object.Devices, d, "")
+		w.eventually("the Device to be seen", func() error {
+			if v, ok := w.engine.Device("ns", "p"); !ok || v.Device.Generation != generation {
+				return fmt.Errorf("it is of generation %d", v.Device.Generation)
+			}
+			return nil
+		})
+		if sent := w.store.sent(); (sent > 0) != (generation == 4) {
+			t.Errorf("of generation %d it is spoken for %d times", generation, sent)
+		}
+	}
+}
+
 func TestMappersShowInTheStatus(t *testing.T) {
 	w := withPump(t, "")
 	want := func(step string, status metav1.ConditionStatus, reason string) {
@@ -85,12 +109,16 @@ func TestMappersShowInTheStatus(t *testing.T) {
 	want("it took the device", metav1.ConditionTrue, "Connected")
 	w.engine.Connected(t.Context(), "virtual", false)
 	want("it is away", metav1.ConditionFalse, "MapperAway")
-	for _, state := range []string{"online", "online", "offline"} {
+	for _, state := range []string{"online", "online", "offline", "unknown"} {
 		if _, err := w.engine.SetState(t.Context(), "ns", "p", state); err != nil {
 			t.Fatal(err)
 		}
+		w.mu.Lock()
+		w.now = w.now.Add(time.Minute)
+		w.mu.Unlock()
 	}
-	if r, _ := w.store.status(t, "p"); r.State != "offline" || r.LastOnlineTime != "1970-01-01T00:16:40Z" {
+	// Until it was said to be offline it was online.
+	if r, _ := w.store.status(t, "p"); r.State != "unknown" || r.LastOnlineTime != "1970-01-01T00:18:40Z" {
 		t.Errorf("state %q, last online %q", r.State, r.LastOnlineTime)
 	}
 	if _, err := w.engine.SetState(t.Context(), "ns", "p", "dancing"); !errors.Is(err, ErrInvalid) {

@@ -344,6 +344,9 @@ func (e *Engine) place(ctx context.Context, o *v1beta1.Device, kept memories) {
 	how := Came
 	if !isNew {
 		how = stayed(sameModel(d.model, model) && sameBesideDesires(d.device, o))
+		if o.Generation > d.device.Generation+1 {
+			d.queued = nil // what it was meanwhile nobody here saw: it may have been another node's, whose word the cloud shows
+		}
 	}
 	d.become(o, model)
 	e.report(d, e.declare(ctx, d))

@@ -235,8 +235,8 @@ func (e *Engine) SetState(ctx context.Context, namespace, name, state string) (l
 	}
 	before := d.state
 	d.state.UID, d.state.State = d.uid, state
-	up := state == "online" || state == "ok"
-	if up {
+	up := func(state string) bool { return state == "online" || state == "ok" }
+	if up(state) || up(before.State) { // until now it was
 		d.state.Online = e.deps.Now().UnixMilli()
 	}
 	if state == before.State {

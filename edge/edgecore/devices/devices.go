@@ -99,21 +99,28 @@ func (d *Devices) part(name string) *slog.Logger { return d.log.With("part", nam
 func (d *Devices) Add(group *run.Group) {
 	group.Add("device", d.Engine)
 	if d.mappers != nil {
-		group.Add("mapper", run.Func(func(ctx context.Context) error {
-			select {
-			case <-d.Engine.Ready(): // a mapper that registers is answered with its devices, and lets go of all others
-			case <-ctx.Done():
-				return nil
-			}
-			return Persistent("the socket for mappers", d.mappers.Start, d.part("mapper"))(ctx)
-		}))
+		// A mapper that registers is answered with its devices, and lets go of all others.
+		group.Add("mapper", d.onceReady(Persistent("the socket for mappers", d.mappers.Start, d.part("mapper"))))
 	}
 	group.Add("mqtt-users", d.mqttUsers)
 	if d.mqtt != nil {
-		group.Add("mqtt", run.Func(Persistent("MQTT", d.mqtt.Start, d.part("mqtt"))))
+		// Who asks for a device's twin is not told that there is no such device.
+		group.Add("mqtt", d.onceReady(Persistent("MQTT", d.mqtt.Start, d.part("mqtt"))))
 	}
 	if d.methods != nil {
 		group.Add("methods", run.Func(Persistent("the port for methods of devices", d.methods.Start, d.part("methods"))))
+	}
+}
+
+// onceReady starts what needs to know the devices once the engine does.
+func (d *Devices) onceReady(start func(context.Context) error) run.Func {
+	return func(ctx context.Context) error {
+		select {
+		case <-d.Engine.Ready():
+			return start(ctx)
+		case <-ctx.Done():
+			return nil
+		}
 	}
 }
 

@@ -48,7 +48,7 @@ func (h *hook) OnConnect(cl *mochi.Client, pk packets.Packet) error {
 		h.b.metrics.refused.WithLabelValues(reason).Inc()
 		if cl.Properties.ProtocolVersion < 5 { // the library has no words of MQTT 3 for these two
 			switch code {
-			case packets.ErrServerBusy:
+			case packets.ErrServerBusy, packets.ErrQuotaExceeded:
 				code = packets.ErrServerUnavailable
 			case packets.ErrNotAuthorized:
 				code = packets.ErrBadUsernameOrPassword
@@ -71,7 +71,9 @@ func (h *hook) OnConnect(cl *mochi.Client, pk packets.Packet) error {
 	if w := cl.Properties.Will; w.Flag != 0 && !h.b.mayPublish(cl, w.TopicName) {
 		return refuse("will", packets.ErrNotAuthorized)
 	}
-	c.will = takeWill(cl, pk)
+	if c.will = takeWill(cl, pk); c.will != nil && (!h.b.wills.room(c.will) || !h.b.journal.room(c.done)) {
+		return refuse("will", packets.ErrQuotaExceeded)
+	}
 	if existing, ok := h.b.server.Clients.Get(cl.ID); ok && string(existing.Properties.Username) != user {
 		return refuse("taken", packets.ErrClientIdentifierNotValid) // it would get what waits for another user
 	}

@@ -36,6 +36,7 @@ type willRecord struct {
 type wills struct {
 	mu      sync.Mutex // guards the fields below
 	stored  map[string]*willRecord
+	bytes   int // of those stored
 	waiting map[string]waitingWill
 	// changed tells the goroutine that publishes them of a new one.
 	changed chan struct{}
@@ -50,6 +51,40 @@ func newWills() *wills {
 	return &wills{stored: map[string]*willRecord{}, waiting: map[string]waitingWill{}, changed: make(chan struct{}, 1)}
 }
 
+const (
+	// maxWill is how large a will may be, in bytes. Its payload has 64 KiB at most.
+	maxWill = 128 << 10
+	// maxWills is what the wills of all clients that are connected may have together, about: those who connect at once are not counted among
+	// each other.
+	maxWills = 16 << 20
+)
+
+// size is what a will counts, in bytes.
+func (r *willRecord) size() int {
+	n := len(r.Topic) + len(r.Payload) + len(r.ContentType) + len(r.ResponseTopic) + len(r.CorrelationData)
+	for _, p := range r.UserProperties {
+		n += len(p.Key) + len(p.Val)
+	}
+	return n
+}
+
+// room reports whether there is some for a will.
+func (w *wills) room(r *willRecord) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n := r.size()
+	return n <= maxWill && w.bytes+n <= maxWills
+}
+
+// store keeps a client's will. It is called with mu held.
+func (w *wills) store(client string, r *willRecord) {
+	if former := w.stored[client]; former != nil {
+		w.bytes -= former.size()
+	}
+	w.stored[client] = r
+	w.bytes += r.size()
+}
+
 // takeWill takes the will out of a CONNECT, nil if there is none. From here on it is not the library's.
 func takeWill(cl *mochi.Client, pk packets.Packet) *willRecord {
 	w := cl.Properties.Will
@@ -59,7 +94,7 @@ func takeWill(cl *mochi.Client, pk packets.Packet) *willRecord {
 	}
 	p := pk.Connect.WillProperties
 	r := &willRecord{User: string(cl.Properties.Username), Version: cl.Properties.ProtocolVersion, Topic: w.TopicName, Payload: w.Payload, QoS: w.Qos,
-		Retain: w.Retain, Delay: p.WillDelayInterval, ContentType: p.ContentType, ResponseTopic: p.ResponseTopic, CorrelationData: p.CorrelationData,
+		Retain: w.Retain, Delay: min(p.WillDelayInterval, cl.Properties.Props.SessionExpiryInterval), ContentType: p.ContentType, ResponseTopic: p.ResponseTopic, CorrelationData: p.CorrelationData,
 		Expiry: p.MessageExpiryInterval, UserProperties: p.User}
 	if p.PayloadFormatFlag {
 		r.PayloadFormat = &p.PayloadFormat
@@ -76,7 +111,7 @@ func (b *broker) established(client string, will *willRecord, clean bool) {
 	delete(w.waiting, client)
 	switch {
 	case will != nil:
-		w.stored[client] = will
+		w.store(client, will)
 		b.journal.add(put(bucketWills, client, will))
 	case w.stored[client] != nil:
 		w.forget(b, client, w.stored[client])
@@ -114,6 +149,7 @@ func (b *broker) disconnected(client string, will *willRecord, goodbye bool, exp
 func (w *wills) forget(b *broker, client string, will *willRecord) {
 	if w.stored[client] == will {
 		delete(w.stored, client)
+		w.bytes -= will.size()
 		b.journal.add(Change{Bucket: bucketWills, Key: client})
 	}
 }
@@ -153,7 +189,7 @@ func (b *broker) loadWills() error {
 	b.wills.mu.Lock()
 	defer b.wills.mu.Unlock()
 	return load(b, bucketWills, func(client string, r willRecord) {
-		b.wills.stored[client] = &r
+		b.wills.store(client, &r)
 		grace := max(cmp.Or(b.cfg.WillGrace, willGrace), time.Duration(r.Delay)*time.Second)
 		b.wills.waiting[client] = waitingWill{&r, now.Add(grace)}
 	})

@@ -45,10 +45,13 @@ func (l *workload) converged(ctx context.Context) error {
 	if err := l.settled(ctx); err != nil {
 		return err
 	}
-	if err := errors.Join(l.meters.settled(ctx), l.meters.local(ctx)); err != nil {
+	if err := errors.Join(l.meters.settled(ctx), l.meters.local(ctx), l.valve.settled(ctx)); err != nil {
 		return err
 	}
 	if err := errors.Join(l.stream.settled(), l.log.settled()); err != nil {
+		return err
+	}
+	if err := accounted(ctx, l.w); err != nil {
 		return err
 	}
 	return l.same(ctx)

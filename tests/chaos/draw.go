@@ -24,10 +24,12 @@ type Fault struct {
 	What, Promise string
 	// Least and Most bound how long it lasts.
 	Least, Most time.Duration
-	// Restarts: containers end by it, so that they are started anew. Forgets: events may be lost by it, those that the kubelet
-	// had not handed over yet when its process ended, or those that a full disk does not take. Rewinds: the cluster itself
-	// goes back to an older state.
-	Restarts, Forgets, Rewinds bool
+	// Restarts: containers end by it, so that they are started anew. Replaces: the StatefulSet's pod may give way to another one. Rewinds: the
+	// cluster itself goes back to an older state.
+	Restarts, Replaces, Rewinds bool
+	// Forgets is how many events may be lost by it at most: those that the kubelet had not handed over yet when its process ended, or those
+	// that a full disk does not take.
+	Forgets int
 	// Twice: a pod may run on each of two machines, and each says so once.
 	Twice bool
 	// Alone: it is not combined with others. Clock: it needs an edgecore whose clock can be set.
@@ -36,6 +38,13 @@ type Fault struct {
 	Former bool
 	begin  func(*fault) (end func() error, err error)
 }
+
+const (
+	// handful is what a kubelet has in its hands when it ends.
+	handful = 3
+	// aDiskful is what a disk that is full for half a minute does not take, of the events that are counted.
+	aDiskful = 10
+)
 
 // groupSize is the number of seeds over which every fault comes at least twice.
 const groupSize = 5

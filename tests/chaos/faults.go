@@ -20,7 +20,7 @@ type fault struct {
 
 // Faults is the table of all faults, by class.
 func Faults() []Fault {
-	return slices.Concat(linkFaults(), outsideFaults(), cloudFaults(), versionFaults(), edgeFaults(), memoryFaults(), pressureFaults(), pluginFaults(), clockFaults(), objectFaults(), identityFaults())
+	return slices.Concat(linkFaults(), outsideFaults(), cloudFaults(), versionFaults(), edgeFaults(), memoryFaults(), pressureFaults(), pluginFaults(), clockFaults(), objectFaults(), collectedFaults(), identityFaults())
 }
 
 // repeat calls f every so often until the fault is to end, and then returns what f returned last.

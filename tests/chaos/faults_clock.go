@@ -14,7 +14,7 @@ import (
 func clockFaults() []Fault {
 	const promise = "The link comes back and puts the time right; no event that was made since the boot expires by it (of those before, a clock that is ahead takes some for expired, and counts them), and no value of a device loses to one of a wrong time."
 	step := func(name, what string, offset func(now time.Time) time.Duration) Fault {
-		return Fault{Name: name, Class: Edge, What: what, Promise: promise, Least: 8 * time.Second, Most: 20 * time.Second, Forgets: true, Clock: true,
+		return Fault{Name: name, Class: Edge, What: what, Promise: promise, Least: 8 * time.Second, Most: 20 * time.Second, Forgets: handful, Clock: true,
 			begin: func(f *fault) (func() error, error) { return setClock(f, offset(time.Now())) }}
 	}
 	of := func(d time.Duration) func(time.Time) time.Duration { return func(time.Time) time.Duration { return d } }

@@ -45,7 +45,16 @@ func killCloud(f *fault) (func() error, error) {
 
 func freezeCloud(f *fault) (func() error, error) {
 	c := f.w.holder(f.ctx)
-	return func() error { return c.Signal(syscall.SIGCONT) }, c.Signal(syscall.SIGSTOP)
+	return func() error {
+		taken := until(f.ctx, patience, "the other CloudCore to have taken the node over", func() error {
+			s, err := f.w.status(f.ctx)
+			if err == nil && (!s.Link.Synced || f.w.clouds[s.Link.Server] == c) {
+				err = fmt.Errorf("the link is to %s, connected %v: %s", s.Link.Server, s.Link.Connected, s.Link.Problem)
+			}
+			return err
+		})
+		return errors.Join(taken, c.Signal(syscall.SIGCONT))
+	}, c.Signal(syscall.SIGSTOP)
 }
 
 func drainCloud(f *fault) (func() error, error) {

@@ -14,17 +14,17 @@ func edgeFaults() []Fault {
 	const comes = "edgecore starts by itself, no container is restarted, and what was accepted is not lost."
 	const rebuilt = "The damaged database is set aside and rebuilt from its copy and the cloud; no container stops."
 	return []Fault{
-		{Name: "agent-killed", Class: Edge, What: "edgecore is killed, again and again, at random moments.", Promise: comes, Least: 5 * time.Second, Most: 25 * time.Second, Forgets: true, begin: killAgent},
+		{Name: "agent-killed", Class: Edge, What: "edgecore is killed, again and again, at random moments.", Promise: comes, Least: 5 * time.Second, Most: 25 * time.Second, Forgets: handful, begin: killAgent},
 		{Name: "runtime-killed", Class: Edge, What: "containerd is killed and comes back later.", Promise: "No container stops, edgecore stays.", Least: 3 * time.Second, Most: 20 * time.Second, begin: killRuntime},
 		{Name: "containers-killed", Class: Edge, What: "Every container is killed.", Promise: "Each is started again, with or without the cloud.", Least: time.Second, Most: 2 * time.Second, Restarts: true, begin: killContainers},
 		{Name: "power-cut", Class: Edge, What: "The power fails: every process of the node ends at once, and what was not synced to its disk is lost.",
-			Promise: "Everything runs again without anyone's help, also offline; what was acknowledged is not lost.", Least: time.Second, Most: 10 * time.Second, Restarts: true, Forgets: true, begin: cutPower},
-		{Name: "disk-full", Class: Edge, What: "The disk of the database is full.", Promise: "Pods and link go on; what must not be lost is kept or not accepted. Events are given up, counted.", Least: 10 * time.Second, Most: 30 * time.Second, Forgets: true, begin: fillDisk},
+			Promise: "Everything runs again without anyone's help, also offline; what was acknowledged is not lost.", Least: time.Second, Most: 10 * time.Second, Restarts: true, Forgets: handful, begin: cutPower},
+		{Name: "disk-full", Class: Edge, What: "The disk of the database is full.", Promise: "Pods and link go on; what must not be lost is kept or not accepted. Events are given up, counted.", Least: 10 * time.Second, Most: 30 * time.Second, Forgets: aDiskful, begin: fillDisk},
 		{Name: "disk-failed", Class: Edge, What: "The disk of the database turns read-only, as after a fault of the device, until a restart.", Promise: "Containers run on; after the restart everything goes on.",
-			Least: 5 * time.Second, Most: 20 * time.Second, Forgets: true, begin: failDisk},
-		{Name: "database-truncated", Class: Edge, What: "The database is cut to half its size while edgecore is down.", Promise: rebuilt, Least: time.Second, Most: 2 * time.Second, Forgets: true, begin: damage(truncate)},
-		{Name: "database-flipped", Class: Edge, What: "Bits of the database are flipped while edgecore is down.", Promise: rebuilt, Least: time.Second, Most: 2 * time.Second, Forgets: true, begin: damage(flip)},
-		{Name: "database-deleted", Class: Edge, What: "The database and its copy are deleted while edgecore is down.", Promise: rebuilt, Least: time.Second, Most: 2 * time.Second, Forgets: true, begin: damage(remove)},
+			Least: 5 * time.Second, Most: 20 * time.Second, Forgets: handful, begin: failDisk},
+		{Name: "database-truncated", Class: Edge, What: "The database is cut to half its size while edgecore is down.", Promise: rebuilt, Least: time.Second, Most: 2 * time.Second, Forgets: handful, begin: damage(truncate)},
+		{Name: "database-flipped", Class: Edge, What: "Bits of the database are flipped while edgecore is down.", Promise: rebuilt, Least: time.Second, Most: 2 * time.Second, Forgets: handful, begin: damage(flip)},
+		{Name: "database-deleted", Class: Edge, What: "The database and its copy are deleted while edgecore is down.", Promise: rebuilt, Least: time.Second, Most: 2 * time.Second, Forgets: handful, begin: damage(remove)},
 		{Name: "mapper-killed", Class: Edge, What: "The mapper is killed and comes back.", Promise: "Its devices show that it is away, and get their desired values when it is back.", Least: 2 * time.Second, Most: 15 * time.Second, begin: killMapper},
 	}
 }
@@ -121,6 +121,7 @@ func (w *world) withoutAgent(do func(context.Context) error) error {
 
 func damage(how func(f *fault, database string) error) func(*fault) (func() error, error) {
 	return func(f *fault) (func() error, error) {
+		f.load.valve.forgive()
 		return nothing, f.w.withoutAgent(func(context.Context) error {
 			return f.w.disk.inside(func(dir string) error {
 				if err := how(f, filepath.Join(dir, "tether.db")); err != nil {

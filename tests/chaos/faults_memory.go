@@ -18,7 +18,7 @@ const hogged = 56 << 20
 
 func memoryFaults() []Fault {
 	return []Fault{{Name: "memory-short", Class: Edge, What: "edgecore is in the smallest control group, 80 MiB, and something in it takes what there is, until the kernel kills.",
-		Promise: "edgecore runs on in it; killed for want of memory it starts by itself, and no container is restarted.", Least: 20 * time.Second, Most: 30 * time.Second, Forgets: true, begin: takeMemory}}
+		Promise: "edgecore runs on in it; killed for want of memory it starts by itself, and no container is restarted.", Least: 20 * time.Second, Most: 30 * time.Second, Forgets: handful, begin: takeMemory}}
 }
 
 // hogScore is what the kernel adds to the size of who takes memory, in thousandths of the group, when it chooses whom to kill: that makes it larger

@@ -33,7 +33,7 @@ func objectFaults() []Fault {
 		{Name: "pod-deleted", Class: Object, What: "A pod is deleted while the cable is out; its controller makes another.", Promise: followed, Least: 5 * time.Second, Most: 20 * time.Second, begin: offline(deletePod(nil))},
 		{Name: "pod-forced", Class: Object, What: "A pod is deleted without waiting for the node (grace 0) while the cable is out.", Promise: followed, Least: 5 * time.Second, Most: 20 * time.Second, begin: offline(deletePod(new(int64(0))))},
 		{Name: "pod-replaced", Class: Object, What: "A pod of the StatefulSet ends on the edge by the cluster's word, which the cluster does not hear: it is deleted there by force and replaced under its name.",
-			Promise: followed + " The new pod is not taken for the old one.", Least: 10 * time.Second, Most: 20 * time.Second, Alone: true, begin: replacePod},
+			Promise: followed + " The new pod is not taken for the old one.", Least: 10 * time.Second, Most: 20 * time.Second, Alone: true, Replaces: true, begin: replacePod},
 		{Name: "namespace-deleted", Class: Object, What: "A namespace with a running pod is deleted while the cable is out.", Promise: followed, Least: 5 * time.Second, Most: 20 * time.Second, Alone: true, begin: deleteNamespace},
 		{Name: "device-moved", Class: Object, What: "A device moves to another node, or back, while the cable is out.", Promise: followed, Least: 5 * time.Second, Most: 20 * time.Second, begin: offline(moveDevice)},
 		{Name: "ca-rotated", Class: Object, What: "The edge CA is replaced while the cable is out.", Promise: "The node comes back with the certificate that it has.", Least: 5 * time.Second, Most: 15 * time.Second, begin: offline(rotateCA)},
@@ -65,7 +65,7 @@ func deletePod(grace *int64) func(*fault) error {
 
 // replacePod leaves the edge with a deletion to tell of, of a pod whose name another one has by then.
 func replacePod(f *fault) (func() error, error) {
-	const name = "data-0"
+	const name = dataPod
 	pods := f.w.Admin.CoreV1().Pods(namespace)
 	old, err := pods.Get(f.ctx, name, metav1.GetOptions{})
 	if err != nil {

@@ -19,7 +19,7 @@ func outsideFaults() []Fault {
 	const goesOn = "The site runs on; the link is back once it is back, and nothing is lost."
 	return []Fault{
 		{Name: "dns-dead", Class: Link, What: "CloudCore has a name, the name server is silent, and both CloudCores are restarted meanwhile.", Promise: goesOn,
-			Least: 10 * time.Second, Most: 20 * time.Second, Forgets: true, Alone: true, begin: behind(false, func(f *fault, o *outside) (func() error, error) {
+			Least: 10 * time.Second, Most: 20 * time.Second, Forgets: handful, Alone: true, begin: behind(false, func(f *fault, o *outside) (func() error, error) {
 				o.silenceNames(true)
 				var faults []error
 				for _, c := range f.w.clouds {
@@ -28,7 +28,7 @@ func outsideFaults() []Fault {
 				return func() error { o.silenceNames(false); return nil }, errors.Join(faults...)
 			})},
 		{Name: "proxy-dead", Class: Link, What: "The site reaches CloudCore through a proxy, and the proxy is gone.", Promise: goesOn,
-			Least: 10 * time.Second, Most: 20 * time.Second, Forgets: true, Alone: true, begin: behind(true, func(_ *fault, o *outside) (func() error, error) {
+			Least: 10 * time.Second, Most: 20 * time.Second, Forgets: handful, Alone: true, begin: behind(true, func(_ *fault, o *outside) (func() error, error) {
 				o.killProxy(true)
 				return func() error { o.killProxy(false); return nil }, nil
 			})},

@@ -18,9 +18,9 @@ import (
 func pluginFaults() []Fault {
 	return []Fault{
 		{Name: "plugin-late", Class: Edge, What: "The power fails while the cable is out, and after the boot a device plugin comes late.",
-			Promise: "The pod that has its device waits for it, and is not rejected.", Least: 2 * time.Second, Most: 8 * time.Second, Restarts: true, Forgets: true, Alone: true, begin: latePlugin},
+			Promise: "The pod that has its device waits for it, and is not rejected.", Least: 2 * time.Second, Most: 8 * time.Second, Restarts: true, Forgets: handful, Alone: true, begin: latePlugin},
 		{Name: "csi-restarted", Class: Edge, What: "A CSI driver ends while the cable is out, the agent is killed, and the driver comes back.",
-			Promise: "The driver is registered again offline, and the pod with its volume goes on.", Least: 5 * time.Second, Most: 15 * time.Second, Forgets: true, Alone: true, begin: restartDriver},
+			Promise: "The driver is registered again offline, and the pod with its volume goes on.", Least: 5 * time.Second, Most: 15 * time.Second, Forgets: handful, Alone: true, begin: restartDriver},
 	}
 }
 

@@ -14,7 +14,9 @@ import (
 type ledger struct {
 	// containers by pod uid and name: their ids.
 	containers map[string]string
-	counted    map[types.UID]bool
+	// pod is the StatefulSet's, which nobody rolls out.
+	pod     types.UID
+	counted map[types.UID]bool
 }
 
 func newLedger() *ledger {
@@ -39,6 +41,14 @@ func (l *ledger) account(ctx context.Context, w *world) (found account, err erro
 		}
 	}
 	l.containers = now
+	data, err := w.Admin.CoreV1().Pods(namespace).Get(ctx, dataPod, metav1.GetOptions{})
+	if err != nil {
+		return found, err
+	}
+	if l.pod != "" && l.pod != data.UID {
+		found.replaced = fmt.Errorf("pod %s had uid %s and has %s", dataPod, l.pod, data.UID)
+	}
+	l.pod = data.UID
 	return found, l.events(ctx, w, &found)
 }
 
@@ -49,6 +59,7 @@ type account struct {
 	Lost      int `json:"lost"`
 	Doubled   int `json:"doubled"`
 	most      int // events of one start
+	replaced  error
 	faults    []error
 }
 
@@ -87,12 +98,17 @@ func (l *ledger) events(ctx context.Context, w *world, found *account) error {
 
 // allowed returns nil if what the slot cost is what its faults may cost.
 func (a account) allowed(faults []Fault) error {
-	var restarts, forgets, twice bool
+	var restarts, replaces, rewinds, twice bool
+	forgets := 0
 	for _, f := range faults {
-		restarts, forgets = restarts || f.Restarts || f.Rewinds, forgets || f.Forgets || f.Rewinds
-		twice = twice || f.Twice
+		restarts, rewinds, twice = restarts || f.Restarts || f.Rewinds, rewinds || f.Rewinds, twice || f.Twice
+		replaces = replaces || f.Replaces || f.Rewinds
+		forgets += f.Forgets
 	}
-	if (a.Restarted > 0 && !restarts) || (a.Lost > 0 && !forgets) || (a.Doubled > 0 && (!twice || a.most > 2)) {
+	if a.replaced != nil && !replaces {
+		return fmt.Errorf("a pod was replaced, and nobody had asked for that: %w", a.replaced)
+	}
+	if (a.Restarted > 0 && !restarts) || (a.Lost > forgets && !rewinds) || (a.Doubled > 0 && (!twice || a.most > 2)) {
 		return fmt.Errorf("%d containers were restarted, %d events lost, %d doubled: %w", a.Restarted, a.Lost, a.Doubled, errors.Join(a.faults...))
 	}
 	return nil

@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -93,7 +94,7 @@ func TestTheTableHasEveryFaultAndWhatItCost(t *testing.T) {
 
 // TestWhatASlotMayCost: nothing, but for restarts and lost events by faults that are said to cost them; a doubled event where there are two machines.
 func TestWhatASlotMayCost(t *testing.T) {
-	plain, restarts, forgets, rewinds := Fault{}, Fault{Restarts: true}, Fault{Forgets: true}, Fault{Rewinds: true}
+	plain, restarts, forgets, rewinds := Fault{}, Fault{Restarts: true}, Fault{Forgets: 2}, Fault{Rewinds: true}
 	for _, c := range []struct {
 		cost account
 		by   []Fault
@@ -104,7 +105,12 @@ func TestWhatASlotMayCost(t *testing.T) {
 		{account{Restarted: 1}, []Fault{plain, restarts}, true},
 		{account{Restarted: 1, Lost: 1}, []Fault{rewinds}, true},
 		{account{Lost: 1}, []Fault{restarts}, false},
-		{account{Lost: 1}, []Fault{forgets}, true},
+		{account{Lost: 2}, []Fault{forgets}, true},
+		{account{Lost: 3}, []Fault{forgets}, false},
+		{account{Lost: 3}, []Fault{forgets, forgets}, true},
+		{account{Lost: 3}, []Fault{rewinds}, true},
+		{account{replaced: errors.New("another uid")}, []Fault{restarts}, false},
+		{account{replaced: errors.New("another uid")}, []Fault{plain, {Replaces: true}}, true},
 		{account{Doubled: 1, most: 2}, []Fault{restarts, forgets, rewinds}, false},
 		{account{Doubled: 1, most: 2}, []Fault{{Twice: true}}, true},
 		{account{Doubled: 1, most: 3}, []Fault{{Twice: true}}, false},

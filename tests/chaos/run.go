@@ -164,7 +164,7 @@ func (r *run) all(ctx context.Context, w *world, plan [][]Planned) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer stop()
-	for _, f := range []func(context.Context){l.meters.report, l.meters.watch, l.stream.keep, l.log.keep, l.witness.watch, l.witness.guard} {
+	for _, f := range []func(context.Context){l.meters.report, l.meters.watch, l.valve.serve, l.valve.call, l.stream.keep, l.log.keep, l.witness.watch, l.witness.guard} {
 		wg.Add(1)
 		go func() { defer wg.Done(); f(aside) }()
 	}
@@ -190,6 +190,7 @@ func (r *run) all(ctx context.Context, w *world, plan [][]Planned) error {
 		return err
 	}
 	r.result.Before, r.result.After = &before, &after
+	r.time.say("%d calls of a method were answered", l.valve.calls)
 	r.time.say("%d lines came back through %d exec streams, %d through %d of logs", l.stream.lines, l.stream.opened, l.log.lines, l.log.opened)
 	return errors.Join(flat(before, after), l.given(ctx))
 }
@@ -210,6 +211,7 @@ func (r *run) slot(ctx context.Context, w *world, l *workload, book *ledger, pla
 	alive.Add(1)
 	go func() { defer alive.Done(); l.live(living) }()
 	l.meters.rest(false)
+	l.valve.rest(false)
 	failed := make(chan error, len(planned)+1)
 	for i, p := range planned {
 		go func() { failed <- r.fault(ctx, w, l, p, uint64(i)) }()
@@ -227,6 +229,7 @@ func (r *run) slot(ctx context.Context, w *world, l *workload, book *ledger, pla
 	still()
 	alive.Wait()
 	l.meters.rest(true)
+	l.valve.rest(true)
 	if err == nil {
 		err = ctx.Err()
 	}
@@ -257,7 +260,7 @@ func (r *run) slot(ctx context.Context, w *world, l *workload, book *ledger, pla
 	if err != nil {
 		return done, err
 	}
-	return done, errors.Join(cost.allowed(faults), l.left(ctx), l.meters.wrong(), l.stream.wrong(), l.log.wrong(), l.witness.wrong())
+	return done, errors.Join(cost.allowed(faults), l.left(ctx), l.meters.wrong(), l.valve.wrong(), l.stream.wrong(), l.log.wrong(), l.witness.wrong())
 }
 
 // fault has one fault begin, last and end.

@@ -25,6 +25,9 @@ import (
 // namespace holds all workloads.
 const namespace = "chaos"
 
+// dataPod is the pod of the StatefulSet.
+const dataPod = "data-0"
+
 // changeEvery is the pause between two changes that people make to the workloads.
 const changeEvery = 1500 * time.Millisecond
 
@@ -33,6 +36,7 @@ type workload struct {
 	w       *world
 	devices dynamic.ResourceInterface // the Devices of the namespace
 	meters  *meters
+	valve   *valve
 	stream  *stream
 	log     *logStream
 	witness *witness
@@ -56,6 +60,7 @@ func newWorkload(w *world, seed uint64) (*workload, error) {
 	l := &workload{w: w, rand: rand.New(rand.NewPCG(seed, 3))}
 	l.devices = client.Resource(v1beta1.GroupVersion.WithResource("devices")).Namespace(namespace)
 	l.meters = newMeters(w, client)
+	l.valve = newValve(l.meters)
 	l.stream, l.log, l.witness = &stream{w: w}, newLogStream(w), newWitness(w)
 	return l, nil
 }
@@ -139,7 +144,7 @@ func (l *workload) deploy(ctx context.Context) error {
 	if err := errors.Join(err0, err1, err2, err3, err4, err5, err6); err != nil {
 		return fmt.Errorf("deploy the workloads: %w", err)
 	}
-	return l.meters.deploy(ctx)
+	return errors.Join(l.meters.deploy(ctx), l.valve.deploy(ctx))
 }
 
 // live changes the workloads until ctx ends: what people do all day. A rollout of the DaemonSet is the first, so that one overlaps with every fault. That the API server does not answer is theirs to bear.

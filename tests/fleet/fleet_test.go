@@ -284,8 +284,11 @@ func TestAStalledEdgeReadsNothingForSoLongAndTheOthersGoOn(t *testing.T) {
 		return nil
 	})
 	for name, at := range c.At {
-		if late := !time.Unix(0, at).Before(until); late != (name == stalled[0]) {
-			t.Errorf("%s committed %s after the stall's end, of which %q were to stall", name, time.Unix(0, at).Sub(until), stalled)
+		switch slow := c.At[stalled[0]]; {
+		case name == stalled[0] && time.Unix(0, at).Before(until):
+			t.Errorf("%s committed %s before its stall's end", name, until.Sub(time.Unix(0, at)))
+		case name != stalled[0] && at >= slow:
+			t.Errorf("%s, which reads, committed %s after the one that stalls", name, time.Duration(at-slow))
 		}
 	}
 	if s := f.Status(); s.Lost != 0 {

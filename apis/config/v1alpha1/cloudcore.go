@@ -54,8 +54,8 @@ type Hub struct {
 	Balance bool `json:"balance"`
 	// MaxInFlightBytes bounds what one session may have sent and not yet seen acknowledged.
 	MaxInFlightBytes Bytes `json:"maxInFlightBytes"`
-	// MaxHeldBytes bounds what all sessions together have that is not answered or not read yet, half for writes and requests and half for
-	// replies. Beyond it no frame of more than 16 KiB is read.
+	// MaxHeldBytes bounds what all sessions together have that is not answered or not read yet: a quarter for what comes, as much again for what
+	// that opens to, and half for replies, beside one for each edge. Beyond it no more than 16 KiB of a frame are read.
 	MaxHeldBytes Bytes `json:"maxHeldBytes"`
 	// Coalesce is the least time between two versions of one object on one session. The first goes at once.
 	Coalesce Duration `json:"coalesce"`

@@ -69,8 +69,8 @@ func rollout(ctx context.Context, w *world) error {
 	w.figure("from bound to the edge's commit: median", "s", percentile(own, 50), "below 0 where a plain watch beside CloudCore heard of it later than the edge")
 	w.target("from bound to the edge's commit: p99", "s", percentile(own, 99), 5)
 	w.figure("from apply to all Ready in the cluster", "s", ready.Seconds())
-	w.promise("writes of pods' statuses per pod", "", after.since(before).sum("tether_api_requests_total", `verb="patch"`, `resource="pods/status"`, `code="200"`)/float64(w.cfg.Nodes), 1,
-		"every pod became Running and Ready in one")
+	w.unloaded("writes of pods' statuses per pod", "", after.since(before).sum("tether_api_requests_total", `verb="patch"`, `resource="pods/status"`, `code="200"`)/float64(w.cfg.Nodes), 1,
+		"every pod became Running and Ready in one; a node that is taken for dead meanwhile, since its Lease waits behind all else, has its pods marked, and says again how they are")
 	deleted := time.Now()
 	if err := sets.Delete(ctx, name, metav1.DeleteOptions{}); err != nil {
 		return fmt.Errorf("delete the DaemonSet: %w", err)

@@ -44,6 +44,9 @@ func secret(ctx context.Context, w *world) error {
 			return core.Secrets(namespace).Update(ctx, o, metav1.UpdateOptions{})
 		}},
 	} {
+		if err := w.still(ctx); err != nil {
+			return err
+		}
 		before, err := w.scrape(ctx)
 		if err != nil {
 			return err

@@ -91,7 +91,8 @@ func unread(ctx context.Context, w *world) error {
 	if err != nil {
 		return err
 	}
-	inTime := time.Since(began) < lasts
+	spent := time.Since(began)
+	inTime := spent < lasts
 	if _, err := w.committed(ctx, last); err != nil {
 		return err
 	}
@@ -104,14 +105,13 @@ func unread(ctx context.Context, w *world) error {
 	w.figure("wire of it in all", "MiB/s", float64(size)*float64(w.cfg.Nodes-len(slow))/(1<<20)/percentile(took, 50))
 	const object, garbage = 3, 4 // the object on its way in and out, encoded and not; what the collector has not seen yet
 	limit := float64(len(slow)*unreadMost+versions*object*garbage*size) / (1 << 20)
+	w.target("time for all versions, while edges read nothing", "s", spent.Seconds(), lasts.Seconds(), "beyond it nothing is told of what these cost")
 	if inTime {
 		w.promise("memory that the edges cost that read nothing", "MiB", (m.peak-steady.resident)/(1<<20), limit,
 			fmt.Sprintf("%d edges: peak %.0f MiB, before %.0f; a copy for each would be %d MiB", len(slow), m.peak/(1<<20), steady.resident/(1<<20), len(slow)*size>>20))
 		w.figure("kernel's buffers for them", "KiB per edge", (held.buffers-kernel.buffers)/1024/float64(len(slow)), "both ends")
-	} else {
-		w.say("the versions took longer than the edges read nothing: nothing is told of what these cost")
 	}
-	w.promise("sessions lost of edges that read nothing or little", "", float64(after.Lost-before.Lost), w.silent())
+	w.unloaded("sessions lost of edges that read nothing or little", "", float64(after.Lost-before.Lost), w.silent())
 	return nil
 }
 

@@ -214,6 +214,12 @@ func (w *world) promise(what, unit string, value, limit float64, note ...string)
 	w.add(Figure{What: what, Unit: unit, Value: value, Limit: &limit, Promise: true}, note)
 }
 
+// unloaded adds one that is a promise of a small run, and a target of a full one, where the cores are so busy with the control plane that
+// sessions or Leases end.
+func (w *world) unloaded(what, unit string, value, limit float64, note ...string) {
+	w.add(Figure{What: what, Unit: unit, Value: value, Limit: &limit, Promise: w.cfg.Small}, note)
+}
+
 func (w *world) add(f Figure, note []string) {
 	if len(note) > 0 {
 		f.Note = note[0]

@@ -87,10 +87,11 @@ func (l *Link) connect(ctx context.Context) (transport.Stream, Way, error) {
 			if refused := r.refused(a); refused != nil {
 				return nil, refused.way, refused.err
 			}
-			if !errors.Is(a.err, errInPeace) {
+			peace := errors.Is(a.err, errInPeace)
+			if !peace {
 				l.note(a.err)
 			}
-			if len(r.pending) > 0 {
+			if len(r.pending) > 0 && !peace {
 				timer.Reset(0) // WebSocket's turn: QUIC needs no head start any more
 			}
 			if r.refusal != nil && judged == nil {

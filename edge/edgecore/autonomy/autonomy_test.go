@@ -15,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/tether-edge/tether/apis/config/v1alpha1"
 	"github.com/tether-edge/tether/common/object"
 	"github.com/tether-edge/tether/edge/edgecore/ownnode"
 	"github.com/tether-edge/tether/edge/horizon"
@@ -63,6 +64,25 @@ shop/6-token h/a here true given false, token true
 shop/7-open h/c here true given true
 shop/8-unreadable h/c here true given false`; got != want {
 		t.Errorf("found\n%s\nexpected\n%s", got, want)
+	}
+}
+
+// A fence holds for pods that ask for it, and for none that are static: these nobody ends.
+func TestAFenceIsOfPodsThatAskForIt(t *testing.T) {
+	w := newWorld(t)
+	w.cfg.Steward.FenceAfter = v1alpha1.Duration(time.Hour)
+	asks, static := pod("1-asks", "h/a", corev1.PullIfNotPresent), pod("2-static", "h/a", corev1.PullIfNotPresent)
+	asks.Annotations = map[string]string{object.AnnotationFence: "true"}
+	static.Annotations = map[string]string{object.AnnotationFence: "true", corev1.MirrorPodAnnotationKey: "x"}
+	w.put(object.Pods, pod("0-not", "h/a", corev1.PullIfNotPresent), asks, static)
+	pods, err := w.sources().Pods(t.Context())
+	if err != nil || len(pods) != 3 {
+		t.Fatalf("found %+v, %v", pods, err)
+	}
+	for i, want := range []time.Duration{0, time.Hour, 0} {
+		if pods[i].Fence != want {
+			t.Errorf("pod %s is fenced after %s, expected %s", pods[i].Name, pods[i].Fence, want)
+		}
 	}
 }
 
@@ -133,6 +153,11 @@ func TestDisksAreHeldAgainstWhatEvicts(t *testing.T) {
 	if disks = without(all); err != nil || len(disks) != 3 || disks[2].Path != "/proc" || disks[1].Floor != 1<<20 || all[len(all)-1].Path != "/proc" || all[len(all)-1].Inodes {
 		t.Errorf("with images elsewhere: %+v, %v", all, err)
 	}
+	w.mounts = []string{filepath.Join(w.cfg.DataDir, "gone"), "/proc"}
+	if all, err = w.sources().Disks(t.Context()); err == nil || len(without(all)) != 3 {
+		t.Errorf("with one that cannot be looked at: %+v, %v", all, err)
+	}
+	w.mounts = []string{"/proc"}
 	w.cfg.Kubelet.EvictionHard = map[string]string{}
 	if disks, err = w.sources().Disks(t.Context()); err != nil || disks[1].Floor != 0 {
 		t.Errorf("without eviction: %+v, %v", disks, err)

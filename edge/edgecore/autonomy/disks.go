@@ -45,9 +45,10 @@ func (s *sources) Disks(ctx context.Context) (disks []horizon.Disk, err error) {
 	s.evicts(&all[0], "nodefs")
 	mounts, err := s.deps.Images.Mounts(ctx)
 	for _, mount := range mounts {
-		d, err := statDisk(mount)
-		if err != nil {
-			return disks, err
+		d, failed := statDisk(mount)
+		if failed != nil {
+			err = errors.Join(err, failed)
+			continue
 		}
 		s.evicts(&d, "imagefs")
 		i := slices.IndexFunc(all, func(other fileSystem) bool { return other.device == d.device })

@@ -56,7 +56,7 @@ func (s *sources) Pods(ctx context.Context) (pods []horizon.Pod, err error) {
 			var pod horizon.Pod
 			if pod, err = look.pod(ctx, p, now); err == nil {
 				pod.Token = tokens[string(p.UID)]
-				if p.Annotations[object.AnnotationFence] == "true" {
+				if p.Annotations[object.AnnotationFence] == "true" && !object.IsMirror(p) { // nobody fences those
 					pod.Fence = s.cfg.Steward.FenceAfter.Std()
 				}
 				pods = append(pods, pod)

@@ -196,7 +196,7 @@ func (e *Edge) Gone(id uint64) { e.out.remove(id) }
 func (e *Edge) Unsent(id uint64) { e.out.unsent(id) }
 
 // Heard notes that the hub is alive though its frame is not complete yet: on a thin link a large object takes minutes.
-func (e *Edge) Heard(now time.Time) { e.lastReceived = now }
+func (e *Edge) Heard(at time.Time) { e.lastReceived = later(e.lastReceived, at) }
 
 // Vitals is what an edge tells the hub with each ping.
 type Vitals struct {

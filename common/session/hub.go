@@ -122,7 +122,14 @@ func NewHub(cfg HubConfig, view View, now time.Time) *Hub {
 }
 
 // Heard notes that the edge is alive though its frame cannot be taken yet, or is not complete: on a thin link it takes minutes.
-func (h *Hub) Heard(now time.Time) { h.lastReceived = now }
+func (h *Hub) Heard(at time.Time) { h.lastReceived = later(h.lastReceived, at) }
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
 
 // Receive takes a frame from the edge. An error ends the session.
 func (h *Hub) Receive(now time.Time, f *wire.Frame) ([]Effect, error) {

@@ -54,14 +54,15 @@ type peer struct {
 	partly    bool          // something had no room on the disk
 	undone    atomic.Bool   // what the cloud may have lost had no room to be written again
 	done      chan struct{} // closed when the session is over
-	bytes     atomic.Uint64 // that came
+	began     time.Time
+	heard     atomic.Int64 // when something came last, since began
 }
 
 // serve runs one session on the stream until it ends.
 func (l *Link) serve(ctx context.Context, stream transport.Stream, way Way) ended {
 	sctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	p := &peer{l: l, way: way, stream: stream, calls: make(chan *pendingCall), waiting: map[uint64]*pendingCall{}, done: make(chan struct{})}
+	p := &peer{l: l, way: way, stream: stream, calls: make(chan *pendingCall), waiting: map[uint64]*pendingCall{}, done: make(chan struct{}), began: l.deps.Now()}
 	frames, readErr := make(chan *wire.Frame), make(chan error, 1)
 	err := p.open(sctx, stream)
 	if err == nil {
@@ -139,12 +140,14 @@ func (p *peer) read(ctx context.Context, frames chan<- *wire.Frame, failed chan<
 	}
 }
 
-// heard is the session's stream, with a note of what comes.
+// heard is the session's stream, with a note of when something came.
 type heard struct{ p *peer }
 
 func (h heard) Read(b []byte) (int, error) {
 	n, err := h.p.stream.Read(b)
-	h.p.bytes.Add(uint64(n))
+	if n > 0 {
+		h.p.heard.Store(int64(h.p.l.deps.Now().Sub(h.p.began)))
+	}
 	return n, err
 }
 
@@ -158,11 +161,11 @@ func (p *peer) loop(ctx context.Context, frames <-chan *wire.Frame, failed <-cha
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	var again <-chan time.Time
-	var came uint64
+	var told int64
 	for {
-		if n := p.bytes.Load(); n != came {
-			came = n
-			p.machine.Heard(now())
+		if at := p.heard.Load(); at != told {
+			told = at
+			p.machine.Heard(p.began.Add(time.Duration(at)))
 		}
 		effects, next := p.machine.Poll(now(), session.Vitals{LeaseAge: l.deps.LeaseAge(), Dropped: l.deps.Store.Dropped()})
 		p.again = false

@@ -9,9 +9,7 @@ import (
 
 // A Snapshot is the node as it was at a moment. What could not be read is empty, and Unread says so.
 type Snapshot struct {
-	At time.Time
-	// Cut is since when there has been no link; zero while there is one.
-	Cut         time.Time
+	At          time.Time
 	Certificate Certificate
 	Pods        []Pod
 	Disks       []Disk
@@ -34,8 +32,9 @@ type Pod struct {
 	// NeedsToken: it mounts one. Token is when the first of those that are stored ends; zero if none is.
 	NeedsToken bool
 	Token      time.Time
-	// Fence is for how long the cloud may not be heard before the pod is ended; 0 is for ever.
-	Fence time.Duration
+	// Fences: the pod is ended where the cloud is not heard for Fence from now on.
+	Fences bool
+	Fence  time.Duration
 }
 
 // An Image is one that a pod needs.
@@ -93,7 +92,7 @@ func Judge(s Snapshot, atLeast time.Duration) Judgement {
 	j.certificate(s)
 	for i := range s.Pods {
 		j.pod(s.At, &s.Pods[i])
-		j.fence(s, &s.Pods[i])
+		j.fence(s.At, &s.Pods[i])
 	}
 	for i := range s.Disks {
 		j.disk(s.At, &s.Disks[i])
@@ -136,17 +135,13 @@ func (j *Judgement) certificate(s Snapshot) {
 }
 
 // fence: a pod that asks for it ends after that time without the cloud. A person was told so where it was asked for.
-func (j *Judgement) fence(s Snapshot, p *Pod) {
-	if p.Fence == 0 {
+func (j *Judgement) fence(at time.Time, p *Pod) {
+	if !p.Fences {
 		return
 	}
-	from := s.Cut
-	if from.IsZero() {
-		from = s.At
-	}
 	l := limit(Fence, "pod "+p.Name)
-	l.Detail = fmt.Sprintf("steward.fenceAfter is %s", p.Fence)
-	j.add(l.at(s.At, from.Add(p.Fence)))
+	l.Detail = "steward.fenceAfter, counted from when the cloud was last heard"
+	j.add(l.at(at, at.Add(p.Fence)))
 }
 
 func (j *Judgement) pod(at time.Time, p *Pod) {

@@ -56,11 +56,9 @@ func TestWhatEndsTheHorizonAndWhatIsListed(t *testing.T) {
 		"an image that is asked for at each start serves those whom it was given": {
 			Snapshot{Pods: []Pod{{Name: "a/b", Images: []Image{image("i", true, true, false)}}, {Name: "a/c", Images: []Image{image("i", true, true, true)}}}},
 			"now ImageNotProven stops-pods (pod a/b, image i)", 0, false},
-		"a fenced pod ends as it asks to, counted from the cut": {
-			Snapshot{Cut: noon.Add(-time.Hour), Pods: []Pod{{Name: "a/b", Fence: 3 * time.Hour}, {Name: "a/c", Fence: time.Hour}, {Name: "a/d"}}},
+		"a fenced pod ends as it asks to": {
+			Snapshot{Pods: []Pod{{Name: "a/b", Fences: true, Fence: 2 * time.Hour}, {Name: "a/c", Fences: true}, {Name: "a/d"}}},
 			"now Fence as-asked (pod a/c)\n2h0m0s Fence as-asked (pod a/b)", -1, true},
-		"with a link from now": {
-			Snapshot{Pods: []Pod{{Name: "a/b", Fence: 3 * time.Hour}}}, "3h0m0s Fence as-asked (pod a/b)", -1, true},
 		"a token that ends hurts only who checks it, one that is not there keeps its pod down": {
 			Snapshot{Pods: []Pod{{Name: "a/b", NeedsToken: true, Token: noon.Add(time.Hour)}, {Name: "a/c", Token: noon.Add(time.Hour)}}},
 			"1h0m0s TokenEnds refused-elsewhere (pod a/b)", -1, true},

@@ -58,7 +58,6 @@ type Watcher struct {
 	cfg   Config
 	deps  Deps
 	began time.Time // of the clock that nobody sets
-	cut   time.Time // the first look without a link since the last with one
 
 	// What follows belongs to Start.
 	disks map[string]*series
@@ -167,14 +166,9 @@ func (w *Watcher) snapshot(ctx context.Context) Snapshot {
 	s.Outbox, err = src.Outbox(ctx)
 	unread("outbox")
 	if src.Linked() {
-		w.cut = time.Time{}
 		clear(w.queue) // how fast it fills is seen while it does
 		return s
 	}
-	if w.cut.IsZero() {
-		w.cut = s.At
-	}
-	s.Cut = w.cut
 	for i := range s.Outbox {
 		q := &s.Outbox[i]
 		q.Growth = measure(w.queue, q.Class, queueSeries, at, q.Used)

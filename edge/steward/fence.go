@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -34,7 +35,11 @@ type fence struct {
 	was     bool
 	// down: what on said last.
 	down bool
+	// ends is the uptime at which on will say so if the cloud is not heard, fenced once it has, 0 before it was asked. For other goroutines.
+	ends atomic.Int64
 }
+
+const fenced = -1
 
 func newFence(after time.Duration, boot Boot) *fence { return &fence{after: after, boot: boot} }
 
@@ -64,7 +69,26 @@ func (f *fence) on(connected, synced bool) bool {
 		f.heard, f.known = f.boot.Uptime(), true
 	}
 	f.down = f.down || f.boot.Uptime()-f.heard >= f.after
+	if f.ends.Store(int64(f.heard + f.after)); f.down {
+		f.ends.Store(fenced)
+	}
 	return f.down
+}
+
+// FenceIn is for how long pods that are to be fenced run yet if the cloud is not heard; ok is false where nothing fences them. It may be
+// called from any goroutine.
+func (s *Steward) FenceIn() (left time.Duration, ok bool) {
+	f := s.fence
+	switch ends := f.ends.Load(); {
+	case f.after == 0:
+		return 0, false
+	case ends == fenced:
+		return 0, true
+	case ends == 0:
+		return f.after, true
+	default:
+		return max(0, time.Duration(ends)-f.boot.Uptime()), true
+	}
 }
 
 // beat reports whether there is something to judge anew.

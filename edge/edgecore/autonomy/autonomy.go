@@ -32,6 +32,8 @@ type Deps struct {
 	Credentials func(image string, pull []corev1.Secret) ([]*runtimeapi.AuthConfig, error)
 	Node        *ownnode.Node
 	Linked      func() bool
+	// FenceIn is for how long pods that are to be fenced run yet where the cloud is not heard; ok is false where nothing fences them.
+	FenceIn func() (left time.Duration, ok bool)
 	// LogsDir is where the logs of pods are, LogsOfAContainer what one may keep, in bytes.
 	LogsDir          string
 	LogsOfAContainer int64

@@ -15,7 +15,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/tether-edge/tether/apis/config/v1alpha1"
 	"github.com/tether-edge/tether/common/object"
 	"github.com/tether-edge/tether/edge/edgecore/ownnode"
 	"github.com/tether-edge/tether/edge/horizon"
@@ -70,18 +69,21 @@ shop/8-unreadable h/c here true given false`; got != want {
 // A fence holds for pods that ask for it, and for none that are static: these nobody ends.
 func TestAFenceIsOfPodsThatAskForIt(t *testing.T) {
 	w := newWorld(t)
-	w.cfg.Steward.FenceAfter = v1alpha1.Duration(time.Hour)
 	asks, static := pod("1-asks", "h/a", corev1.PullIfNotPresent), pod("2-static", "h/a", corev1.PullIfNotPresent)
 	asks.Annotations = map[string]string{object.AnnotationFence: "true"}
 	static.Annotations = map[string]string{object.AnnotationFence: "true", corev1.MirrorPodAnnotationKey: "x"}
 	w.put(object.Pods, pod("0-not", "h/a", corev1.PullIfNotPresent), asks, static)
-	pods, err := w.sources().Pods(t.Context())
-	if err != nil || len(pods) != 3 {
-		t.Fatalf("found %+v, %v", pods, err)
-	}
-	for i, want := range []time.Duration{0, time.Hour, 0} {
-		if pods[i].Fence != want {
-			t.Errorf("pod %s is fenced after %s, expected %s", pods[i].Name, pods[i].Fence, want)
+	for _, on := range []bool{true, false} {
+		s := w.sources()
+		s.deps.FenceIn = func() (time.Duration, bool) { return time.Hour, on }
+		pods, err := s.Pods(t.Context())
+		if err != nil || len(pods) != 3 {
+			t.Fatalf("found %+v, %v", pods, err)
+		}
+		for i, asks := range []bool{false, true, false} {
+			if p := pods[i]; p.Fences != (asks && on) || p.Fences && p.Fence != time.Hour {
+				t.Errorf("pod %s is fenced: %v, after %s", p.Name, p.Fences, p.Fence)
+			}
 		}
 	}
 }

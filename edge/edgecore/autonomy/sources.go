@@ -57,7 +57,7 @@ func (s *sources) Pods(ctx context.Context) (pods []horizon.Pod, err error) {
 			if pod, err = look.pod(ctx, p, now); err == nil {
 				pod.Token = tokens[string(p.UID)]
 				if p.Annotations[object.AnnotationFence] == "true" && !object.IsMirror(p) { // nobody fences those
-					pod.Fence = s.cfg.Steward.FenceAfter.Std()
+					pod.Fence, pod.Fences = s.deps.FenceIn()
 				}
 				pods = append(pods, pod)
 				continue

@@ -98,7 +98,7 @@ func TestASessionThatWaitsForRoomEndsWithItsEdge(t *testing.T) {
 // The API server is slow for all edges at once: what they send is bounded in the sum too, and who sends little goes on.
 func TestTheWritesOfAllEdgesTakeBoundedMemoryInTheHub(t *testing.T) {
 	const edges, each, size, budget = 8, 6, 1 << 20, 6 << 20
-	w := newWorld(t, func(cfg *hub.Config) { cfg.MaxHeldBytes = 2 * budget })
+	w := newWorld(t, func(cfg *hub.Config) { cfg.MaxHeldBytes = 4 * budget })
 	up := &slowUpstream{release: make(chan struct{})}
 	w.up.apply = up.apply
 	var all []*raw

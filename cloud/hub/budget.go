@@ -207,16 +207,16 @@ const (
 )
 
 // paced sees to that before each read. Called by the reader.
-func (c *conn) paced() {
+func (c *conn) paced() error {
 	if c.reading == 0 || c.pace > 0 {
-		return
+		return nil
 	}
 	c.pace = piece
 	within := slow
 	if c.hub.arriving.wanted() {
 		within = quick
 	}
-	_ = c.stream.SetReadDeadline(time.Now().Add(within)) // it fails where the next read does
+	return c.stream.SetReadDeadline(time.Now().Add(within))
 }
 
 // opened is what a frame takes that an edge sends, decompressed: of the kinds that wait for an answer.

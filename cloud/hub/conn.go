@@ -116,7 +116,9 @@ func (c *conn) run(ctx context.Context, hello *wire.Frame) {
 type heard struct{ c *conn }
 
 func (h heard) Read(p []byte) (int, error) {
-	h.c.paced()
+	if err := h.c.paced(); err != nil {
+		return 0, err
+	}
 	n, err := h.c.stream.Read(p)
 	h.c.pace -= n
 	h.c.bytes.Add(uint64(n))
@@ -170,7 +172,9 @@ func (c *conn) receive(f *wire.Frame) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.reading > 0 {
-		_ = c.stream.SetReadDeadline(time.Time{}) // it fails where the next read does
+		if err := c.stream.SetReadDeadline(time.Time{}); err != nil {
+			return err
+		}
 	}
 	size := opened(f)
 	c.wait(func() bool {

@@ -51,8 +51,7 @@ func DialThrough(ctx context.Context, proxy Proxy, address string, config *tls.C
 			if err == nil && !proxied {
 				if err = Arrived(ctx); err != nil {
 					progressed = false
-					_ = conn.Close()
-					return nil, err
+					return nil, errors.Join(err, conn.Close())
 				}
 			}
 			return conn, err

@@ -144,7 +144,7 @@ func TestAServerThatTookAConnectionIsLeftInPeace(t *testing.T) {
 // Attempts that a dead network held up get through all together when it is back: the server has to do with one of each edge.
 func TestOfAttemptsThatArriveTogetherTheServerSeesOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const outage, turn = 29 * time.Second, time.Second
+		const outage = 29 * time.Second
 		begun := time.Now()
 		var mu sync.Mutex
 		held := 0
@@ -167,10 +167,12 @@ func TestOfAttemptsThatArriveTogetherTheServerSeesOne(t *testing.T) {
 			<-ctx.Done()
 			return nil, ctx.Err()
 		})
-		time.Sleep(outage + turn) // fake
+		<-shaken
+		<-shaken
+		synctest.Wait() // all that were held up are through
 		mu.Lock()
-		if n := len(shaken); held < maxAttempts/2 || n != 2 {
-			t.Errorf("of %d attempts at two servers %d began a handshake, want one with each", held, n)
+		if n := len(shaken); held < maxAttempts/2 || n != 0 {
+			t.Errorf("of %d attempts at two servers %d began a handshake, want one with each", held, n+2)
 		}
 		mu.Unlock()
 		stop()
@@ -183,7 +185,8 @@ func TestOnceAServerTookAConnectionTheOthersAreGivenUp(t *testing.T) {
 		const outage = 8 * time.Second // fewer than maxAttempts begin in it
 		begun := time.Now()
 		var mu sync.Mutex
-		open := map[string]int{}
+		open, before := map[string]int{}, 0
+		taken := make(chan struct{}, maxAttempts)
 		_, stop := start(t, &fakeStore{}, func(ctx context.Context, way Way) (transport.Stream, error) {
 			mu.Lock()
 			open[way.Server]++
@@ -194,26 +197,27 @@ func TestOnceAServerTookAConnectionTheOthersAreGivenUp(t *testing.T) {
 				mu.Unlock()
 			}()
 			if way.Server == "one:1" && time.Since(begun) >= outage {
+				mu.Lock()
+				if before == 0 {
+					before = open["one:1"]
+				}
+				mu.Unlock()
 				if err := transport.Arrived(ctx); err != nil {
 					return nil, err
 				}
+				taken <- struct{}{}
 			}
 			<-ctx.Done()
 			return nil, ctx.Err()
 		})
-		time.Sleep(outage) // fake
+		<-taken
+		synctest.Wait()
 		mu.Lock()
-		if open["one:1"] < 2 || open["two:1"] < 2 {
-			t.Errorf("attempts under way in the outage: %v, want some at both servers", open)
+		if before < 3 {
+			t.Errorf("%d attempts were under way at the server when it was back, want some that were held up", before)
 		}
-		mu.Unlock()
-		time.Sleep(2 * attemptMax) // fake: one of the next two attempts is at the server that is back
-		mu.Lock()
-		if n := open["one:1"]; n < 1 || n > 2 {
-			t.Errorf("%d attempts are under way at the server that took one, want that one, and no more than begun since", n)
-		}
-		if open["two:1"] < 3 {
-			t.Errorf("%d attempts are under way at the other server, want them to go on", open["two:1"])
+		if open["one:1"] != 1 || open["two:1"] < 2 {
+			t.Errorf("attempts under way once one was taken: %v, want that one alone, and those at the other server to go on", open)
 		}
 		mu.Unlock()
 		stop()

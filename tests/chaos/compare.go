@@ -115,7 +115,7 @@ func (l *workload) same(ctx context.Context) error {
 	return l.sameContent(ctx, api)
 }
 
-// samePod compares one pod, and takes its containers out of running.
+// samePod compares one pod, which has to be Ready if it runs, and takes its containers out of running.
 func samePod(p, edge *corev1.Pod, running map[string]cluster.Container) error {
 	switch {
 	case p.DeletionTimestamp != nil:
@@ -128,6 +128,11 @@ func samePod(p, edge *corev1.Pod, running map[string]cluster.Container) error {
 		return fmt.Errorf("it is %s in the cluster and %s on the edge", p.Status.Phase, edge.Status.Phase)
 	case !reflect.DeepEqual(edge.Status.ContainerStatuses, p.Status.ContainerStatuses):
 		return fmt.Errorf("its containers are %+v in the cluster and %+v on the edge", p.Status.ContainerStatuses, edge.Status.ContainerStatuses)
+	}
+	if p.Status.Phase == corev1.PodRunning {
+		if err := errors.Join(runs(p), runs(edge)); err != nil {
+			return err
+		}
 	}
 	for _, c := range p.Status.ContainerStatuses {
 		id := strings.TrimPrefix(c.ContainerID, "containerd://")

@@ -14,7 +14,7 @@ import (
 // TestBothSidesOfAPodMustBeEqual, and the runtime must run what they show.
 func TestBothSidesOfAPodMustBeEqual(t *testing.T) {
 	pod := func(change func(*corev1.Pod)) *corev1.Pod {
-		p := &corev1.Pod{Status: corev1.PodStatus{Phase: corev1.PodRunning, ContainerStatuses: []corev1.ContainerStatus{
+		p := &corev1.Pod{Status: corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}, ContainerStatuses: []corev1.ContainerStatus{
 			{Name: "a", ContainerID: "containerd://1", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}},
 			{Name: "b", ContainerID: "containerd://2", State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{}}}}}}
 		if change != nil {
@@ -23,6 +23,7 @@ func TestBothSidesOfAPodMustBeEqual(t *testing.T) {
 		return p
 	}
 	deleted := func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{Time: time.Unix(1, 0)} }
+	unready := func(p *corev1.Pod) { p.Status.Conditions[0].Status = corev1.ConditionFalse }
 	for name, c := range map[string]struct {
 		cloud, edge *corev1.Pod
 		runs        string
@@ -34,6 +35,8 @@ func TestBothSidesOfAPodMustBeEqual(t *testing.T) {
 		"not here":             {pod(nil), nil, "1", "none of its uid"},
 		"another phase":        {pod(nil), pod(func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed }), "1", "Running in the cluster and Failed"},
 		"other containers":     {pod(nil), pod(func(p *corev1.Pod) { p.Status.ContainerStatuses[0].RestartCount = 1 }), "1", "RestartCount:1"},
+		"not ready":            {pod(unready), pod(nil), "1", "Running and not Ready"},
+		"not ready here":       {pod(nil), pod(unready), "1", "Running and not Ready"},
 		"does not run":         {pod(nil), pod(nil), "", "shown as running: true; it runs: false"},
 		"runs though it ended": {pod(nil), pod(nil), "12", "shown as running: false; it runs: true"},
 	} {

@@ -69,11 +69,12 @@ func runs(p *corev1.Pod) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("it is %s, %s: %s", p.Status.Phase, p.Status.Reason, p.Status.Message)
+	return fmt.Errorf("it is %s and not Ready: %s %s", p.Status.Phase, p.Status.Reason, p.Status.Message)
 }
 
-// onTheEdge waits until the edge itself shows the pod as one that runs.
-func (f *fault) onTheEdge(pod *corev1.Pod) error {
+// onTheEdge waits until the edge itself shows the pod as one that runs: in the same container, or in another one once the
+// power is back. Until the kubelet has looked the edge shows what was true before the cut, a Ready pod among it.
+func (f *fault) onTheEdge(pod *corev1.Pod, sameContainer bool) error {
 	api, err := f.w.localAPI()
 	if err != nil {
 		return err
@@ -82,6 +83,9 @@ func (f *fault) onTheEdge(pod *corev1.Pod) error {
 		p, err := api.CoreV1().Pods(namespace).Get(f.ctx, pod.Name, metav1.GetOptions{})
 		if err == nil && p.UID != pod.UID {
 			err = errors.New("it is another one of the name")
+		}
+		if err == nil && (p.Status.ContainerStatuses[0].ContainerID == pod.Status.ContainerStatuses[0].ContainerID) != sameContainer {
+			err = fmt.Errorf("its container is %s", p.Status.ContainerStatuses[0].ContainerID)
 		}
 		return errors.Join(err, runs(p))
 	})
@@ -138,7 +142,7 @@ func latePlugin(f *fault) (func() error, error) {
 			err = until(f.ctx, patience, "the kubelet to know the plugin", func() error { return p.start(f.ctx) })
 		}
 		if err == nil {
-			err = f.onTheEdge(pod)
+			err = f.onTheEdge(pod, false)
 		}
 		f.load.afterwards(func(context.Context) error { return p.stop() })
 		return errors.Join(err, better())
@@ -182,7 +186,7 @@ func restartDriver(f *fault) (func() error, error) {
 		}
 		err = until(f.ctx, patience, "the edge to know the driver", func() error { return registered(f.ctx, api) })
 		if err == nil {
-			err = f.onTheEdge(pod)
+			err = f.onTheEdge(pod, true)
 		}
 		f.load.afterwards(func(ctx context.Context) error { return registered(ctx, f.w.Admin) })
 		return errors.Join(err, better())

@@ -11,6 +11,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	paho "github.com/eclipse/paho.mqtt.golang"
@@ -20,15 +21,31 @@ import (
 
 // A client serves devices over a broker that is already there. It dials by itself: paho's own retry neither jitters nor
 // tells a refusal from an outage, and subscribes again only to what its session had.
+//
+// Its session outlives its connections, and a request is acknowledged once it was answered: what comes while edgecore is away, or was not
+// done when it ended, is the broker's to give again.
 type client struct {
 	cfg      Server
 	node     string
 	answerer *answerer
-	inbox    [clientWorkers]chan message // by device, so that the order of one device's requests holds
+	inbox    [clientWorkers]chan incoming // by device, so that the order of one device's requests holds
+	waiting  atomic.Int64                 // requests that are in the inboxes or being answered
+	idle     chan struct{}                // holds one when there may be none left
+	sessions int64                        // connections tried; of the goroutine that serves
+	again    atomic.Int64                 // what came over connections before this one comes again
 
 	mu   sync.Mutex // guards conn
 	conn paho.Client
 }
+
+// incoming is a request with the connection that it came by.
+type incoming struct {
+	paho.Message
+	session int64
+}
+
+// errBehind ends a connection over which requests came faster than they could be answered.
+var errBehind = errors.New("more requests came than can wait")
 
 const (
 	clientInbox   = 256
@@ -39,9 +56,9 @@ const (
 )
 
 func newClient(cfg Server, node string, a *answerer) *client {
-	c := &client{cfg: cfg, node: node, answerer: a}
+	c := &client{cfg: cfg, node: node, answerer: a, idle: make(chan struct{}, 1)}
 	for i := range c.inbox {
-		c.inbox[i] = make(chan message, clientInbox)
+		c.inbox[i] = make(chan incoming, clientInbox)
 	}
 	return c
 }
@@ -60,6 +77,10 @@ func (c *client) serve(ctx context.Context, ready func()) error {
 		if ctx.Err() != nil {
 			break
 		}
+		if errors.Is(err, errBehind) {
+			c.answerer.log.Warn("requests come from the MQTT broker faster than they can be answered; connecting anew for those that have to wait")
+			continue
+		}
 		if time.Since(began) > clientMaximum {
 			pause = backoff.New(backoff.Config{Base: clientRetry, Max: clientMaximum})
 		}
@@ -73,23 +94,30 @@ func (c *client) serve(ctx context.Context, ready func()) error {
 
 // session is one connection, from dialling to its loss.
 func (c *client) session(ctx context.Context, ready func()) error {
-	lost := make(chan error, 1)
-	opts, err := c.options(lost)
+	lost, behind := make(chan error, 1), make(chan struct{})
+	c.sessions++
+	opts, err := c.options(lost, c.receiver(c.sessions, behind))
 	if err != nil {
 		c.answerer.metrics.ext.WithLabelValues("config").Inc()
 		return err
 	}
 	conn := paho.NewClient(opts)
 	defer conn.Disconnect(250)
-	if err := settle(ctx, conn.Connect()); err != nil {
+	c.set(conn) // what the session kept comes, and is answered, before anything is subscribed to
+	defer c.set(nil)
+	connected := conn.Connect()
+	if err := settle(ctx, connected); err != nil {
 		c.answerer.metrics.ext.WithLabelValues("failed").Inc()
 		return fmt.Errorf("connect: %w", err)
+	}
+	if connected.(*paho.ConnectToken).SessionPresent() {
+		c.again.Store(c.sessions)
 	}
 	filters := map[string]byte{}
 	for _, f := range requestFilters(c.node) {
 		filters[f] = 1
 	}
-	token := conn.SubscribeMultiple(filters, c.receive)
+	token := conn.SubscribeMultiple(filters, nil)
 	if err := settle(ctx, token); err != nil {
 		c.answerer.metrics.ext.WithLabelValues("failed").Inc()
 		return fmt.Errorf("subscribe: %w", err)
@@ -102,17 +130,23 @@ func (c *client) session(ctx context.Context, ready func()) error {
 	}
 	c.answerer.metrics.ext.WithLabelValues("ok").Inc()
 	c.answerer.metrics.connections.Set(1)
-	c.set(conn)
-	defer func() {
-		c.set(nil)
-		c.answerer.metrics.connections.Set(0)
-	}()
+	defer c.answerer.metrics.connections.Set(0)
 	ready()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case err := <-lost:
-		return err
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case err := <-lost:
+			return err
+		case <-behind:
+			c.answerer.metrics.throttled.Inc()
+			behind = nil
+		case <-c.idle:
+		}
+		// What has come is answered and acknowledged before the rest is asked for again.
+		if behind == nil && c.waiting.Load() == 0 {
+			return errBehind
+		}
 	}
 }
 
@@ -122,7 +156,7 @@ func (c *client) set(conn paho.Client) {
 	c.conn = conn
 }
 
-func (c *client) options(lost chan<- error) (*paho.ClientOptions, error) {
+func (c *client) options(lost chan<- error, receive paho.MessageHandler) (*paho.ClientOptions, error) {
 	password := ""
 	if c.cfg.PasswordFile != "" {
 		b, err := os.ReadFile(c.cfg.PasswordFile)
@@ -136,7 +170,7 @@ func (c *client) options(lost chan<- error) (*paho.ClientOptions, error) {
 		return nil, err
 	}
 	return paho.NewClientOptions().AddBroker(c.cfg.URL).SetClientID("tether-" + c.node).SetUsername(c.cfg.User).SetPassword(password).
-		SetTLSConfig(secure).SetProtocolVersion(4).SetCleanSession(true).SetAutoReconnect(false).SetConnectRetry(false).
+		SetTLSConfig(secure).SetProtocolVersion(4).SetCleanSession(false).SetAutoAckDisabled(true).SetDefaultPublishHandler(receive).SetAutoReconnect(false).SetConnectRetry(false).
 		SetConnectTimeout(clientTimeout).SetWriteTimeout(clientTimeout).SetKeepAlive(30 * time.Second).SetOrderMatters(true).
 		SetConnectionLostHandler(func(_ paho.Client, err error) {
 			select {
@@ -167,33 +201,72 @@ func (c *client) tls() (*tls.Config, error) {
 	return cfg, nil
 }
 
-// receive takes a message off paho's goroutine, which must not wait: it also reads the answers to pings.
-func (c *client) receive(_ paho.Client, m paho.Message) {
-	if m.Retained() || strings.ContainsAny(m.Topic(), "+#\x00") {
-		c.answerer.metrics.denied.WithLabelValues("retained").Inc()
-		return
-	}
-	r, _ := parseTopic(m.Topic())
-	sum := fnv.New32a()
-	_, _ = sum.Write([]byte(r.namespace + "/" + r.name))
-	select {
-	case c.inbox[sum.Sum32()%clientWorkers] <- message{m.Topic(), m.Payload()}:
-	default:
-		c.answerer.metrics.dropped.WithLabelValues("inbox").Inc()
+// receiver takes messages off paho's goroutine, which must not wait: it also reads the answers to pings. From the first that finds no place
+// on it takes none, as later ones must not be answered before it.
+func (c *client) receiver(session int64, behind chan<- struct{}) paho.MessageHandler {
+	full := false
+	return func(_ paho.Client, m paho.Message) {
+		if m.Retained() || strings.ContainsAny(m.Topic(), "+#\x00") {
+			c.answerer.metrics.denied.WithLabelValues("retained").Inc()
+			m.Ack()
+			return
+		}
+		r, _ := parseTopic(m.Topic())
+		sum := fnv.New32a()
+		_, _ = sum.Write([]byte(r.namespace + "/" + r.name))
+		c.waiting.Add(1)
+		if !full {
+			select {
+			case c.inbox[sum.Sum32()%clientWorkers] <- incoming{m, session}:
+				return
+			default:
+				full = true
+				close(behind)
+			}
+		}
+		c.done()
+		if m.Qos() == 0 {
+			c.answerer.metrics.dropped.WithLabelValues("inbox").Inc()
+		}
 	}
 }
 
-func (c *client) work(ctx context.Context, inbox <-chan message) {
+// done notes that a request waits no more.
+func (c *client) done() {
+	if c.waiting.Add(-1) > 0 {
+		return
+	}
+	select {
+	case c.idle <- struct{}{}:
+	default:
+	}
+}
+
+func (c *client) work(ctx context.Context, inbox <-chan incoming) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case m := <-inbox:
-			if r := c.answerer.answer(ctx, m.topic, m.payload); r != nil {
-				c.publish(*r)
-			}
+			c.serveOne(ctx, m)
+			c.done()
 		}
 	}
+}
+
+// serveOne answers a request, but for one that the broker gives again because its connection ended first.
+func (c *client) serveOne(ctx context.Context, m incoming) {
+	if m.Qos() > 0 && m.session < c.again.Load() {
+		return
+	}
+	r := c.answerer.answer(ctx, m.Topic(), m.Payload())
+	if ctx.Err() != nil {
+		return // it may not have been done; the broker gives it to the next process
+	}
+	if r != nil {
+		c.publish(*r)
+	}
+	m.Ack()
 }
 
 // publish publishes as the edge. Without a connection the message is dropped and counted.

@@ -6,12 +6,15 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	paho "github.com/eclipse/paho.mqtt.golang"
 	mochi "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/hooks/auth"
 	"github.com/mochi-mqtt/server/v2/listeners"
+	"github.com/mochi-mqtt/server/v2/packets"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
@@ -24,6 +27,9 @@ func stranger(t *testing.T, addr string) func() {
 	if err := s.AddHook(new(auth.Hook), &auth.Options{Ledger: ledger}); err != nil {
 		t.Fatal(err)
 	}
+	if err := s.AddHook(&twoTables{}, nil); err != nil {
+		t.Fatal(err)
+	}
 	if err := s.AddListener(listeners.NewTCP(listeners.Config{ID: "t", Address: addr})); err != nil {
 		t.Fatal(err)
 	}
@@ -31,6 +37,30 @@ func stranger(t *testing.T, addr string) func() {
 		t.Fatal(err)
 	}
 	return func() { _ = s.Close() }
+}
+
+// twoTables keeps the numbers of what clients publish apart from those of what they are sent, which the library has in one table and so
+// loses some.
+type twoTables struct{ mochi.HookBase }
+
+const apart = 30000
+
+func (*twoTables) Provides(what byte) bool {
+	return what == mochi.OnPacketRead || what == mochi.OnPacketEncode
+}
+
+func (*twoTables) OnPacketRead(_ *mochi.Client, pk packets.Packet) (packets.Packet, error) {
+	if pk.FixedHeader.Type == packets.Publish && pk.FixedHeader.Qos == 1 {
+		pk.PacketID += apart
+	}
+	return pk, nil
+}
+
+func (*twoTables) OnPacketEncode(_ *mochi.Client, pk packets.Packet) packets.Packet {
+	if pk.FixedHeader.Type == packets.Puback {
+		pk.PacketID -= apart
+	}
+	return pk
 }
 
 // With a broker that is there already, requests are answered by it; and again when it has been away.
@@ -75,13 +105,9 @@ func TestAnExternalBrokerIsServedAndReturnedTo(t *testing.T) {
 	}
 }
 
-// A request that an external broker retained would be made again at each connect.
-func TestARetainedRequestIsIgnored(t *testing.T) {
-	addr := freePort(t)
-	defer stranger(t, addr)()
-	c := dial(t, as(options(addr, "app"), "app", "secret"))
-	c.publish(t, pump+"twin/update", 1, true, `{"twin":{"speed":{}}}`)
-	c.publish(t, "x", 1, false, "") // once this is acknowledged, that one has been handed on to all who were there
+// external starts a Service with a broker that is not ours.
+func external(t *testing.T, addr string) *rig {
+	t.Helper()
 	password := filepath.Join(t.TempDir(), "password")
 	if err := os.WriteFile(password, []byte("secret"), 0o600); err != nil {
 		t.Fatal(err)
@@ -89,6 +115,122 @@ func TestARetainedRequestIsIgnored(t *testing.T) {
 	r := start(t, nil, func(c *Config) {
 		c.Mode, c.Server = External, Server{URL: "tcp://" + addr, User: "edge", PasswordFile: password}
 	})
+	eventually(t, "the broker is reached", func() bool { return testutil.ToFloat64(r.metrics.connections) == 1 })
+	return r
+}
+
+// eventIDs are those of the updates so far.
+func (p *plant) eventIDs() (ids []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, u := range p.updates {
+		ids = append(ids, *u.Twin["speed"].Expected.Value)
+	}
+	return ids
+}
+
+func desire(n int) string {
+	return fmt.Sprintf(`{"twin":{"speed":{"expected":{"value":"%d"}}}}`, n)
+}
+
+// What is asked for while edgecore restarts is the external broker's to keep, also what edgecore had and was not done with.
+func TestAnExternalBrokerKeepsRequestsForTheNextProcess(t *testing.T) {
+	addr := freePort(t)
+	defer stranger(t, addr)()
+	r := external(t, addr)
+	c := dial(t, as(options(addr, "app"), "app", "secret"))
+	c.publish(t, pump+"twin/update", 1, false, desire(0))
+	eventually(t, "the first update", func() bool { return r.devices.count() == 1 })
+	r.devices.mu.Lock()
+	r.devices.block = make(chan struct{})
+	r.devices.mu.Unlock()
+	c.publish(t, pump+"twin/update", 1, false, desire(1))
+	eventually(t, "the second to be under way", func() bool { return r.devices.began() == 2 })
+	r.stop()
+	c.publish(t, pump+"twin/update", 1, false, desire(2))
+	next := external(t, addr)
+	eventually(t, "what was left to do", func() bool { return next.devices.count() >= 2 })
+	ids := next.devices.eventIDs()
+	slices.Sort(ids) // this broker gives again what it got within one second in any order
+	if !slices.Equal(ids, []string{"1", "2"}) {
+		t.Errorf("expected what was not done, and nothing that was; found %q", ids)
+	}
+}
+
+// More than can wait is put off, and none of it lost.
+func TestMoreRequestsThanCanWaitArePutOff(t *testing.T) {
+	addr := freePort(t)
+	defer stranger(t, addr)()
+	r := external(t, addr)
+	c := dial(t, as(options(addr, "app"), "app", "secret"))
+	blocked := make(chan struct{})
+	r.devices.mu.Lock()
+	r.devices.block = blocked
+	r.devices.mu.Unlock()
+	const all = 2*clientInbox + 50
+	for n := range all {
+		c.publish(t, pump+"twin/update", 1, false, desire(n))
+	}
+	eventually(t, "the connection is behind", func() bool { return testutil.ToFloat64(r.metrics.throttled) > 0 })
+	close(blocked)
+	eventually(t, "all updates", func() bool {
+		ids := r.devices.eventIDs()
+		slices.Sort(ids)
+		return len(slices.Compact(ids)) == all
+	})
+}
+
+// asked is a message as paho gives it.
+type asked struct {
+	paho.Message
+	topic string
+}
+
+func (m asked) Topic() string  { return m.topic }
+func (m asked) Retained() bool { return false }
+func (m asked) Qos() byte      { return 1 }
+
+// What comes after a request that found no place may not overtake it.
+func TestARequestThatIsPutOffIsNotOvertaken(t *testing.T) {
+	c := newClient(Server{}, "edge-1", &answerer{})
+	behind := make(chan struct{})
+	receive := c.receiver(1, behind)
+	for range clientInbox + 1 {
+		receive(nil, asked{topic: pump + "twin/update"})
+	}
+	select {
+	case <-behind:
+	default:
+		t.Fatal("nobody is told that the connection is behind")
+	}
+	waiting := func() (n int) {
+		for _, inbox := range c.inbox {
+			n += len(inbox)
+		}
+		return n
+	}
+	for _, inbox := range c.inbox {
+		if len(inbox) > 0 {
+			<-inbox
+		}
+	}
+	receive(nil, asked{topic: pump + "twin/update"})
+	if n := waiting(); n != clientInbox-1 {
+		t.Errorf("%d requests wait, expected %d: a later one took the place", n, clientInbox-1)
+	}
+	if n := c.waiting.Load(); n != clientInbox {
+		t.Errorf("%d requests are counted, expected %d", n, clientInbox)
+	}
+}
+
+// A request that an external broker retained would be made again at each connect.
+func TestARetainedRequestIsIgnored(t *testing.T) {
+	addr := freePort(t)
+	defer stranger(t, addr)()
+	c := dial(t, as(options(addr, "app"), "app", "secret"))
+	c.publish(t, pump+"twin/update", 1, true, `{"twin":{"speed":{}}}`)
+	c.publish(t, "x", 1, false, "") // once this is acknowledged, that one has been handed on to all who were there
+	r := external(t, addr)
 	eventually(t, "it is counted", func() bool { return testutil.ToFloat64(r.metrics.denied.WithLabelValues("retained")) == 1 })
 	if r.devices.count() != 0 {
 		t.Error("expected no update")

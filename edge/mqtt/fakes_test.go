@@ -94,6 +94,7 @@ func (r *ram) set(fail error, gate chan struct{}) {
 type plant struct {
 	mu      sync.Mutex
 	updates []Update
+	begun   int           // calls of Update
 	block   chan struct{} // while not nil, Update waits for it
 	fail    error
 	panics  bool
@@ -113,6 +114,7 @@ func (p *plant) Update(ctx context.Context, namespace, name string, u Update) er
 		return err
 	}
 	p.mu.Lock()
+	p.begun++
 	block, fail, panics := p.block, p.fail, p.panics
 	p.mu.Unlock()
 	if panics {
@@ -159,6 +161,12 @@ func (p *plant) count() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return len(p.updates)
+}
+
+func (p *plant) began() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.begun
 }
 
 func quietLog() *slog.Logger { return slog.New(slog.DiscardHandler) }

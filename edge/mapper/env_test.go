@@ -89,6 +89,19 @@ func (e *engine) heard() []string {
 	return slices.Clone(e.reports)
 }
 
+// allGiven is every call of Given since forgetGiven.
+func (e *engine) allGiven() []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Clone(e.given)
+}
+
+func (e *engine) forgetGiven() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.given = nil
+}
+
 func (e *engine) toldOf(id string) (string, bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

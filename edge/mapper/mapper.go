@@ -44,6 +44,7 @@ type mapper struct {
 	stop     func()
 	done     chan struct{}
 	unsaved  chan struct{} // holds one while a save is due
+	marked   chan struct{} // holds one while a save is due that may wait
 	saved    chan struct{} // closed once the record is saved
 	dials    atomic.Int64  // connections made
 
@@ -59,6 +60,7 @@ type mapper struct {
 	life    int64             // counts connections behind which the mapper may know nothing
 	deaf    bool              // it left a probe unanswered
 	missed  int               // calls that were left unanswered, in a row
+	stale   bool              // the record that is saved lacks something
 	said    bool              // Connected was called, with:
 	up      bool
 	since   time.Time
@@ -67,8 +69,9 @@ type mapper struct {
 
 // known is a device that the mapper may know. It is not changed, but replaced by the worker that has the device.
 type known struct {
-	life   int64 // of the connection on which the last call succeeded; unsure if it did not
-	digest digest
+	life   int64  // of the connection on which the last call succeeded; unsure if it did not
+	digest digest // of what it was told last, if that succeeded
+	mark   string // likewise, or of something before that; see markOf
 	model  string
 	born   uint64 // as in Entry; 0 where an earlier process told
 }
@@ -88,7 +91,7 @@ func newMapper(s *Server, r record) (*mapper, error) {
 	r.Devices, r.Models = nil, nil
 	m := &mapper{s: s, record: r, log: s.deps.Log.With("protocol", r.Protocol), begun: s.deps.Now(), since: s.deps.Now(),
 		devices: map[string]*known{}, models: map[string]*knownModel{}, retries: map[string]*backoff.Backoff{}, told: map[string]string{},
-		stopping: make(chan struct{}), done: make(chan struct{}), unsaved: make(chan struct{}, 1), saved: make(chan struct{})}
+		stopping: make(chan struct{}), done: make(chan struct{}), unsaved: make(chan struct{}, 1), marked: make(chan struct{}, 1), saved: make(chan struct{})}
 	m.stop = sync.OnceFunc(func() { close(m.stopping) })
 	dial := func(ctx context.Context, _ string) (net.Conn, error) {
 		c, err := (&net.Dialer{}).DialContext(ctx, "unix", r.Address)
@@ -143,7 +146,7 @@ func (m *mapper) run(server context.Context, former *mapper) {
 		m.log.Debug("close the connection to a mapper", "error", err)
 	}
 	all.Wait()
-	if server.Err() != nil && len(m.unsaved) > 0 {
+	if server.Err() != nil && m.unwritten() {
 		last, cancel := context.WithTimeout(context.WithoutCancel(server), time.Second)
 		defer cancel()
 		if err := m.save(last); err != nil {
@@ -293,10 +296,23 @@ func (m *mapper) say() {
 func (m *mapper) changed() {
 	m.mu.Lock()
 	n := len(m.devices)
+	m.stale = true
 	m.mu.Unlock()
 	m.s.metrics.devices.WithLabelValues(m.Protocol).Set(float64(n))
 	select {
 	case m.unsaved <- struct{}{}:
+	default:
+	}
+}
+
+// markedAnew notes that the record has new marks only. They wait: the record is written whole, and one that is missing or old costs a mapper
+// that it is told again what it knows.
+func (m *mapper) markedAnew() {
+	m.mu.Lock()
+	m.stale = true
+	m.mu.Unlock()
+	select {
+	case m.marked <- struct{}{}:
 	default:
 	}
 }
@@ -307,12 +323,20 @@ const saveEvery = 500 * time.Millisecond
 func (m *mapper) saver(ctx context.Context) {
 	first := sync.OnceFunc(func() { close(m.saved) })
 	retry := backoff.New(backoff.Config{Base: time.Second, Max: time.Minute})
+	var later <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-m.marked:
+			if later == nil {
+				later = time.After(m.s.cfg.MarksEvery)
+			}
+			continue
 		case <-m.unsaved:
+		case <-later:
 		}
+		later = nil
 		wait := saveEvery
 		if err := m.save(ctx); err != nil {
 			m.changed()
@@ -337,9 +361,13 @@ func (m *mapper) saver(ctx context.Context) {
 func (m *mapper) save(ctx context.Context) error {
 	r := m.record
 	m.mu.Lock()
+	m.stale = false
 	r.Devices = make(map[string]string, len(m.devices))
 	for id, d := range m.devices {
 		r.Devices[id] = d.model
+		if d.mark != "" {
+			r.Devices[id] += " " + d.mark
+		}
 	}
 	for id, model := range m.models {
 		if model.told {
@@ -352,7 +380,20 @@ func (m *mapper) save(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return m.s.deps.Memory.Put(ctx, bucket, m.Protocol, value)
+	if err := m.s.deps.Memory.Put(ctx, bucket, m.Protocol, value); err != nil {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.stale = true
+		return err
+	}
+	return nil
+}
+
+// unwritten says that the record that is saved lacks something.
+func (m *mapper) unwritten() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.stale
 }
 
 // answered notes whether a call was, and returns errAway where the connection is not there.

@@ -82,11 +82,7 @@ func TestWhatDidNotChangeIsNotTold(t *testing.T) {
 // What a mapper took is said, and not before it did.
 func TestWhatAMapperWasGivenIsSaid(t *testing.T) {
 	e := newEnv(t)
-	given := func() []string {
-		e.engine.mu.Lock()
-		defer e.engine.mu.Unlock()
-		return slices.Clone(e.engine.given)
-	}
+	given := e.engine.allGiven
 	said := func(what string) {
 		t.Helper()
 		wait(t, what+" to be said", func() (any, bool) { all := given(); return all, slices.Contains(all, what) })

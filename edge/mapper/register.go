@@ -28,7 +28,8 @@ type record struct {
 	Version    string `json:"version,omitempty"`
 	APIVersion string `json:"apiVersion,omitempty"`
 	Address    string `json:"address"`
-	// Devices are those that the mapper may know, each with the name of its model (namespace/name, both); Models likewise.
+	// Devices are those that the mapper may know, each with the name of its model (namespace/name, both) and, after a space, the mark of the
+	// state that it took last, or took once; Models likewise, without.
 	Devices map[string]string `json:"devices,omitempty"`
 	Models  []string          `json:"models,omitempty"`
 }
@@ -148,7 +149,7 @@ func (m *mapper) answer(response *dmi.MapperRegisterResponse) {
 			m.models[w.modelID] = &knownModel{told: true, digest: w.modelDigest}
 			response.ModelList = append(response.ModelList, w.model)
 		}
-		m.devices[device.ID(w.device.Namespace, w.device.Name)] = &known{digest: w.digest, model: w.modelID, born: w.born}
+		m.devices[device.ID(w.device.Namespace, w.device.Name)] = &known{digest: w.digest, mark: w.mark, model: w.modelID, born: w.born}
 		response.DeviceList = append(response.DeviceList, w.device)
 	}
 }
@@ -167,8 +168,9 @@ func (s *Server) recall(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		for id, model := range r.Devices {
-			m.devices[id] = &known{life: unsure, model: model}
+		for id, value := range r.Devices {
+			model, mark, _ := strings.Cut(value, " ")
+			m.devices[id] = &known{life: unsure, model: model, mark: mark}
 		}
 		for _, id := range r.Models {
 			m.models[id] = &knownModel{told: true, life: unsure}

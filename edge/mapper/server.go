@@ -62,6 +62,8 @@ type Config struct {
 	MaxCalls, MaxMessage int
 	// RetryBase and RetryMax space out retries for one device. Default 200 ms and 1 min.
 	RetryBase, RetryMax time.Duration
+	// MarksEvery is how often it is saved which state of its devices a mapper knows. Default 1 min.
+	MarksEvery time.Duration
 }
 
 func (c Config) withDefaults() Config {
@@ -82,6 +84,7 @@ func (c Config) withDefaults() Config {
 	set(&c.ProbeInterval, 5*time.Second)
 	set(&c.RetryBase, 200*time.Millisecond)
 	set(&c.RetryMax, time.Minute)
+	set(&c.MarksEvery, time.Minute)
 	count(&c.MaxMappers, 64)
 	count(&c.MaxCalls, 64)
 	count(&c.MaxMessage, 1<<20)

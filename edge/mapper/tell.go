@@ -160,14 +160,15 @@ func (m *mapper) give(ctx context.Context, id string, w want, has *known, life i
 		m.s.deps.Given(w.device)
 		return nil
 	}
-	update := has != nil
+	current := has != nil && (has.digest == w.digest || has.mark == w.mark)
+	update := has != nil && !current
 	if has == nil || has.life != life {
 		err := m.call(ctx, "RegisterDevice", func(ctx context.Context) error {
 			_, err := m.api.RegisterDevice(ctx, &dmi.RegisterDeviceRequest{Device: w.device})
 			return err
 		})
 		if status.Code(err) == codes.AlreadyExists {
-			update, err = true, nil
+			update, err = !current, nil
 		}
 		if err != nil {
 			m.refused(id, w.modelID, has, err)
@@ -184,7 +185,7 @@ func (m *mapper) give(ctx context.Context, id string, w want, has *known, life i
 			return err
 		}
 	}
-	m.note(id, &known{life: life, digest: w.digest, model: w.modelID, born: w.born})
+	m.note(id, &known{life: life, digest: w.digest, mark: w.mark, model: w.modelID, born: w.born})
 	m.s.deps.Given(w.device)
 	if has != nil && (has.life != life || has.model != w.modelID) {
 		m.sweep()
@@ -213,15 +214,18 @@ func (m *mapper) refused(id, modelID string, before *known, err error) {
 // note sets what the mapper knows of a device, nil for nothing.
 func (m *mapper) note(id string, k *known) {
 	m.mu.Lock()
-	_, was := m.devices[id]
+	was := m.devices[id]
 	if k == nil {
 		delete(m.devices, id)
 	} else {
 		m.devices[id] = k
 	}
 	m.mu.Unlock()
-	if was != (k != nil) || k != nil && k.life != unsure {
+	switch {
+	case (was == nil) != (k == nil), k != nil && was.model != k.model:
 		m.changed()
+	case k != nil && k.mark != "" && k.mark != was.mark:
+		m.markedAnew()
 	}
 }
 

@@ -2,6 +2,7 @@ package mapper
 
 import (
 	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"slices"
@@ -22,6 +23,7 @@ type want struct {
 	model               *dmi.DeviceModel
 	modelID             string
 	digest, modelDigest digest
+	mark                string // of exactly this state; see markOf
 	born                uint64
 }
 
@@ -46,8 +48,24 @@ func wanted(e Entry) (want, error) {
 	if w.modelDigest, err = digestOf(w.model); err != nil {
 		return want{}, err
 	}
-	w.digest, err = digestOfDevice(told, w.model)
+	if w.digest, err = digestOfDevice(told, w.model); err != nil {
+		return want{}, err
+	}
+	w.mark, err = markOf(e, told)
 	return w, err
+}
+
+// markOf names a state that a device has only once, though it were changed and changed back: generations only grow, and a desired value bears
+// the time of its wish. So a mark that is remembered may be older than what the mapper was told last.
+func markOf(e Entry, told *dmi.Device) (string, error) {
+	data, err := proto.MarshalOptions{Deterministic: true}.Marshal(told)
+	if err != nil {
+		return "", err
+	}
+	h := sha256.New()
+	fmt.Fprintf(h, "%s %d %s %d ", e.Device.UID, e.Device.Generation, e.Model.UID, e.Model.Generation)
+	h.Write(data)
+	return base64.RawURLEncoding.EncodeToString(h.Sum(nil)[:12]), nil
 }
 
 // fitting returns the device without the properties, desired values and methods that were found wrong.

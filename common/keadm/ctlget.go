@@ -225,6 +225,9 @@ func (g *gateway) showRaw(ctx context.Context, w IO, f *getFlags) error {
 	if f.watch || f.watchOnly || f.labels != "" || f.output != "" {
 		return fmt.Errorf("%w: --raw goes without flags that choose or change what is shown", errUsage)
 	}
+	if !strings.HasPrefix(f.raw, "/") {
+		return fmt.Errorf("%w: --raw: expected a path that begins with /, found %q", errUsage, f.raw)
+	}
 	stream, err := g.client.Discovery().RESTClient().Get().RequestURI(f.raw).Stream(ctx)
 	if err != nil {
 		return err

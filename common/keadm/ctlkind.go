@@ -31,6 +31,9 @@ func (g *gateway) wanted(args []string) (out []wanted, err error) {
 	if strings.Contains(args[0], "/") {
 		for _, a := range args {
 			k, name, ok := strings.Cut(a, "/")
+			if strings.Contains(name, "/") {
+				return nil, fmt.Errorf("%w: arguments in KIND/NAME form may not have more than one slash: %q", errUsage, a)
+			}
 			if !ok || k == "" || name == "" {
 				return nil, fmt.Errorf("%w: expected KIND/NAME like the others, found %q", errUsage, a)
 			}
@@ -51,12 +54,19 @@ func (g *gateway) wanted(args []string) (out []wanted, err error) {
 		if err != nil {
 			return nil, err
 		}
-		kinds = append(kinds, found...)
+		for _, k := range found {
+			if !slices.ContainsFunc(kinds, func(o kind) bool { return o.version == k.version && o.Name == k.Name }) {
+				kinds = append(kinds, k)
+			}
+		}
 	}
 	if len(kinds) > 1 && len(args) > 1 {
 		return nil, fmt.Errorf("%w: a name goes with one kind, found %s", errUsage, args[0])
 	}
 	for _, name := range args[1:] {
+		if strings.Contains(name, "/") {
+			return nil, fmt.Errorf("%w: there is no need to give a kind of its own before KIND/NAME: found %q after %s", errUsage, name, args[0])
+		}
 		out = append(out, wanted{kinds[0], name})
 	}
 	if len(args) == 1 {

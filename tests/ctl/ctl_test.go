@@ -125,6 +125,9 @@ var rows = []row{
 	{line: "get leases.coordination.k8s.io -A -o name", silent: true},
 	{line: "get pod/web cm/settings"},
 	{line: "get pods web once"},
+	{line: "get pod,pods"},
+	{line: "get pod web pod/once", differs: usageError, code: 2, want: "there is no need to give a kind of its own before KIND/NAME"},
+	{line: "get pods/web,cm/settings", differs: usageError, code: 2, want: "may not have more than one slash"},
 	{line: "get pods nope web"},
 	{line: "get pods nope none"},
 	{line: "get pod/nope cm/settings pod/none"},
@@ -179,6 +182,7 @@ var rows = []row{
 
 	{line: "get --raw /version"},
 	{line: "get --raw /nowhere"},
+	{line: "get --raw healthz", differs: usageError, code: 2, want: "expected a path that begins with /"},
 
 	{line: "get pods -o toml", differs: usageError, code: 2, want: "expected one of wide, name, json"},
 	{line: "get pods -o json=x", differs: usageError, code: 2, want: `found "json=x"`},

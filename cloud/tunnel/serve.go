@@ -244,6 +244,7 @@ func (s *Server) failed(w http.ResponseWriter, r *http.Request, err error) {
 	node, _ := r.Context().Value(nodeKey{}).(string)
 	if r.Context().Err() != nil {
 		// The caller is gone, or says no more and still reads: without a word net/http would tell it that all is well.
+		s.m.requests.WithLabelValues("abandoned").Inc()
 		panic(http.ErrAbortHandler)
 	}
 	s.m.requests.WithLabelValues("failed").Inc()

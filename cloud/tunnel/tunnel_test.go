@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apiserver/pkg/authentication/user"
 
@@ -277,6 +278,9 @@ func TestOneCallerLeavesRoomForOthers(t *testing.T) {
 	}
 	end()
 	slow.Wait()
+	eventually(t, "those are counted whose caller went before the answer", func() bool {
+		return testutil.ToFloat64(w.server.m.requests.WithLabelValues("abandoned")) == most
+	})
 	eventually(t, "the places are free again", func() bool { code, _ := w.ask("a", "/pods", "get/proxy"); return code == http.StatusOK })
 }
 

@@ -244,7 +244,9 @@ func (c *conn) flush() {
 				err = c.stream.WriteAll(buf.Chunks(), writePatience)
 			}
 			c.wrote(replies)
-			c.hub.metrics.bytesOut.Add(float64(buf.Len()))
+			if err == nil {
+				c.hub.metrics.bytesOut.Add(float64(buf.Len()))
+			}
 		}
 		if err != nil {
 			c.fail(err)

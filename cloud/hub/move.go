@@ -24,6 +24,10 @@ func (h *Hub) Move(ctx context.Context, n int, over time.Duration) (sent int) {
 		if !c.movable() || !h.noteMove(c) {
 			continue
 		}
+		if !c.tunnel.endUnused() { // a stream was opened just now
+			h.forgetMove(c)
+			continue
+		}
 		sent++
 		h.metrics.moved.Inc()
 		c.end(wire.Reason_REASON_DRAIN, "another CloudCore has fewer edges")
@@ -63,6 +67,12 @@ func (h *Hub) noteMove(c *conn) bool {
 	}
 	h.moved[c.node] = h.deps.Now()
 	return true
+}
+
+func (h *Hub) forgetMove(c *conn) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.moved, c.node)
 }
 
 // movable reports whether nothing but the sync would end with the session.

@@ -186,6 +186,21 @@ func (t *tunnel) closeIdle() {
 func (t *tunnel) end() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.endLocked()
+}
+
+// endUnused is end, unless there are streams; it reports whether it was.
+func (t *tunnel) endUnused() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.streams > 0 {
+		return false
+	}
+	t.endLocked()
+	return true
+}
+
+func (t *tunnel) endLocked() {
 	t.over = true
 	if t.idle != nil {
 		t.idle.Stop()

@@ -30,7 +30,7 @@ const (
 )
 
 // Memory makes the process collect garbage earlier than Go's default does, give back once a minute what it does not
-// need, and keep to what its control group allows: gateways are small, and a hub's memory is mostly sessions at rest, whose
+// need, of its program too, and keep to what its control group allows: gateways are small, and a hub's memory is mostly sessions at rest, whose
 // connecting leaves more garbage than they are. Who sets GOGC decides the first two for himself, who sets GOMEMLIMIT the last. The
 // zero Memory is ready.
 type Memory struct {
@@ -116,6 +116,9 @@ func (m *Memory) Start(ctx context.Context) error {
 			m.follow()
 		case <-tidies:
 			tidy()
+			if !m.singly { // what is taken out could be gone from the page cache before it is needed again
+				unmapProgram()
+			}
 			m.again()
 		case <-ctx.Done():
 			return nil

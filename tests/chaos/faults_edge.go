@@ -22,9 +22,9 @@ func edgeFaults() []Fault {
 		{Name: "disk-full", Class: Edge, What: "The disk of the database is full.", Promise: "Pods and link go on; what must not be lost is kept or not accepted. Events are given up, counted.", Least: 10 * time.Second, Most: 30 * time.Second, Forgets: aDiskful, begin: fillDisk},
 		{Name: "disk-failed", Class: Edge, What: "The disk of the database turns read-only, as after a fault of the device, until a restart.", Promise: "Containers run on; after the restart everything goes on.",
 			Least: 5 * time.Second, Most: 20 * time.Second, Forgets: handful, begin: failDisk},
-		{Name: "database-truncated", Class: Edge, What: "The database is cut to half its size while edgecore is down.", Promise: rebuilt, Least: time.Second, Most: 2 * time.Second, Forgets: handful, begin: damage(truncate)},
-		{Name: "database-flipped", Class: Edge, What: "Bits of the database are flipped while edgecore is down.", Promise: rebuilt, Least: time.Second, Most: 2 * time.Second, Forgets: handful, begin: damage(flip)},
-		{Name: "database-deleted", Class: Edge, What: "The database and its copy are deleted while edgecore is down.", Promise: rebuilt, Least: time.Second, Most: 2 * time.Second, Forgets: handful, begin: damage(remove)},
+		{Name: "database-truncated", Class: Edge, What: "The database is cut to half its size while edgecore is down.", Promise: rebuilt, Least: time.Second, Most: 2 * time.Second, Forgets: handful, begin: damage(truncate, foundDamaged)},
+		{Name: "database-flipped", Class: Edge, What: "Bits of the database are flipped while edgecore is down.", Promise: rebuilt, Least: time.Second, Most: 2 * time.Second, Forgets: handful, begin: damage(flip, nil)},
+		{Name: "database-deleted", Class: Edge, What: "The database and its copy are deleted while edgecore is down.", Promise: rebuilt, Least: time.Second, Most: 2 * time.Second, Forgets: handful, begin: damage(remove, nil)},
 		{Name: "mapper-killed", Class: Edge, What: "The mapper is killed and comes back.", Promise: "Its devices show that it is away, and get their desired values when it is back.", Least: 2 * time.Second, Most: 15 * time.Second, begin: killMapper},
 	}
 }
@@ -119,10 +119,16 @@ func (w *world) withoutAgent(do func(context.Context) error) error {
 	return errors.Join(do(ctx), w.edge.StartCore(ctx))
 }
 
-func damage(how func(f *fault, database string) error) func(*fault) (func() error, error) {
+// damage does something to the database while edgecore is down. What it found afterwards is looked at by noticed, if there is one: bits may
+// flip where nothing is, and a database that is gone with its copy was never there.
+func damage(how func(f *fault, database string) error, noticed func(f *fault) error) func(*fault) (func() error, error) {
 	return func(f *fault) (func() error, error) {
 		f.load.valve.forgive()
-		return nothing, f.w.withoutAgent(func(context.Context) error {
+		end := nothing
+		if noticed != nil {
+			end = func() error { return noticed(f) }
+		}
+		return end, f.w.withoutAgent(func(context.Context) error {
 			return f.w.disk.inside(func(dir string) error {
 				if err := how(f, filepath.Join(dir, "tether.db")); err != nil {
 					return fmt.Errorf("damage the database: %w", err)
@@ -131,6 +137,21 @@ func damage(how func(f *fault, database string) error) func(*fault) (func() erro
 			})
 		})
 	}
+}
+
+// foundDamaged waits until edgecore says that its database was damaged when it started.
+func foundDamaged(f *fault) error {
+	return until(f.ctx, patience, "edgecore to have found its database damaged", func() error {
+		body, err := f.w.edge.Get(f.ctx, f.w.edge.Metrics()+"/metrics")
+		if err != nil {
+			return err
+		}
+		n, err := metric(body, "tether_store_damaged_total")
+		if err == nil && n != 1 {
+			err = fmt.Errorf("it found that %d times", n)
+		}
+		return err
+	})
 }
 
 func truncate(_ *fault, database string) error {

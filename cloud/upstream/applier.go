@@ -24,11 +24,14 @@ import (
 type Config struct {
 	// Impersonation is how requests are made in a node's name. Default Auto.
 	Impersonation Impersonation
-	// Timeout bounds one request to the API server. Default 15 s.
+	// Timeout bounds one request to the API server, and the wait for a call's turn. Default 15 s.
 	Timeout time.Duration
-	// Requests is how many requests run at once, for all nodes together. Default 128.
+	// Wait is how long a write waits for its turn before the edge is asked to send it again later. Default 1 min.
+	Wait time.Duration
+	// Requests is how many requests run at once, for all nodes together: half of them for what nodes and pods are, a quarter for
+	// Events, and a quarter for calls. Default 128.
 	Requests int
-	// RequestsPerNode is how many of them one node may hold. Default 8.
+	// RequestsPerNode is how many of each sort one node may hold. Default 8.
 	RequestsPerNode int
 	// Conflicts is how often a write that met a resourceVersion conflict is computed again before the edge is asked
 	// to send it again. Default 4.
@@ -44,6 +47,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Timeout <= 0 {
 		c.Timeout = 15 * time.Second
+	}
+	if c.Wait <= 0 {
+		c.Wait = time.Minute
 	}
 	if c.Requests <= 0 {
 		c.Requests = 128
@@ -102,8 +108,9 @@ type Applier struct {
 	cfg    Config
 	deps   Deps
 	client *client
-	// opened bounds the writes of one node whose bodies are decoded: an object takes many times the bytes that it came in.
-	opened *shares
+	// states, events and calls are what waits for the API server, by what it is.
+	states, events, calls *lane
+
 	m      *metrics
 	recent *recent
 	denied *denials
@@ -133,13 +140,16 @@ func New(cfg Config, deps Deps) (*Applier, error) {
 		return nil, fmt.Errorf("upstream: %w", err)
 	}
 	return &Applier{
-		cfg: cfg, deps: deps, client: c, opened: newShares(cfg.RequestsPerNode), m: m, mode: cfg.Impersonation,
+		cfg: cfg, deps: deps, client: c, m: m, mode: cfg.Impersonation,
+		states: newLane(cfg.Requests/2, cfg.RequestsPerNode, m.waiting.WithLabelValues("states")),
+		events: newLane(cfg.Requests/4, cfg.RequestsPerNode, m.waiting.WithLabelValues("events")),
+		calls:  newLane(cfg.Requests/4, cfg.RequestsPerNode, m.waiting.WithLabelValues("calls")),
 		recent: newRecent(deps.Clock), denied: newDenials(deps.Clock, cfg.GiveUp),
 	}, nil
 }
 
 // Apply makes one write for node and says how it ended. It blocks until the API server has answered or the time of
-// its requests is over, at most a few times Config.Timeout, and returns early with a Result that is not final when ctx
+// its requests is over, at most Config.Wait and a few times Config.Timeout, and returns early with a Result that is not final when ctx
 // ends. It never returns nil.
 func (a *Applier) Apply(ctx context.Context, node string, w *wire.Write) (r *wire.Result) {
 	op := opName(w.GetOp())
@@ -159,13 +169,17 @@ func (a *Applier) Apply(ctx context.Context, node string, w *wire.Write) (r *wir
 	if object.ID(w.GetKind()) == object.DeviceStatuses {
 		return a.deviceStatus(ctx, node, w) // it has its turn there, and takes none of what the node lives by
 	}
-	wait, stop := context.WithTimeout(ctx, a.cfg.Timeout)
-	defer stop()
-	release, err := a.opened.take(wait, node)
-	if err != nil {
-		return a.result(nil, answer{err: fmt.Errorf("wait for earlier writes of node %s: %w", node, err)})
+	turn := a.states
+	if object.ID(w.GetKind()) == object.Events {
+		turn = a.events
 	}
-	defer release()
+	wait, stop := context.WithTimeout(ctx, a.cfg.Wait)
+	leave, err := turn.enter(wait, node)
+	stop()
+	if err != nil {
+		return a.result(nil, answer{err: fmt.Errorf("wait for earlier writes to the API server: %w", err), retryAfter: retryBehind + rand.N(2*retryBehind)})
+	}
+	defer leave()
 	job, err := a.parse(node, w)
 	if err != nil {
 		a.m.malformed.Inc()

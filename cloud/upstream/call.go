@@ -36,7 +36,7 @@ var queryKeys = []string{"fieldManager", "fieldValidation", "dryRun"}
 // Call makes a request that waits for the API server's answer, in the node's name: the first POST of its Node, that it
 // takes no more pods, an eviction, a TokenRequest, a mirror pod, a read, the status of a resized claim. Anything else
 // gets 403. It blocks until there is
-// an answer, or at most Config.Timeout and the wait for a free request; without an answer the Reply is 504 or 503.
+// an answer, for at most Config.Timeout after as long a wait for its turn; without an answer the Reply is 504 or 503.
 // It never returns nil.
 func (a *Applier) Call(ctx context.Context, node string, c *wire.Call) (r *wire.Reply) {
 	key := object.Key{Kind: object.ID(c.GetKind()), Namespace: c.GetNamespace(), Name: c.GetName()}
@@ -58,6 +58,13 @@ func (a *Applier) Call(ctx context.Context, node string, c *wire.Call) (r *wire.
 	if refusal != nil {
 		return refusal
 	}
+	wait, stop := context.WithTimeout(ctx, a.cfg.Timeout)
+	leave, err := a.calls.enter(wait, node)
+	stop()
+	if err != nil {
+		return statusReply(http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable, "wait for earlier calls to the API server: "+err.Error())
+	}
+	defer leave()
 	mode, err := a.decided(ctx)
 	if err != nil {
 		return statusReply(http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable, err.Error())
@@ -121,7 +128,7 @@ func (a *Applier) checkCall(node string, key object.Key, c *wire.Call) (request,
 	}
 	req := request{
 		verb: verb, kind: kind, namespace: key.Namespace, name: name, subresource: c.Subresource, query: query,
-		contentType: c.ContentType, accept: acceptFor(c.ContentType), body: c.Body, as: node, owner: node,
+		contentType: c.ContentType, accept: acceptFor(c.ContentType), body: c.Body, as: node,
 	}
 	if key.Kind == object.Nodes && verb == http.MethodPost {
 		if req.body, err = ownNode(node, c); err != nil {

@@ -46,8 +46,6 @@ type request struct {
 	// as is the node in whose name the request is made; empty for CloudCore itself.
 	as   string
 	mode Impersonation
-	// owner is the node that the request is made for: it counts against its share.
-	owner string
 }
 
 // An answer is what came of a request.
@@ -88,9 +86,6 @@ type client struct {
 	timeout time.Duration
 	m       *metrics
 	status  runtime.Serializer
-	slots   chan struct{}
-	// shares are of each node that has a request running or waiting.
-	shares *shares
 }
 
 func newClient(cfg Config, rc *rest.Config, m *metrics) (*client, error) {
@@ -115,20 +110,14 @@ func newClient(cfg Config, rc *rest.Config, m *metrics) (*client, error) {
 	scheme := object.NewScheme()
 	return &client{
 		http: h, base: strings.TrimRight(base.String(), "/"), timeout: cfg.Timeout, m: m, status: protobuf.NewSerializer(scheme, scheme),
-		slots: make(chan struct{}, cfg.Requests), shares: newShares(cfg.RequestsPerNode),
 	}, nil
 }
 
-// do makes one request, without any retry. It blocks until there is a free slot, an answer, or ctx or the time for
-// one request ends.
+// do makes one request, without any retry. It blocks until there is an answer, or ctx or the time for one request ends. Whoever makes it for a
+// node has a turn in a lane.
 func (c *client) do(ctx context.Context, r request) answer {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	release, err := c.acquire(ctx, r.owner)
-	if err != nil {
-		return answer{err: fmt.Errorf("wait for a free request to the API server: %w", err)}
-	}
-	defer release()
 	start := time.Now()
 	a := c.roundTrip(ctx, r)
 	c.m.requests.WithLabelValues(verbLabel(r), string(r.kind.ID()), codeLabel(a.code)).Inc()
@@ -225,21 +214,6 @@ func retryAfter(h http.Header) time.Duration {
 		return 0
 	}
 	return time.Duration(n) * time.Second
-}
-
-// acquire takes one of owner's slots and then one of all.
-func (c *client) acquire(ctx context.Context, owner string) (release func(), err error) {
-	leave, err := c.shares.take(ctx, owner)
-	if err != nil {
-		return nil, err
-	}
-	select {
-	case c.slots <- struct{}{}:
-	case <-ctx.Done():
-		leave()
-		return nil, ctx.Err()
-	}
-	return func() { <-c.slots; leave() }, nil
 }
 
 // verbLabel names a request in metrics: "PATCH status".

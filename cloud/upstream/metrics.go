@@ -16,6 +16,7 @@ type metrics struct {
 	malformed      prometheus.Counter
 	panics         prometheus.Counter
 	mode           *prometheus.GaugeVec
+	waiting        *prometheus.GaugeVec
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -27,7 +28,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	}
 	histogram := func(name, help string, labels ...string) *prometheus.HistogramVec {
 		return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "tether_upstream_" + name, Help: help,
-			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 15, 30}}, labels)
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 15, 30, 60, 120}}, labels)
 	}
 	m := &metrics{
 		writes:         counter("writes_total", "Writes of edges, by operation, code of the answer (none: no answer) and whether it was final.", "op", "code", "final"),
@@ -43,8 +44,9 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		malformed:      one("malformed_total", "Writes dropped because they cannot be read."),
 		panics:         one("panics_total", "Writes on which cloudcore failed. Any increase is a defect."),
 		mode:           prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "tether_upstream_impersonation", Help: "1 for the way in which nodes are impersonated."}, []string{"mode"}),
+		waiting:        prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "tether_upstream_waiting", Help: "What edges ask of the API server that waits for its turn, by what it is."}, []string{"of"}),
 	}
 	r.MustRegister(m.writes, m.seconds, m.requests, m.requestSeconds, m.calls, m.conflicts, m.unchanged, m.forbidden,
-		m.faults, m.dropped, m.malformed, m.panics, m.mode)
+		m.faults, m.dropped, m.malformed, m.panics, m.mode, m.waiting)
 	return m
 }

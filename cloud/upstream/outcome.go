@@ -18,6 +18,8 @@ const (
 	retryConflict  = 250 * time.Millisecond
 	retryServer    = time.Second
 	retryForbidden = 5 * time.Second
+	// retryBehind is of a write that waited in vain, and up to three times as much: many others do.
+	retryBehind = 5 * time.Second
 )
 
 // definitive says whether a code ends a write by itself. Conflicts are judged by what they are about.

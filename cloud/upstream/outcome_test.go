@@ -201,7 +201,7 @@ func TestANodeHoldsNoMoreThanItsShare(t *testing.T) {
 	for range a.cfg.RequestsPerNode + 6 {
 		<-done
 	}
-	if n := a.client.shares.count() + a.opened.count(); n != 0 {
+	if n := a.states.shares.count(); n != 0 {
 		t.Errorf("%d shares are left behind", n)
 	}
 }

@@ -88,7 +88,7 @@ func (a *Applier) overlay(ctx context.Context, j *job) answer {
 		}
 		ans = a.client.do(ctx, request{
 			verb: http.MethodPatch, kind: j.kind, namespace: j.key.Namespace, name: j.key.Name, subresource: "status",
-			contentType: p.contentType, body: p.body, as: j.node, mode: mode, owner: j.node,
+			contentType: p.contentType, body: p.body, as: j.node, mode: mode,
 		})
 		if ans.ok() {
 			a.remember(j, ans)
@@ -118,7 +118,7 @@ func (a *Applier) read(ctx context.Context, j *job, mode Impersonation, fresh bo
 			return o, false, answer{}
 		}
 	}
-	get := request{verb: http.MethodGet, kind: j.kind, namespace: j.key.Namespace, name: j.key.Name, as: j.node, mode: mode, owner: j.node}
+	get := request{verb: http.MethodGet, kind: j.kind, namespace: j.key.Namespace, name: j.key.Name, as: j.node, mode: mode}
 	ans = a.client.do(ctx, get)
 	if ans.code == http.StatusForbidden && !ownFault(ans.status) {
 		// The Node authorizer refuses to read a pod that is not in its graph, gone or not. Only CloudCore itself can

@@ -41,7 +41,7 @@ func (a *Applier) delete(ctx context.Context, j *job) answer {
 	for try := 0; ; try++ {
 		ans := a.client.do(ctx, request{
 			verb: http.MethodDelete, kind: j.kind, namespace: j.key.Namespace, name: j.key.Name,
-			contentType: jsonType, body: body, as: j.node, mode: mode, owner: j.node,
+			contentType: jsonType, body: body, as: j.node, mode: mode,
 		})
 		if ans.code != http.StatusConflict && ans.code != http.StatusNotFound {
 			return ans
@@ -217,6 +217,6 @@ func (a *Applier) write(ctx context.Context, j *job, verb, name string) answer {
 	}
 	return a.client.do(ctx, request{
 		verb: verb, kind: j.kind, namespace: j.key.Namespace, name: name, contentType: protobufType, body: body,
-		as: j.node, mode: mode, owner: j.node,
+		as: j.node, mode: mode,
 	})
 }

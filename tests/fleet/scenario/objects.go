@@ -19,7 +19,8 @@ import (
 // namespace holds what the scenarios make.
 const namespace = metav1.NamespaceDefault
 
-// everywhere names the DaemonSet that some scenarios have running, and the ConfigMap and the Secret that its pods use.
+// everywhere begins the names of the pods that some scenarios have running, one on each node, and names the ConfigMap and the Secret that
+// they use.
 const everywhere = "everywhere"
 
 // makeNodes makes the Nodes as kubelets of edges register them. Their statuses come up as the edges' own writes.
@@ -47,7 +48,9 @@ func random(size int) string {
 	return base64.StdEncoding.EncodeToString(b)
 }
 
-// runEverywhere makes sure that the DaemonSet runs a pod on each node.
+// runEverywhere makes sure that a pod runs on each node. No controller owns the pods: that of DaemonSets goes through all nodes for each Node that
+// changes, and at ten thousand of them takes most of a core for as long as there is a DaemonSet, which is not what a hub costs. The scenario rollout is
+// about one.
 func (w *world) runEverywhere(ctx context.Context) error {
 	meta := metav1.ObjectMeta{Name: everywhere}
 	core := w.Admin.CoreV1()
@@ -61,15 +64,30 @@ func (w *world) runEverywhere(ctx context.Context) error {
 	if _, err := core.Secrets(namespace).Create(ctx, &corev1.Secret{ObjectMeta: meta, StringData: map[string]string{"data": random(2 << 10)}}, metav1.CreateOptions{}); err != nil {
 		return fmt.Errorf("make the Secret of all pods: %w", err)
 	}
-	set := daemonSet(everywhere)
-	set.Spec.Template.Spec.Volumes = []corev1.Volume{
+	spec := podSpec()
+	spec.Volumes = []corev1.Volume{
 		{Name: "config", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: everywhere}}}},
 		{Name: "secret", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: everywhere}}},
 	}
-	if _, err := w.Admin.AppsV1().DaemonSets(namespace).Create(ctx, set, metav1.CreateOptions{}); err != nil {
-		return fmt.Errorf("make the DaemonSet of all nodes: %w", err)
+	spec.Tolerations = []corev1.Toleration{{Operator: corev1.TolerationOpExists}} // as those of a DaemonSet
+	group, gctx := errgroup.WithContext(ctx)
+	group.SetLimit(32)
+	for i := range w.cfg.Nodes {
+		group.Go(func() error {
+			own := spec
+			own.NodeName = fleet.Name(prefix, i)
+			pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: everywhere + "-" + own.NodeName, Labels: map[string]string{"app": everywhere}}, Spec: own}
+			if _, err := core.Pods(namespace).Create(gctx, pod, metav1.CreateOptions{}); err != nil {
+				return fmt.Errorf("make a pod for node %s: %w", own.NodeName, err)
+			}
+			return nil
+		})
 	}
-	if err := w.allReady(ctx, everywhere); err != nil {
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	// What an edge has committed runs, and the status that says so is in its queue.
+	if _, err := w.committed(ctx, fleet.Question{Kind: object.Pods, Namespace: namespace, Prefix: everywhere + "-"}); err != nil {
 		return err
 	}
 	return w.settled(ctx, w.cfg.Nodes)
@@ -81,8 +99,12 @@ func daemonSet(name string) *appsv1.DaemonSet {
 	set := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	set.Spec.Selector = &metav1.LabelSelector{MatchLabels: labels}
 	set.Spec.Template.Labels = labels
-	set.Spec.Template.Spec = corev1.PodSpec{Containers: []corev1.Container{{Name: "main", Image: "example.com/app:1"}}}
+	set.Spec.Template.Spec = podSpec()
 	return set
+}
+
+func podSpec() corev1.PodSpec {
+	return corev1.PodSpec{Containers: []corev1.Container{{Name: "main", Image: "example.com/app:1"}}}
 }
 
 // allReady waits until the cluster shows a Ready pod of the DaemonSet on every node.

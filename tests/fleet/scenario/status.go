@@ -16,7 +16,7 @@ const (
 	leaseRenewal = 17500 * time.Millisecond
 )
 
-// status has every kubelet report as kubelets do, and a pod on each node change its status once a minute, and compares what
+// status has every kubelet report as kubelets do, and a pod on each node change its status every two minutes, and compares what
 // that costs the API server with what cannot be less.
 func status(ctx context.Context, w *world) error {
 	if _, err := w.connect(ctx, w.cfg.Nodes); err != nil {
@@ -25,7 +25,7 @@ func status(ctx context.Context, w *world) error {
 	if err := w.runEverywhere(ctx); err != nil {
 		return err
 	}
-	lasts, pods, nodes := 5*time.Minute, time.Minute, nodeReports
+	lasts, pods, nodes := 5*time.Minute, 2*time.Minute, nodeReports
 	if w.cfg.Small {
 		lasts, pods, nodes = 4*time.Second, 2*time.Second, 4*time.Second
 	}

@@ -173,10 +173,21 @@ func (a *answerer) forward(ctx context.Context, topic string, payload []byte) {
 	result := "unsupported"
 	if a.upload != nil {
 		result = "ok"
-		if err := a.upload(ctx, topic, payload); err != nil {
+		if err := a.uploaded(ctx, topic, payload); err != nil {
 			result = "failed"
 			a.log.Warn("an upload is lost", "topic", clip(topic, 256), "bytes", len(payload), "error", err)
 		}
 	}
 	a.metrics.uploads.WithLabelValues(result).Inc()
+}
+
+// uploaded is upload, with a panic as an error.
+func (a *answerer) uploaded(ctx context.Context, topic string, payload []byte) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			a.metrics.panics.Inc()
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	return a.upload(ctx, topic, payload)
 }

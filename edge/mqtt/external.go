@@ -32,10 +32,12 @@ type client struct {
 	waiting  atomic.Int64                 // requests that are in the inboxes or being answered
 	idle     chan struct{}                // holds one when there may be none left
 	sessions int64                        // connections tried; of the goroutine that serves
-	again    atomic.Int64                 // what came over connections before this one comes again
+	// What came over connections from fresh on, and before again, comes again. What came earlier the broker has forgotten.
+	fresh, again atomic.Int64
 
-	mu   sync.Mutex // guards conn
-	conn paho.Client
+	mu    sync.Mutex // guards what follows
+	conn  paho.Client
+	lasts context.Context // as long as conn
 }
 
 // incoming is a request with the connection that it came by.
@@ -43,6 +45,9 @@ type incoming struct {
 	paho.Message
 	session int64
 }
+
+// errGone says that a connection is not there, or was lost meanwhile.
+var errGone = errors.New("not connected")
 
 // errBehind ends a connection over which requests came faster than they could be answered.
 var errBehind = errors.New("more requests came than can wait")
@@ -79,6 +84,9 @@ func (c *client) serve(ctx context.Context, ready func()) error {
 		}
 		if errors.Is(err, errBehind) {
 			c.answerer.log.Warn("requests come from the MQTT broker faster than they can be answered; connecting anew for those that have to wait")
+			if time.Since(began) < clientRetry && pause.Wait(ctx) != nil {
+				break
+			}
 			continue
 		}
 		if time.Since(began) > clientMaximum {
@@ -103,8 +111,10 @@ func (c *client) session(ctx context.Context, ready func()) error {
 	}
 	conn := paho.NewClient(opts)
 	defer conn.Disconnect(250)
-	c.set(conn) // what the session kept comes, and is answered, before anything is subscribed to
-	defer c.set(nil)
+	lasts, end := context.WithCancel(ctx)
+	defer end()
+	c.set(conn, lasts) // what the session kept comes, and is answered, before anything is subscribed to
+	defer c.set(nil, nil)
 	connected := conn.Connect()
 	if err := settle(ctx, connected); err != nil {
 		c.answerer.metrics.ext.WithLabelValues("failed").Inc()
@@ -112,6 +122,8 @@ func (c *client) session(ctx context.Context, ready func()) error {
 	}
 	if connected.(*paho.ConnectToken).SessionPresent() {
 		c.again.Store(c.sessions)
+	} else {
+		c.fresh.Store(c.sessions)
 	}
 	filters := map[string]byte{}
 	for _, f := range requestFilters(c.node) {
@@ -150,10 +162,10 @@ func (c *client) session(ctx context.Context, ready func()) error {
 	}
 }
 
-func (c *client) set(conn paho.Client) {
+func (c *client) set(conn paho.Client, lasts context.Context) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.conn = conn
+	c.conn, c.lasts = conn, lasts
 }
 
 func (c *client) options(lost chan<- error, receive paho.MessageHandler) (*paho.ClientOptions, error) {
@@ -202,7 +214,7 @@ func (c *client) tls() (*tls.Config, error) {
 }
 
 // receiver takes messages off paho's goroutine, which must not wait: it also reads the answers to pings. From the first that finds no place
-// on it takes none, as later ones must not be answered before it.
+// on it takes none, as later ones must not be answered before it. One with QoS 0 does not come again, and is lost alone.
 func (c *client) receiver(session int64, behind chan<- struct{}) paho.MessageHandler {
 	full := false
 	return func(_ paho.Client, m paho.Message) {
@@ -220,13 +232,15 @@ func (c *client) receiver(session int64, behind chan<- struct{}) paho.MessageHan
 			case c.inbox[sum.Sum32()%clientWorkers] <- incoming{m, session}:
 				return
 			default:
-				full = true
-				close(behind)
 			}
 		}
 		c.done()
-		if m.Qos() == 0 {
+		switch {
+		case m.Qos() == 0:
 			c.answerer.metrics.dropped.WithLabelValues("inbox").Inc()
+		case !full:
+			full = true
+			close(behind)
 		}
 	}
 }
@@ -256,32 +270,39 @@ func (c *client) work(ctx context.Context, inbox <-chan incoming) {
 
 // serveOne answers a request, but for one that the broker gives again because its connection ended first.
 func (c *client) serveOne(ctx context.Context, m incoming) {
-	if m.Qos() > 0 && m.session < c.again.Load() {
+	if m.Qos() > 0 && m.session >= c.fresh.Load() && m.session < c.again.Load() {
 		return
 	}
 	r := c.answerer.answer(ctx, m.Topic(), m.Payload())
 	if ctx.Err() != nil {
 		return // it may not have been done; the broker gives it to the next process
 	}
-	if r != nil {
-		c.publish(*r)
+	if r != nil && errors.Is(c.tell(*r), errGone) {
+		return // it is asked for again by who has heard nothing
 	}
 	m.Ack()
 }
 
 // publish publishes as the edge. Without a connection the message is dropped and counted.
-func (c *client) publish(m message) {
+func (c *client) publish(m message) { _ = c.tell(m) }
+
+// tell is publish, and returns errGone if the connection was not there or ended before the broker had the message.
+func (c *client) tell(m message) error {
 	c.mu.Lock()
-	conn := c.conn
+	conn, lasts := c.conn, c.lasts
 	c.mu.Unlock()
-	err := errors.New("not connected")
+	err := errGone
 	if conn != nil {
-		err = settle(context.Background(), conn.Publish(m.topic, 1, false, m.payload))
+		// paho says nothing of a message that was under way when its connection was lost.
+		if err = settle(lasts, conn.Publish(m.topic, 1, false, m.payload)); err != nil && lasts.Err() != nil || errors.Is(err, paho.ErrNotConnected) {
+			err = errGone
+		}
 	}
 	if err != nil {
 		c.answerer.metrics.dropped.WithLabelValues("edge").Inc()
 		c.answerer.log.Debug("cannot publish", "topic", m.topic, "error", err)
 	}
+	return err
 }
 
 // settle waits for what a token stands for.

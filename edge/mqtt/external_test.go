@@ -2,6 +2,7 @@ package mqtt
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -39,7 +40,7 @@ func stranger(t *testing.T, addr string) func() {
 	return func() { _ = s.Close() }
 }
 
-// twoTables keeps the numbers of what clients publish apart from those of what they are sent, which the library has in one table and so
+// twoTables keeps the numbers of what clients send apart from those of what they are sent, which the library has in one table and so
 // loses some.
 type twoTables struct{ mochi.HookBase }
 
@@ -50,14 +51,14 @@ func (*twoTables) Provides(what byte) bool {
 }
 
 func (*twoTables) OnPacketRead(_ *mochi.Client, pk packets.Packet) (packets.Packet, error) {
-	if pk.FixedHeader.Type == packets.Publish && pk.FixedHeader.Qos == 1 {
+	if pk.FixedHeader.Type == packets.Publish && pk.FixedHeader.Qos == 1 || pk.FixedHeader.Type == packets.Subscribe {
 		pk.PacketID += apart
 	}
 	return pk, nil
 }
 
 func (*twoTables) OnPacketEncode(_ *mochi.Client, pk packets.Packet) packets.Packet {
-	if pk.FixedHeader.Type == packets.Puback {
+	if pk.FixedHeader.Type == packets.Puback || pk.FixedHeader.Type == packets.Suback {
 		pk.PacketID -= apart
 	}
 	return pk
@@ -184,11 +185,20 @@ func TestMoreRequestsThanCanWaitArePutOff(t *testing.T) {
 type asked struct {
 	paho.Message
 	topic string
+	once  bool // QoS 0
+	acks  *int
 }
 
-func (m asked) Topic() string  { return m.topic }
-func (m asked) Retained() bool { return false }
-func (m asked) Qos() byte      { return 1 }
+func (m asked) Topic() string   { return m.topic }
+func (m asked) Retained() bool  { return false }
+func (m asked) Payload() []byte { return nil }
+func (m asked) Ack()            { *m.acks++ }
+func (m asked) Qos() byte {
+	if m.once {
+		return 0
+	}
+	return 1
+}
 
 // What comes after a request that found no place may not overtake it.
 func TestARequestThatIsPutOffIsNotOvertaken(t *testing.T) {
@@ -220,6 +230,71 @@ func TestARequestThatIsPutOffIsNotOvertaken(t *testing.T) {
 	}
 	if n := c.waiting.Load(); n != clientInbox {
 		t.Errorf("%d requests are counted, expected %d", n, clientInbox)
+	}
+}
+
+// One that no broker gives again is lost alone: to connect anew would bring nothing.
+func TestAFloodThatIsNotGivenAgainCostsTheOthersNothing(t *testing.T) {
+	metrics := newMetrics(prometheus.NewRegistry())
+	c := newClient(Server{}, "edge-1", &answerer{metrics: metrics})
+	behind := make(chan struct{})
+	receive := c.receiver(1, behind)
+	for range clientInbox + 10 {
+		receive(nil, asked{topic: pump + "twin/update", once: true})
+	}
+	select {
+	case <-behind:
+		t.Error("the connection counts as behind")
+	default:
+	}
+	if n := testutil.ToFloat64(metrics.dropped.WithLabelValues("inbox")); n != 10 {
+		t.Errorf("%v are counted as lost, expected 10", n)
+	}
+	for _, inbox := range c.inbox {
+		if len(inbox) > 0 {
+			<-inbox
+		}
+	}
+	receive(nil, asked{topic: pump + "twin/update"})
+	if n := c.waiting.Load(); n != clientInbox+1 {
+		t.Errorf("%d requests are counted, expected %d", n, clientInbox+1)
+	}
+}
+
+// What came over a connection that was lost comes again if the broker kept the session since, and only then.
+func TestWhatABrokerForgotIsAnsweredByWhoHasIt(t *testing.T) {
+	c := newClient(Server{}, "edge-1", &answerer{})
+	c.fresh.Store(3)
+	c.again.Store(5)
+	for session, want := range map[int64]int{2: 1, 3: 0, 4: 0, 5: 1} {
+		acks := 0
+		c.serveOne(t.Context(), incoming{asked{topic: "no/request", acks: &acks}, session})
+		if acks != want {
+			t.Errorf("of connection %d: acknowledged %d times, expected %d", session, acks, want)
+		}
+	}
+}
+
+// silent is a connection whose broker says nothing.
+type silent struct{ paho.Client }
+
+func (silent) Publish(string, byte, bool, any) paho.Token { return pending{} }
+
+type pending struct{ paho.Token }
+
+func (pending) Done() <-chan struct{} { return nil }
+
+// A result that was under way when its connection was lost was not heard, and waits for nothing.
+func TestAResultEndsWithItsConnection(t *testing.T) {
+	c := newClient(Server{}, "edge-1", &answerer{metrics: newMetrics(prometheus.NewRegistry()), log: quietLog()})
+	if err := c.tell(message{}); !errors.Is(err, errGone) {
+		t.Errorf("without a connection: %v", err)
+	}
+	lasts, end := context.WithCancel(t.Context())
+	c.set(silent{}, lasts)
+	end()
+	if err := c.tell(message{}); !errors.Is(err, errGone) {
+		t.Errorf("once the connection is lost: %v", err)
 	}
 }
 

@@ -44,17 +44,19 @@ type mapper struct {
 	stop     func()
 	done     chan struct{}
 	unsaved  chan struct{} // holds one while a save is due
-	marked   chan struct{} // holds one while a save is due that may wait
+	marks    chan struct{} // holds one while a save is due that may wait
 	saved    chan struct{} // closed once the record is saved
 	dials    atomic.Int64  // connections made
 
 	saying sync.Mutex // held while Connected is called, so that the last call is true
+	saving sync.Mutex // held while the record is saved, so that the last one is the newest
 
 	mu      sync.Mutex // guards what follows
 	devices map[string]*known
 	models  map[string]*knownModel
 	retries map[string]*backoff.Backoff
 	told    map[string]string // what Deps.Told heard last of a device: the error, "" for none
+	marked  map[string]bool   // of which devices the saved record has a mark
 	ready   bool              // the connection is there
 	seen    int64             // dials when it became so
 	life    int64             // counts connections behind which the mapper may know nothing
@@ -71,7 +73,7 @@ type mapper struct {
 type known struct {
 	life   int64  // of the connection on which the last call succeeded; unsure if it did not
 	digest digest // of what it was told last, if that succeeded
-	mark   string // likewise, or of something before that; see markOf
+	mark   string // likewise; see markOf
 	model  string
 	born   uint64 // as in Entry; 0 where an earlier process told
 }
@@ -90,8 +92,8 @@ type knownModel struct {
 func newMapper(s *Server, r record) (*mapper, error) {
 	r.Devices, r.Models = nil, nil
 	m := &mapper{s: s, record: r, log: s.deps.Log.With("protocol", r.Protocol), begun: s.deps.Now(), since: s.deps.Now(),
-		devices: map[string]*known{}, models: map[string]*knownModel{}, retries: map[string]*backoff.Backoff{}, told: map[string]string{},
-		stopping: make(chan struct{}), done: make(chan struct{}), unsaved: make(chan struct{}, 1), marked: make(chan struct{}, 1), saved: make(chan struct{})}
+		devices: map[string]*known{}, models: map[string]*knownModel{}, retries: map[string]*backoff.Backoff{}, told: map[string]string{}, marked: map[string]bool{},
+		stopping: make(chan struct{}), done: make(chan struct{}), unsaved: make(chan struct{}, 1), marks: make(chan struct{}, 1), saved: make(chan struct{})}
 	m.stop = sync.OnceFunc(func() { close(m.stopping) })
 	dial := func(ctx context.Context, _ string) (net.Conn, error) {
 		c, err := (&net.Dialer{}).DialContext(ctx, "unix", r.Address)
@@ -312,7 +314,7 @@ func (m *mapper) markedAnew() {
 	m.stale = true
 	m.mu.Unlock()
 	select {
-	case m.marked <- struct{}{}:
+	case m.marks <- struct{}{}:
 	default:
 	}
 }
@@ -328,7 +330,7 @@ func (m *mapper) saver(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-m.marked:
+		case <-m.marks:
 			if later == nil {
 				later = time.After(m.s.cfg.MarksEvery)
 			}
@@ -357,9 +359,11 @@ func (m *mapper) saver(ctx context.Context) {
 	}
 }
 
-// save writes the record. One goroutine does, and the former mapper of the protocol has ended: the newest is last.
+// save writes the record. The former mapper of the protocol has ended: the newest is last.
 func (m *mapper) save(ctx context.Context) error {
-	r := m.record
+	m.saving.Lock()
+	defer m.saving.Unlock()
+	r, marked := m.record, map[string]bool{}
 	m.mu.Lock()
 	m.stale = false
 	r.Devices = make(map[string]string, len(m.devices))
@@ -367,6 +371,7 @@ func (m *mapper) save(ctx context.Context) error {
 		r.Devices[id] = d.model
 		if d.mark != "" {
 			r.Devices[id] += " " + d.mark
+			marked[id] = true
 		}
 	}
 	for id, model := range m.models {
@@ -380,13 +385,32 @@ func (m *mapper) save(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := m.s.deps.Memory.Put(ctx, bucket, m.Protocol, value); err != nil {
-		m.mu.Lock()
-		defer m.mu.Unlock()
+	err = m.s.deps.Memory.Put(ctx, bucket, m.Protocol, value)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err != nil {
 		m.stale = true
 		return err
 	}
+	m.marked = marked
 	return nil
+}
+
+// unmark takes the mark of a device out of the saved record, before the mapper is told something else: an edge that ended then would take the
+// mapper for one that has the former state, should that come back. A disk that does not take it costs no device its change.
+func (m *mapper) unmark(ctx context.Context, id string) {
+	m.mu.Lock()
+	marked := m.marked[id]
+	m.mu.Unlock()
+	if !marked {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, saveTimeout)
+	defer cancel()
+	if err := m.save(ctx); err != nil {
+		m.log.Warn("cannot note that a mapper is told of a change", "of", id, "error", err)
+		m.changed()
+	}
 }
 
 // unwritten says that the record that is saved lacks something.

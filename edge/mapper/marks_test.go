@@ -5,6 +5,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // A mapper goes on while its edge restarts. It is given its devices again, and no change of one that did not change: those of KubeEdge
@@ -78,4 +81,59 @@ func TestWhatAMapperKnowsIsSavedNowAndThen(t *testing.T) {
 	first := mark("")
 	e.put("modbus", "pump", "2")
 	mark(first)
+}
+
+// Before a mapper is told of a change, nothing says any more that it has the former state: the edge may end, and that state come back.
+func TestAMarkGoesBeforeTheChangeIsTold(t *testing.T) {
+	e := newEnv(t, unhurried, func(c *Config) { c.MarksEvery = time.Millisecond })
+	e.put("modbus", "pump", "1")
+	f := e.mapper("modbus", false)
+	e.knows(f, "default/pump set=1 get=; model default/modbus")
+	wait(t, "a mark", func() (any, bool) {
+		row := e.memory.row("modbus")
+		return row, strings.Contains(row, `"default/pump":"default/modbus `)
+	})
+	atTheTime := make(chan string, 1)
+	f.on(func(method, _ string) error {
+		if method == "UpdateDevice" {
+			atTheTime <- e.memory.row("modbus")
+		}
+		return nil
+	})
+	e.put("modbus", "pump", "2")
+	if row := <-atTheTime; !strings.Contains(row, `"default/pump":"default/modbus"`) {
+		t.Errorf("the mapper was told while the record was %s", row)
+	}
+}
+
+// A mapper that took a device and then refused its news has the device as it was registered, not as the one before it was.
+func TestWhatWasRegisteredAndRefusedIsToldAgain(t *testing.T) {
+	e := newEnv(t, unhurried)
+	e.put("modbus", "pump", "1")
+	f := e.mapper("modbus", false)
+	e.knows(f, "default/pump set=1 get=; model default/modbus")
+	f.stop()
+	e.isConnected("modbus", false)
+	fresh := listenForeign(t, f.address)
+	refuse := make(chan struct{})
+	fresh.on(func(method, _ string) error {
+		if method != "UpdateDevice" {
+			return nil
+		}
+		select {
+		case <-refuse:
+			return nil
+		default:
+			return status.Error(codes.Internal, "not now")
+		}
+	})
+	e.put("modbus", "pump", "2")
+	e.isConnected("modbus", true)
+	wait(t, "the refusal", func() (any, bool) {
+		calls := fresh.heardSoFar()
+		return calls, slices.Contains(calls, "UpdateDevice default/pump")
+	})
+	e.put("modbus", "pump", "1")
+	close(refuse)
+	e.knows(fresh, "default/pump set=1 get=; model default/modbus")
 }

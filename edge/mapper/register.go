@@ -29,7 +29,7 @@ type record struct {
 	APIVersion string `json:"apiVersion,omitempty"`
 	Address    string `json:"address"`
 	// Devices are those that the mapper may know, each with the name of its model (namespace/name, both) and, after a space, the mark of the
-	// state that it took last, or took once; Models likewise, without.
+	// state that it took, and was told nothing else since; Models likewise, without.
 	Devices map[string]string `json:"devices,omitempty"`
 	Models  []string          `json:"models,omitempty"`
 }
@@ -171,6 +171,7 @@ func (s *Server) recall(ctx context.Context) error {
 		for id, value := range r.Devices {
 			model, mark, _ := strings.Cut(value, " ")
 			m.devices[id] = &known{life: unsure, model: model, mark: mark}
+			m.marked[id] = mark != ""
 		}
 		for _, id := range r.Models {
 			m.models[id] = &knownModel{told: true, life: unsure}

@@ -162,6 +162,9 @@ func (m *mapper) give(ctx context.Context, id string, w want, has *known, life i
 	}
 	current := has != nil && (has.digest == w.digest || has.mark == w.mark)
 	update := has != nil && !current
+	if update {
+		m.unmark(ctx, id)
+	}
 	if has == nil || has.life != life {
 		err := m.call(ctx, "RegisterDevice", func(ctx context.Context) error {
 			_, err := m.api.RegisterDevice(ctx, &dmi.RegisterDeviceRequest{Device: w.device})
@@ -174,6 +177,8 @@ func (m *mapper) give(ctx context.Context, id string, w want, has *known, life i
 			m.refused(id, w.modelID, has, err)
 			return err
 		}
+		// One that had no device of the name has this one now.
+		has = &known{life: unsure, model: w.modelID, born: w.born}
 	}
 	if update {
 		// Those of KubeEdge take a second registration for no news.

@@ -55,8 +55,7 @@ func wanted(e Entry) (want, error) {
 	return w, err
 }
 
-// markOf names a state that a device has only once, though it were changed and changed back: generations only grow, and a desired value bears
-// the time of its wish. So a mark that is remembered may be older than what the mapper was told last.
+// markOf names a state of a device and of its model, with the time of each wish.
 func markOf(e Entry, told *dmi.Device) (string, error) {
 	data, err := proto.MarshalOptions{Deterministic: true}.Marshal(told)
 	if err != nil {

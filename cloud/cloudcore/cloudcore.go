@@ -105,7 +105,7 @@ func New(cfg *v1alpha1.CloudCore, deps Deps) (*CloudCore, error) {
 	c.devices = device.New(device.Config{DeviceRate: cfg.Devices.RatePerDevice, ClusterRate: cfg.Devices.RateOfAll, DeviceBurst: burst(cfg.Devices.RatePerDevice), ClusterBurst: 2 * burst(cfg.Devices.RateOfAll)},
 		device.Deps{API: api, Cache: c.cache, IsEdge: node.IsEdge, Holds: c.holds, Log: deps.Log.With("part", "device"), Now: deps.Now, Registerer: c.reg})
 	c.up, err = upstream.New(upstream.Config{Impersonation: upstream.Impersonation(cfg.Impersonation)}, upstream.Deps{RESTConfig: c.rest,
-		Objects: c.cache, Compressor: c.codec, Present: c.present, Devices: c.deviceStatus, Log: deps.Log.With("part", "upstream"), Clock: clock(deps.Now), Registerer: c.reg})
+		Objects: c.cache, Compressor: c.codec, Await: c.await, Present: c.present, Devices: c.deviceStatus, Log: deps.Log.With("part", "upstream"), Clock: clock(deps.Now), Registerer: c.reg})
 	if err != nil {
 		return nil, err
 	}

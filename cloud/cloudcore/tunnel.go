@@ -98,11 +98,18 @@ func (c *CloudCore) holder(ctx context.Context, name string) (string, error) {
 	return host, err
 }
 
-func (c *CloudCore) present(ctx context.Context, name string, o *object.Overlay) error {
+// await waits for what present needs.
+func (c *CloudCore) await(ctx context.Context, name string) {
+	if c.tunnel != nil {
+		c.tunnel.Await(ctx, name)
+	}
+}
+
+func (c *CloudCore) present(name string, o *object.Overlay) error {
 	if c.tunnel == nil {
 		return nil
 	}
-	return c.tunnel.Present(ctx, name, o)
+	return c.tunnel.Present(name, o)
 }
 
 func (c *CloudCore) view(v session.View) session.View {

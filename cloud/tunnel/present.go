@@ -28,17 +28,22 @@ type reported struct {
 // presentTimeout is how long a Node's status waits for the node's port.
 const presentTimeout = 5 * time.Second
 
+// Await waits for the node's port, for some seconds, for Present.
+func (s *Server) Await(ctx context.Context, node string) {
+	ctx, cancel := context.WithTimeout(ctx, presentTimeout)
+	defer cancel()
+	_, _ = s.Port(ctx, node) // Present tells of what is missing then
+}
+
 // Present puts the endpoint into a Node's overlay, in place of what the kubelet reported, and that into an annotation. It
-// is for cloud/upstream.
-func (s *Server) Present(ctx context.Context, node string, o *object.Overlay) error {
+// is for cloud/upstream, and does not wait.
+func (s *Server) Present(node string, o *object.Overlay) error {
 	if o.Node == nil || len(o.Node.Addresses) == 0 {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, presentTimeout)
-	defer cancel()
-	number, err := s.Port(ctx, node)
-	if err != nil {
-		return err
+	number, ok := s.given(node)
+	if !ok {
+		return fmt.Errorf("node %s has no port yet", node)
 	}
 	was, err := json.Marshal(reported{o.Node.Addresses, o.Node.DaemonEndpoints.KubeletEndpoint.Port})
 	if err != nil {

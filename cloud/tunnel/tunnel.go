@@ -475,6 +475,9 @@ func (p *port) close() {
 // Port waits for the node's port, which it has moments after its Node is there. Whether anything listens on it is another
 // matter.
 func (s *Server) Port(ctx context.Context, name string) (int, error) {
+	if number, ok := s.given(name); ok {
+		return number, nil
+	}
 	s.mu.Lock()
 	p := s.port(name)
 	given := p.given
@@ -487,4 +490,17 @@ func (s *Server) Port(ctx context.Context, name string) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return p.number, nil
+}
+
+// given returns the port of a node that has one.
+func (s *Server) given(name string) (number int, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.port(name)
+	select {
+	case <-p.given:
+		return p.number, true
+	default:
+		return 0, false
+	}
 }

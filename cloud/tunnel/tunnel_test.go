@@ -392,7 +392,8 @@ func TestTheClusterSeesTheEndpointAndTheEdgeItself(t *testing.T) {
 	status := corev1.NodeStatus{Addresses: real}
 	status.DaemonEndpoints.KubeletEndpoint.Port = 10350
 	o := &object.Overlay{Node: &status}
-	if err := w.server.Present(t.Context(), "a", o); err != nil {
+	w.server.Await(t.Context(), "a")
+	if err := w.server.Present("a", o); err != nil {
 		t.Fatal(err)
 	}
 	for _, a := range o.Node.Addresses {

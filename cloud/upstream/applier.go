@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/api/validation/path"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
 	"github.com/tether-edge/tether/common/object"
@@ -24,7 +25,7 @@ import (
 type Config struct {
 	// Impersonation is how requests are made in a node's name. Default Auto.
 	Impersonation Impersonation
-	// Timeout bounds one request to the API server, and the wait for a call's turn. Default 15 s.
+	// Timeout bounds one request to the API server. Default 15 s.
 	Timeout time.Duration
 	// Wait is how long a write waits for its turn before the edge is asked to send it again later. Default 1 min.
 	Wait time.Duration
@@ -88,14 +89,16 @@ type Compressor interface {
 	Open(body []byte, how wire.Compression) ([]byte, error)
 }
 
-// Deps are what an Applier uses. All but Present, Devices and Clock are required; a nil Clock is SystemClock.
+// Deps are what an Applier uses. All but Present, Await, Devices and Clock are required; a nil Clock is SystemClock.
 type Deps struct {
 	// RESTConfig reaches the API server as CloudCore. Its rate limits are not used.
 	RESTConfig *rest.Config
 	Objects    Objects
 	Compressor Compressor
-	// Present, if not nil, changes a Node's overlay into what the cluster is to see. With an error it stays as it is.
-	Present func(ctx context.Context, node string, o *object.Overlay) error
+	// Present, if not nil, changes a Node's overlay into what the cluster is to see. With an error it stays as it is. It does not block: Await, if
+	// not nil, waits for what it needs, for some seconds at most.
+	Present func(node string, o *object.Overlay) error
+	Await   func(ctx context.Context, node string)
 	// Devices takes the statuses of devices; nil: they are refused. It may block until ctx ends, and never returns nil.
 	Devices    func(ctx context.Context, node string, key object.Key, uid string, body []byte) *wire.Result
 	Log        *slog.Logger
@@ -170,14 +173,22 @@ func (a *Applier) Apply(ctx context.Context, node string, w *wire.Write) (r *wir
 		return a.deviceStatus(ctx, node, w) // it has its turn there, and takes none of what the node lives by
 	}
 	turn := a.states
-	if object.ID(w.GetKind()) == object.Events {
+	switch kind := object.ID(w.GetKind()); {
+	case kind == object.Events:
 		turn = a.events
+	case kind == object.Nodes && a.deps.Await != nil:
+		a.deps.Await(ctx, node) // and not with a turn that others could have
 	}
 	wait, stop := context.WithTimeout(ctx, a.cfg.Wait)
 	leave, err := turn.enter(wait, node)
 	stop()
-	if err != nil {
-		return a.result(nil, answer{err: fmt.Errorf("wait for earlier writes to the API server: %w", err), retryAfter: retryBehind + rand.N(2*retryBehind)})
+	switch {
+	case ctx.Err() != nil && err != nil:
+		return a.result(nil, answer{err: fmt.Errorf("wait for earlier writes to the API server: %w", err)})
+	case err != nil:
+		behind := fault(http.StatusTooManyRequests, metav1.StatusReasonTooManyRequests, "waited %s for earlier writes to the API server", a.cfg.Wait)
+		behind.retryAfter = retryBehind + rand.N(2*retryBehind)
+		return a.result(nil, behind)
 	}
 	defer leave()
 	job, err := a.parse(node, w)

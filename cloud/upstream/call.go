@@ -10,6 +10,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -17,6 +18,13 @@ import (
 
 	"github.com/tether-edge/tether/common/object"
 	"github.com/tether-edge/tether/common/wire"
+)
+
+// callTime is how long a call takes at most, and callWait how much of that it waits for its turn: after ten seconds (edge/kubeapi) nobody waits for
+// the answer, and to ask for it all the same would keep those waiting who do.
+const (
+	callTime = 9500 * time.Millisecond
+	callWait = 4 * time.Second
 )
 
 // ProviderIDPrefix begins the spec.providerID of every edge Node; the node's name follows. Most cloud controllers
@@ -36,7 +44,7 @@ var queryKeys = []string{"fieldManager", "fieldValidation", "dryRun"}
 // Call makes a request that waits for the API server's answer, in the node's name: the first POST of its Node, that it
 // takes no more pods, an eviction, a TokenRequest, a mirror pod, a read, the status of a resized claim. Anything else
 // gets 403. It blocks until there is
-// an answer, for at most Config.Timeout after as long a wait for its turn; without an answer the Reply is 504 or 503.
+// an answer, for as long as an edge waits for one at most; without an answer the Reply is 504 or 503.
 // It never returns nil.
 func (a *Applier) Call(ctx context.Context, node string, c *wire.Call) (r *wire.Reply) {
 	key := object.Key{Kind: object.ID(c.GetKind()), Namespace: c.GetNamespace(), Name: c.GetName()}
@@ -58,7 +66,9 @@ func (a *Applier) Call(ctx context.Context, node string, c *wire.Call) (r *wire.
 	if refusal != nil {
 		return refusal
 	}
-	wait, stop := context.WithTimeout(ctx, a.cfg.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, callTime)
+	defer cancel()
+	wait, stop := context.WithTimeout(ctx, callWait)
 	leave, err := a.calls.enter(wait, node)
 	stop()
 	if err != nil {

@@ -67,7 +67,7 @@ func TestTheTimeOfARequestBeginsWithItsTurn(t *testing.T) {
 				continue
 			}
 			after := time.Duration(r.RetryAfterMs) * time.Millisecond
-			if r.Final || r.Code != 0 || !strings.Contains(r.Message, "earlier writes") || after < retryBehind || after > 3*retryBehind {
+			if r.Final || r.Code != http.StatusTooManyRequests || !strings.Contains(r.Message, "earlier writes") || after < retryBehind || after > 3*retryBehind {
 				t.Errorf("a write that waited in vain got %v", r)
 			}
 		}

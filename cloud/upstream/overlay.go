@@ -59,7 +59,7 @@ func (a *Applier) overlay(ctx context.Context, j *job) answer {
 	}
 	if j.key.Kind == object.Nodes && a.deps.Present != nil {
 		// A Node with the address that its kubelet reported is better than one without a status.
-		if err := a.deps.Present(ctx, j.key.Name, j.overlay); err != nil {
+		if err := a.deps.Present(j.key.Name, j.overlay); err != nil {
 			a.deps.Log.Warn("a Node shows its kubelet's own address, which kubectl logs and exec do not reach", "node", j.key.Name, "error", err)
 		}
 	}

@@ -1,7 +1,6 @@
 package upstream
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -198,7 +197,7 @@ func TestANodeDoesNotWriteWhatCloudCoreNotesOnIt(t *testing.T) {
 			sent = string(b)
 			return accept(t, object.Nodes, n), err
 		})
-		a.deps.Present = func(_ context.Context, node string, o *object.Overlay) error {
+		a.deps.Present = func(node string, o *object.Overlay) error {
 			if fails || node != "n1" {
 				return errors.New("no port")
 			}

@@ -16,7 +16,7 @@ func readSingly(singly bool) {
 	if singly {
 		advice = unix.MADV_RANDOM
 	}
-	for _, p := range programPages() {
+	for _, p := range programPages("maps") {
 		// It is advice: where it is not taken, the kernel does as it does anyway.
 		_, _, _ = unix.Syscall(unix.SYS_MADVISE, p.start, p.end-p.start, uintptr(advice))
 	}
@@ -26,7 +26,7 @@ func readSingly(singly bool) {
 // page cache, and those that only the start needed stay out: they are two fifths of what a kubelet has resident, and where memory is short the kernel takes
 // a page that nobody maps before one that is mapped.
 func unmapProgram() {
-	for _, p := range programPages() {
+	for _, p := range programPages("smaps") {
 		if p.changed {
 			continue // what a linker wrote to before it was write-protected would be lost
 		}
@@ -40,14 +40,15 @@ type pages struct {
 	changed    bool
 }
 
-// programPages are the mappings of the program's file that nobody writes to: its code, its constants and its tables.
-func programPages() (found []pages) {
+// programPages are the mappings of the program's file that nobody writes to: its code, its constants and its tables. They are read from maps,
+// or from smaps, which takes longer, is not in every kernel, and alone says which have changed.
+func programPages(from string) (found []pages) {
 	program, err := os.Readlink("/proc/self/exe")
 	if err != nil {
 		return nil
 	}
 	ours := false
-	for line := range strings.Lines(text("/", "proc/self/smaps")) { // proc_pid_smaps(5)
+	for line := range strings.Lines(text("/", "proc/self/"+from)) { // proc_pid_maps(5), proc_pid_smaps(5)
 		fields := strings.Fields(line)
 		if name, ok := strings.CutSuffix(fields[0], ":"); ok {
 			if ours && (name == "Anonymous" || name == "Swap") && fields[1] != "0" {
@@ -59,12 +60,12 @@ func programPages() (found []pages) {
 		if len(fields) < 6 || strings.Contains(fields[1], "w") || strings.TrimSuffix(line[strings.Index(line, fields[5]):], "\n") != program {
 			continue
 		}
-		from, to, _ := strings.Cut(fields[0], "-")
-		start, err := strconv.ParseUint(from, 16, 64)
+		first, end, _ := strings.Cut(fields[0], "-")
+		start, err := strconv.ParseUint(first, 16, 64)
 		if err != nil {
 			continue
 		}
-		if end, err := strconv.ParseUint(to, 16, 64); err == nil && end > start {
+		if end, err := strconv.ParseUint(end, 16, 64); err == nil && end > start {
 			found = append(found, pages{start: uintptr(start), end: uintptr(end)})
 			ours = true
 		}

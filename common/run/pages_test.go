@@ -44,7 +44,7 @@ func resident(t *testing.T) (rss, size uintptr) {
 }
 
 func TestWhatIsNotInUseOfTheProgramIsGivenBack(t *testing.T) {
-	for _, p := range programPages() {
+	for _, p := range programPages("smaps") {
 		if _, _, errno := unix.Syscall(unix.SYS_MADVISE, p.start, p.end-p.start, unix.MADV_POPULATE_READ); errno != 0 {
 			t.Fatal("map the whole program: ", errno)
 		}
@@ -81,7 +81,7 @@ func TestAPageThatDiffersFromTheProgramsFileStays(t *testing.T) {
 		t.Fatal(err)
 	}
 	found := false
-	for _, p := range programPages() {
+	for _, p := range programPages("smaps") {
 		found = found || p.start == uintptr(unsafe.Pointer(&page[0])) && p.changed
 	}
 	if !found {

@@ -48,6 +48,9 @@ func (f *fault) guest(name string, spec corev1.PodSpec, sameContainer bool) (*co
 		if err == nil && now.UID != pod.UID {
 			err = errors.New("it is another one of the name")
 		}
+		if err == nil && len(now.Status.ContainerStatuses) == 0 {
+			err = errors.New("it has no container")
+		}
 		if err == nil && sameContainer && now.Status.ContainerStatuses[0].ContainerID != pod.Status.ContainerStatuses[0].ContainerID {
 			err = errors.New("its container was started anew")
 		}
@@ -83,6 +86,9 @@ func (f *fault) onTheEdge(pod *corev1.Pod, sameContainer bool) error {
 		p, err := api.CoreV1().Pods(namespace).Get(f.ctx, pod.Name, metav1.GetOptions{})
 		if err == nil && p.UID != pod.UID {
 			err = errors.New("it is another one of the name")
+		}
+		if err == nil && len(p.Status.ContainerStatuses) == 0 {
+			return errors.Join(errors.New("it has no container"), runs(p))
 		}
 		if err == nil && (p.Status.ContainerStatuses[0].ContainerID == pod.Status.ContainerStatuses[0].ContainerID) != sameContainer {
 			err = fmt.Errorf("its container is %s", p.Status.ContainerStatuses[0].ContainerID)

@@ -123,9 +123,12 @@ type memory struct {
 }
 
 func (m *memory) Put(ctx context.Context, bucket, key string, value []byte) error {
-	if m.slow != nil {
+	m.mu.Lock()
+	slow := m.slow
+	m.mu.Unlock()
+	if slow != nil {
 		select {
-		case <-m.slow:
+		case <-slow:
 		case <-ctx.Done():
 			return ctx.Err()
 		}

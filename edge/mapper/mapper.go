@@ -45,11 +45,11 @@ type mapper struct {
 	done     chan struct{}
 	unsaved  chan struct{} // holds one while a save is due
 	marks    chan struct{} // holds one while a save is due that may wait
+	saving   chan struct{} // holds one while the record is saved, so that the last one is the newest
 	saved    chan struct{} // closed once the record is saved
 	dials    atomic.Int64  // connections made
 
 	saying sync.Mutex // held while Connected is called, so that the last call is true
-	saving sync.Mutex // held while the record is saved, so that the last one is the newest
 
 	mu      sync.Mutex // guards what follows
 	devices map[string]*known
@@ -93,7 +93,7 @@ func newMapper(s *Server, r record) (*mapper, error) {
 	r.Devices, r.Models = nil, nil
 	m := &mapper{s: s, record: r, log: s.deps.Log.With("protocol", r.Protocol), begun: s.deps.Now(), since: s.deps.Now(),
 		devices: map[string]*known{}, models: map[string]*knownModel{}, retries: map[string]*backoff.Backoff{}, told: map[string]string{}, marked: map[string]bool{},
-		stopping: make(chan struct{}), done: make(chan struct{}), unsaved: make(chan struct{}, 1), marks: make(chan struct{}, 1), saved: make(chan struct{})}
+		stopping: make(chan struct{}), done: make(chan struct{}), unsaved: make(chan struct{}, 1), marks: make(chan struct{}, 1), saving: make(chan struct{}, 1), saved: make(chan struct{})}
 	m.stop = sync.OnceFunc(func() { close(m.stopping) })
 	dial := func(ctx context.Context, _ string) (net.Conn, error) {
 		c, err := (&net.Dialer{}).DialContext(ctx, "unix", r.Address)
@@ -361,8 +361,12 @@ func (m *mapper) saver(ctx context.Context) {
 
 // save writes the record. The former mapper of the protocol has ended: the newest is last.
 func (m *mapper) save(ctx context.Context) error {
-	m.saving.Lock()
-	defer m.saving.Unlock()
+	select {
+	case m.saving <- struct{}{}:
+		defer func() { <-m.saving }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	r, marked := m.record, map[string]bool{}
 	m.mu.Lock()
 	m.stale = false

@@ -137,3 +137,25 @@ func TestWhatWasRegisteredAndRefusedIsToldAgain(t *testing.T) {
 	close(refuse)
 	e.knows(fresh, "default/pump set=1 get=; model default/modbus")
 }
+
+// A disk that takes nothing any more holds up no change of a device.
+func TestADiskThatHangsHoldsUpNoChange(t *testing.T) {
+	e := newEnv(t, unhurried, func(c *Config) { c.MarksEvery = time.Millisecond })
+	e.put("modbus", "pump", "1")
+	e.put("modbus", "fan", "1")
+	f := e.mapper("modbus", false)
+	e.knows(f, "default/fan set=1 get=; default/pump set=1 get=; model default/modbus")
+	wait(t, "the marks", func() (any, bool) {
+		row := e.memory.row("modbus")
+		return row, strings.Count(row, `:"default/modbus `) == 2
+	})
+	hangs := make(chan struct{})
+	e.memory.mu.Lock()
+	e.memory.slow = hangs
+	e.memory.mu.Unlock()
+	e.put("modbus", "fan", "2")
+	e.knows(f, "default/fan set=2 get=; default/pump set=1 get=; model default/modbus")
+	e.put("modbus", "pump", "2")
+	e.knows(f, "default/fan set=2 get=; default/pump set=2 get=; model default/modbus")
+	close(hangs)
+}

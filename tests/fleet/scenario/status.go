@@ -25,6 +25,10 @@ func status(ctx context.Context, w *world) error {
 	if err := w.runEverywhere(ctx); err != nil {
 		return err
 	}
+	// Edges that came back say again how they are where somebody wrote something else meanwhile, which is nobody's report.
+	if err := w.still(ctx); err != nil {
+		return err
+	}
 	lasts, pods, nodes := 5*time.Minute, 2*time.Minute, nodeReports
 	if w.cfg.Small {
 		lasts, pods, nodes = 4*time.Second, 2*time.Second, 4*time.Second

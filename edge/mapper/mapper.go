@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"maps"
 	"net"
 	"slices"
 	"sync"
@@ -56,7 +57,7 @@ type mapper struct {
 	models  map[string]*knownModel
 	retries map[string]*backoff.Backoff
 	told    map[string]string // what Deps.Told heard last of a device: the error, "" for none
-	marked  map[string]bool   // of which devices the saved record has a mark
+	marked  map[string]bool   // of which devices the saved record may have a mark
 	ready   bool              // the connection is there
 	seen    int64             // dials when it became so
 	life    int64             // counts connections behind which the mapper may know nothing
@@ -167,10 +168,11 @@ func (m *mapper) follow(ctx context.Context, former *mapper) {
 		return
 	}
 	former.mu.Lock()
-	said, up, since := former.said, former.up, former.since
+	said, up, since, marked := former.said, former.up, former.since, former.marked
 	former.mu.Unlock()
 	m.mu.Lock()
 	m.said, m.up, m.since = said, up, since
+	maps.Copy(m.marked, marked) // its record is the saved one until there is another
 	m.mu.Unlock()
 }
 
@@ -367,6 +369,11 @@ func (m *mapper) save(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	return m.saveHeld(ctx)
+}
+
+// saveHeld is save for who holds saving.
+func (m *mapper) saveHeld(ctx context.Context) error {
 	r, marked := m.record, map[string]bool{}
 	m.mu.Lock()
 	m.stale = false
@@ -376,6 +383,7 @@ func (m *mapper) save(ctx context.Context) error {
 		if d.mark != "" {
 			r.Devices[id] += " " + d.mark
 			marked[id] = true
+			m.marked[id] = true // from here on it may be on the disk
 		}
 	}
 	for id, model := range m.models {
@@ -403,18 +411,27 @@ func (m *mapper) save(ctx context.Context) error {
 // unmark takes the mark of a device out of the saved record, before the mapper is told something else: an edge that ended then would take the
 // mapper for one that has the former state, should that come back. A disk that does not take it costs no device its change.
 func (m *mapper) unmark(ctx context.Context, id string) {
-	m.mu.Lock()
-	marked := m.marked[id]
-	m.mu.Unlock()
-	if !marked {
+	if !m.isMarked(id) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, saveTimeout)
 	defer cancel()
-	if err := m.save(ctx); err != nil {
-		m.log.Warn("cannot note that a mapper is told of a change", "of", id, "error", err)
+	select {
+	case m.saving <- struct{}{}:
+		defer func() { <-m.saving }()
+	case <-ctx.Done():
 		m.changed()
+		return
 	}
+	if m.isMarked(id) && m.saveHeld(ctx) != nil {
+		m.changed() // the saver tries again, and says why it cannot
+	}
+}
+
+func (m *mapper) isMarked(id string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.marked[id]
 }
 
 // unwritten says that the record that is saved lacks something.

@@ -162,7 +162,7 @@ func (m *mapper) give(ctx context.Context, id string, w want, has *known, life i
 	}
 	current := has != nil && (has.digest == w.digest || has.mark == w.mark)
 	update := has != nil && !current
-	if update {
+	if !current {
 		m.unmark(ctx, id)
 	}
 	if has == nil || has.life != life {

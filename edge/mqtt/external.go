@@ -75,7 +75,7 @@ func (c *client) serve(ctx context.Context, ready func()) error {
 		workers.Go(func() { c.work(ctx, inbox) })
 	}
 	defer workers.Wait()
-	pause := backoff.New(backoff.Config{Base: clientRetry, Max: clientMaximum})
+	pause, behind := backoff.New(backoff.Config{Base: clientRetry, Max: clientMaximum}), backoff.New(backoff.Config{Base: clientRetry, Max: clientRetry})
 	for ctx.Err() == nil {
 		began := time.Now()
 		err := c.session(ctx, ready)
@@ -84,9 +84,10 @@ func (c *client) serve(ctx context.Context, ready func()) error {
 		}
 		if errors.Is(err, errBehind) {
 			c.answerer.log.Warn("requests come from the MQTT broker faster than they can be answered; connecting anew for those that have to wait")
-			if time.Since(began) < clientRetry && pause.Wait(ctx) != nil {
+			if time.Since(began) < clientRetry && behind.Wait(ctx) != nil {
 				break
 			}
+			pause = backoff.New(backoff.Config{Base: clientRetry, Max: clientMaximum})
 			continue
 		}
 		if time.Since(began) > clientMaximum {

@@ -98,11 +98,9 @@ func (c *CloudCore) holder(ctx context.Context, name string) (string, error) {
 	return host, err
 }
 
-// await waits for what present needs.
-func (c *CloudCore) await(ctx context.Context, name string) {
-	if c.tunnel != nil {
-		c.tunnel.Await(ctx, name)
-	}
+// await waits for what present needs, and reports whether it is there.
+func (c *CloudCore) await(ctx context.Context, name string) bool {
+	return c.tunnel != nil && c.tunnel.Await(ctx, name)
 }
 
 func (c *CloudCore) present(name string, o *object.Overlay) error {

@@ -28,11 +28,12 @@ type reported struct {
 // presentTimeout is how long a Node's status waits for the node's port.
 const presentTimeout = 5 * time.Second
 
-// Await waits for the node's port, for some seconds, for Present.
-func (s *Server) Await(ctx context.Context, node string) {
+// Await waits for the node's port, for some seconds, for Present, and reports whether there is one.
+func (s *Server) Await(ctx context.Context, node string) bool {
 	ctx, cancel := context.WithTimeout(ctx, presentTimeout)
 	defer cancel()
-	_, _ = s.Port(ctx, node) // Present tells of what is missing then
+	_, err := s.Port(ctx, node)
+	return err == nil
 }
 
 // Present puts the endpoint into a Node's overlay, in place of what the kubelet reported, and that into an annotation. It

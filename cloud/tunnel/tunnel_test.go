@@ -392,7 +392,9 @@ func TestTheClusterSeesTheEndpointAndTheEdgeItself(t *testing.T) {
 	status := corev1.NodeStatus{Addresses: real}
 	status.DaemonEndpoints.KubeletEndpoint.Port = 10350
 	o := &object.Overlay{Node: &status}
-	w.server.Await(t.Context(), "a")
+	if !w.server.Await(t.Context(), "a") {
+		t.Fatal("no port")
+	}
 	if err := w.server.Present("a", o); err != nil {
 		t.Fatal(err)
 	}

@@ -98,7 +98,7 @@ type Deps struct {
 	// Present, if not nil, changes a Node's overlay into what the cluster is to see. With an error it stays as it is. It does not block: Await, if
 	// not nil, waits for what it needs, for some seconds at most.
 	Present func(node string, o *object.Overlay) error
-	Await   func(ctx context.Context, node string)
+	Await   func(ctx context.Context, node string) (there bool)
 	// Devices takes the statuses of devices; nil: they are refused. It may block until ctx ends, and never returns nil.
 	Devices    func(ctx context.Context, node string, key object.Key, uid string, body []byte) *wire.Result
 	Log        *slog.Logger
@@ -172,12 +172,12 @@ func (a *Applier) Apply(ctx context.Context, node string, w *wire.Write) (r *wir
 	if object.ID(w.GetKind()) == object.DeviceStatuses {
 		return a.deviceStatus(ctx, node, w) // it has its turn there, and takes none of what the node lives by
 	}
-	turn := a.states
+	turn, awaited := a.states, false
 	switch kind := object.ID(w.GetKind()); {
 	case kind == object.Events:
 		turn = a.events
 	case kind == object.Nodes && a.deps.Await != nil:
-		a.deps.Await(ctx, node) // and not with a turn that others could have
+		awaited = a.deps.Await(ctx, node) // and not with a turn that others could have
 	}
 	wait, stop := context.WithTimeout(ctx, a.cfg.Wait)
 	leave, err := turn.enter(wait, node)
@@ -197,6 +197,7 @@ func (a *Applier) Apply(ctx context.Context, node string, w *wire.Write) (r *wir
 		a.deps.Log.Warn("an edge sent a write that cannot be applied: it is dropped", "node", node, "key", keyOf(w).String(), "op", op, "err", err)
 		return &wire.Result{Code: http.StatusBadRequest, Final: true, Reason: "BadRequest", Message: err.Error()}
 	}
+	job.awaited = awaited
 	return a.result(job, a.run(ctx, job))
 }
 
@@ -207,6 +208,8 @@ type job struct {
 	kind  object.Kind
 	write *wire.Write
 	body  []byte
+	// awaited: what Present needs was there before the write had its turn.
+	awaited bool
 	// overlay and object are the parsed body, by operation.
 	overlay *object.Overlay
 	object  object.Object

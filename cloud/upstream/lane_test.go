@@ -1,6 +1,8 @@
 package upstream
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -12,6 +14,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/tether-edge/tether/common/object"
 	"github.com/tether-edge/tether/common/wire"
@@ -107,6 +111,39 @@ func TestAWriteIsComparedWhenItsTurnComes(t *testing.T) {
 		all.Wait()
 		if !strings.Contains(body, `"resourceVersion":"8"`) {
 			t.Errorf("expected a patch of version 8, found %s", body)
+		}
+	})
+}
+
+// What a Node's status waits for holds up no other write; and what is gone when its turn comes is waited for anew.
+func TestANodesStatusWaitsForItsEndpointWithoutATurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", UID: "u1", ResourceVersion: "5"}}
+		a, s, _ := newApplier(t, objects{podKey: boundPod("u1", "1"), {Kind: object.Nodes, Name: "n1"}: node}, func(*http.Request) (*http.Response, error) {
+			return accept(t, object.Pods, boundPod("u1", "2")), nil
+		})
+		narrow(a)
+		given := make(chan struct{})
+		a.deps.Await = func(context.Context, string) bool { <-given; return true }
+		a.deps.Present = func(string, *object.Overlay) error { return errors.New("it was taken back") }
+		body, err := object.EncodeOverlay(&object.Overlay{Node: &corev1.NodeStatus{Phase: corev1.NodeRunning}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan *wire.Result, 1)
+		go func() {
+			done <- a.Apply(t.Context(), "n1", &wire.Write{Id: 1, Kind: "nodes", Name: "n1", Op: wire.Op_OP_OVERLAY, Uid: "u1", Body: body})
+		}()
+		synctest.Wait()
+		if r := a.Apply(t.Context(), "n2", overlayWrite(t, "u1")); r.Code != http.StatusOK {
+			t.Errorf("another node's write got %v", r)
+		}
+		close(given)
+		if r := <-done; r.Final || r.Code != 0 || !strings.Contains(r.Message, "it was taken back") {
+			t.Errorf("a status whose endpoint was taken back got %v", r)
+		}
+		if n := len(s.requests()); n != 1 {
+			t.Errorf("%d requests were made, expected that of the other node alone", n)
 		}
 	})
 }

@@ -59,7 +59,9 @@ func (a *Applier) overlay(ctx context.Context, j *job) answer {
 	}
 	if j.key.Kind == object.Nodes && a.deps.Present != nil {
 		// A Node with the address that its kubelet reported is better than one without a status.
-		if err := a.deps.Present(j.key.Name, j.overlay); err != nil {
+		if err := a.deps.Present(j.key.Name, j.overlay); err != nil && j.awaited {
+			return answer{err: fmt.Errorf("it was there a moment ago: %w", err)} // and will be, when the edge has sent this again
+		} else if err != nil {
 			a.deps.Log.Warn("a Node shows its kubelet's own address, which kubectl logs and exec do not reach", "node", j.key.Name, "error", err)
 		}
 	}

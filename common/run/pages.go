@@ -17,20 +17,17 @@ func readSingly(singly bool) {
 		advice = unix.MADV_RANDOM
 	}
 	for _, p := range programPages("maps") {
-		// It is advice: where it is not taken, the kernel does as it does anyway.
-		_, _, _ = unix.Syscall(unix.SYS_MADVISE, p.start, p.end-p.start, uintptr(advice))
+		p.advise(advice)
 	}
 }
 
 // unmapProgram takes the pages of the program's file out of the process's memory. Those that are in use come back one fault later, from the
-// page cache, and those that only the start needed stay out: they are two fifths of what a kubelet has resident, and where memory is short the kernel takes
-// a page that nobody maps before one that is mapped.
+// page cache, and those that only the start needed stay out: where memory is short the kernel takes a page that nobody maps before one that is mapped.
 func unmapProgram() {
 	for _, p := range programPages("smaps") {
-		if p.changed {
-			continue // what a linker wrote to before it was write-protected would be lost
+		if !p.changed { // what a linker wrote to before it was write-protected would be lost
+			p.advise(unix.MADV_DONTNEED)
 		}
-		_, _, _ = unix.Syscall(unix.SYS_MADVISE, p.start, p.end-p.start, unix.MADV_DONTNEED)
 	}
 }
 
@@ -38,6 +35,11 @@ func unmapProgram() {
 type pages struct {
 	start, end uintptr
 	changed    bool
+}
+
+// advise is madvise(2). Where the kernel does not take the advice, it does as it does anyway.
+func (p pages) advise(advice int) {
+	_, _, _ = unix.Syscall(unix.SYS_MADVISE, p.start, p.end-p.start, uintptr(advice))
 }
 
 // programPages are the mappings of the program's file that nobody writes to: its code, its constants and its tables. They are read from maps,

@@ -46,9 +46,6 @@ type incoming struct {
 	session int64
 }
 
-// errGone says that a connection is not there, or was lost meanwhile.
-var errGone = errors.New("not connected")
-
 // errBehind ends a connection over which requests came faster than they could be answered.
 var errBehind = errors.New("more requests came than can wait")
 
@@ -278,32 +275,31 @@ func (c *client) serveOne(ctx context.Context, m incoming) {
 	if ctx.Err() != nil {
 		return // it may not have been done; the broker gives it to the next process
 	}
-	if r != nil && errors.Is(c.tell(*r), errGone) {
+	if r != nil && !c.tell(*r) {
 		return // it is asked for again by who has heard nothing
 	}
 	m.Ack()
 }
 
 // publish publishes as the edge. Without a connection the message is dropped and counted.
-func (c *client) publish(m message) { _ = c.tell(m) }
+func (c *client) publish(m message) { c.tell(m) }
 
-// tell is publish, and returns errGone if the connection was not there or ended before the broker had the message.
-func (c *client) tell(m message) error {
+// tell is publish, and reports whether there was a connection that lasted until the broker had the message, or gave no answer in time.
+func (c *client) tell(m message) bool {
 	c.mu.Lock()
 	conn, lasts := c.conn, c.lasts
 	c.mu.Unlock()
-	err := errGone
-	if conn != nil {
+	err, there := errors.New("not connected"), conn != nil
+	if there {
 		// paho says nothing of a message that was under way when its connection was lost.
-		if err = settle(lasts, conn.Publish(m.topic, 1, false, m.payload)); err != nil && lasts.Err() != nil || errors.Is(err, paho.ErrNotConnected) {
-			err = errGone
-		}
+		err = settle(lasts, conn.Publish(m.topic, 1, false, m.payload))
+		there = err == nil || lasts.Err() == nil && !errors.Is(err, paho.ErrNotConnected)
 	}
 	if err != nil {
 		c.answerer.metrics.dropped.WithLabelValues("edge").Inc()
 		c.answerer.log.Debug("cannot publish", "topic", m.topic, "error", err)
 	}
-	return err
+	return there
 }
 
 // settle waits for what a token stands for.

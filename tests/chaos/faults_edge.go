@@ -141,14 +141,19 @@ func damage(how func(f *fault, database string) error, noticed func(f *fault) er
 
 // foundDamaged waits until edgecore says that its database was damaged when it started.
 func foundDamaged(f *fault) error {
-	return until(f.ctx, patience, "edgecore to have found its database damaged", func() error {
+	return f.shows("edgecore to have found its database damaged", "tether_store_damaged_total", 1)
+}
+
+// shows waits until a metric of the edge has a value.
+func (f *fault) shows(what, name string, want int64) error {
+	return until(f.ctx, patience, what, func() error {
 		body, err := f.w.edge.Get(f.ctx, f.w.edge.Metrics()+"/metrics")
 		if err != nil {
 			return err
 		}
-		n, err := metric(body, "tether_store_damaged_total")
-		if err == nil && n != 1 {
-			err = fmt.Errorf("it found that %d times", n)
+		n, err := metric(body, name)
+		if err == nil && n != want {
+			err = fmt.Errorf("%s is %d, expected %d", name, n, want)
 		}
 		return err
 	})

@@ -133,17 +133,7 @@ func latePlugin(f *fault) (func() error, error) {
 		if err := boot(); err != nil {
 			return err
 		}
-		err := until(f.ctx, patience, "the pod to wait for its device", func() error {
-			body, err := f.w.edge.Get(f.ctx, f.w.edge.Metrics()+"/metrics")
-			if err != nil {
-				return err
-			}
-			n, err := metric(body, "tether_edge_api_pods_waiting_for_devices")
-			if err == nil && n != 1 {
-				err = fmt.Errorf("%d pods wait", n)
-			}
-			return err
-		})
+		err := f.shows("the pod to wait for its device", "tether_edge_api_pods_waiting_for_devices", 1)
 		if err == nil {
 			err = until(f.ctx, patience, "the kubelet to know the plugin", func() error { return p.start(f.ctx) })
 		}
